@@ -1,0 +1,258 @@
+"""Photos from disk as plain arrays: every file becomes uint8 RGB ``[H, W, 3]`` or an `ImageError`.
+
+This is the rim that touches files. Nothing here knows of models or of JAX; the arrays go to a
+model's own ``preprocess``. Colour profiles are ignored, as most image loaders do: samples are taken as sRGB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+Rgb = NDArray[np.uint8]
+ResizeMethod = Literal["bilinear", "bicubic", "lanczos", "nearest"]
+
+_RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+# Drawings, not photos; Pillow would start an outside program (Ghostscript) on the file to paint them.
+_VECTOR_FORMATS = frozenset({"EPS", "WMF"})
+
+_EXIF_ORIENTATION = 0x0112
+_TIFF_BITS_PER_SAMPLE = 258
+_TIFF_PHOTOMETRIC = 262
+_TIFF_WHITE_IS_ZERO = 0
+
+
+class ImageError(ValueError):
+    """A file that cannot be used as a photo. The message names the path, the reason and the way out."""
+
+
+def load_image(path: str | os.PathLike[str]) -> Rgb:
+    """Read a photo as uint8 RGB, upright, whatever kind of file it comes from.
+
+    The EXIF orientation is applied. Greyscale, palette, 1-bit and CMYK/YCCK files are converted to RGB
+    (CMYK JPEGs with inverted samples as Adobe writes them, as Pillow does). Transparent pixels are
+    composited over white. Greyscale of more than 8 bits is rescaled, not clipped: the white level is
+    65535, or 4095 in a 12-bit TIFF; a file of 32-bit integers is read as if it held 16-bit samples. Of an
+    animation or a multi-page file the first frame is taken.
+
+    A truncated file is refused, never loaded in part (unless the program has itself set
+    ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``).
+
+    Args:
+        path: a file in any raster format that Pillow reads (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, ...).
+
+    Returns:
+        uint8 ``[H, W, 3]``, values 0 to 255, a fresh C-contiguous array.
+
+    Raises:
+        ImageError: the path is missing or not a file; the file is empty, not an image, damaged, truncated,
+            without pixels, a vector drawing, of floating-point samples, of integers outside 0 to 65535, or
+            larger than ``PIL.Image.MAX_IMAGE_PIXELS`` (the guard against decompression bombs).
+
+    Example:
+        >>> photo = load_image("cat.jpg")  # doctest: +SKIP
+        >>> photo.shape, photo.dtype  # doctest: +SKIP
+        ((300, 451, 3), dtype('uint8'))
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        with Image.open(path) as image:
+            _check_header(image, path)
+            image.load()
+            upright = _apply_orientation(_to_rgb(image, path), _orientation(image))
+    except ImageError:
+        raise
+    except Exception as error:  # some forty decoders, each with its own exceptions for bad bytes
+        raise ImageError(f"{path}: {_explain(error)}") from error
+    return np.array(upright, order="C")  # Pillow's own buffer is read-only, and turning only makes views
+
+
+def resize(image: Rgb, size: tuple[int, int], *, method: ResizeMethod = "bilinear") -> Rgb:
+    """Resize a photo to an exact size; the aspect ratio is not kept (it squeezes).
+
+    Pillow does the work, so shrinking is antialiased (except for "nearest").
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+        size: ``(height, width)`` of the result in pixels, both at least 1.
+        method: "bilinear", "bicubic", "lanczos" or "nearest".
+
+    Returns:
+        uint8 ``[height, width, 3]``, always a new array.
+
+    Raises:
+        TypeError: ``image`` is not uint8.
+        ValueError: ``image`` is not ``[H, W, 3]``, a size below 1, or an unknown method.
+
+    Example:
+        >>> resize(np.zeros((300, 451, 3), np.uint8), (224, 224), method="bicubic").shape
+        (224, 224, 3)
+    """
+    check_rgb(image)
+    if method not in _RESAMPLING:
+        raise ValueError(f"method must be one of {', '.join(_RESAMPLING)}; got {method!r}")
+    height, width = (operator.index(side) for side in size)
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be (height, width), both at least 1; got {(height, width)}")
+    return np.array(Image.fromarray(image).resize((width, height), _RESAMPLING[method]))
+
+
+def center_crop(image: Rgb, fraction: float) -> Rgb:
+    """Cut the central square whose side is ``round(fraction * min(H, W))`` pixels, at least 1.
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+        fraction: share of the shorter side to keep, above 0 and at most 1.
+
+    Returns:
+        uint8 ``[side, side, 3]``, a copy. Where the margin is odd, the extra pixel is at the bottom or right.
+
+    Raises:
+        TypeError: ``image`` is not uint8.
+        ValueError: ``image`` is not ``[H, W, 3]``, or ``fraction`` is not in (0, 1].
+
+    Example:
+        >>> center_crop(np.zeros((300, 451, 3), np.uint8), 0.875).shape
+        (262, 262, 3)
+    """
+    check_rgb(image)
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"fraction must be above 0 and at most 1; got {fraction}")
+    height, width = image.shape[:2]
+    side = max(1, round(fraction * min(height, width)))
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side].copy()
+
+
+def check_rgb(image: Rgb) -> None:
+    """Refuse what is not a photo in memory.
+
+    Args:
+        image: should be uint8 ``[H, W, 3]``, H and W at least 1.
+
+    Raises:
+        TypeError: not uint8 (floats in 0..1 or 0..255 are never guessed at).
+        ValueError: another shape.
+
+    Example:
+        >>> check_rgb(np.zeros((2, 2, 3), np.uint8))
+    """
+    dtype = getattr(image, "dtype", type(image).__name__)
+    if dtype != np.uint8:
+        raise TypeError(f"expected a uint8 RGB image of values 0 to 255; got {dtype}")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"expected an RGB image of shape [H, W, 3]; got {image.shape}")
+
+
+def _check_file(path: Path) -> None:
+    """Say plainly what is wrong with a path, before Pillow says it in riddles."""
+    if os.path.isdir(path):
+        raise ImageError(f"{path}: is a folder, not an image. Name one image file in it.")
+    if not os.path.lexists(path):
+        raise ImageError(f"{path}: no such file. Check the spelling and the current folder.")
+    if not os.path.isfile(path):
+        raise ImageError(f"{path}: is a broken link, a pipe or a device. Name a regular image file.")
+    if os.path.getsize(path) == 0:
+        raise ImageError(f"{path}: the file is empty (0 bytes). Copy or download it again.")
+
+
+def _check_header(image: Image.Image, path: Path) -> None:
+    """Refuse before decoding: after it, a bomb would have gone off."""
+    if image.format in _VECTOR_FORMATS:
+        raise ImageError(f"{path}: {image.format} is a vector drawing. Export it as PNG or JPEG first.")
+    if image.width < 1 or image.height < 1:
+        raise ImageError(f"{path}: the image has no pixels ({image.width} x {image.height}). Save it again.")
+    # Pillow only warns up to twice its limit. Turning that warning into an error with warnings.catch_warnings
+    # would not be thread-safe, so the limit is checked here as well.
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ImageError(
+            f"{path}: {image.width} x {image.height} pixels are more than the limit of {limit} that guards "
+            f"against decompression bombs. {_BOMB_ADVICE}"
+        )
+
+
+_BOMB_ADVICE = "Scale the image down first, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
+
+
+def _explain(error: Exception) -> str:
+    """Reason and advice for what Pillow raised."""
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"{str(error).rstrip('.')}. {_BOMB_ADVICE}"
+    if isinstance(error, UnidentifiedImageError):
+        return "is not an image that Pillow can read, or its header is damaged. Save it as PNG or JPEG."
+    if isinstance(error, PermissionError):
+        return "no permission to read this file. Change its permissions or copy it elsewhere."
+    detail = str(error).strip().rstrip(".") or type(error).__name__
+    return (
+        f"cannot be decoded; it is damaged, cut short or of an unsupported kind ({detail}). "
+        "Copy or download it again, or save it as PNG or JPEG."
+    )
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Rgb:
+    """A loaded Pillow image of any mode as uint8 ``[H, W, 3]``."""
+    if image.mode == "F":
+        raise ImageError(
+            f"{path}: holds floating-point samples (mode F), whose white level the file does not tell. "
+            "Scale it to 0..255 and save it as an 8-bit PNG."
+        )
+    if image.mode.startswith("I"):
+        return np.repeat(_wide_grey(image, path)[:, :, None], 3, axis=2)
+    if image.mode == "La":  # premultiplied grey: Pillow converts it in two steps only
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _wide_grey(image: Image.Image, path: Path) -> Rgb:
+    """Greyscale of more than 8 bits as uint8 ``[H, W]``, rescaled; Pillow's own conversion clips at 255."""
+    samples = np.asarray(image).astype(np.int64)
+    tags = getattr(image, "tag_v2", {})
+    white = 4095 if tags.get(_TIFF_BITS_PER_SAMPLE) == (12,) else 65535
+    if samples.min() < 0 or samples.max() > white:
+        raise ImageError(
+            f"{path}: integer samples from {samples.min()} to {samples.max()} (mode {image.mode}) do not fit "
+            f"0..{white}, so what is white is unknown. Scale it to 0..255 and save it as an 8-bit PNG."
+        )
+    grey = (samples * 255 + white // 2) // white
+    if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
+        grey = 255 - grey
+    key = image.info.get("transparency")  # a PNG may name one grey value as see-through
+    if isinstance(key, int):
+        grey[samples == key] = 255
+    return grey.astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8; 1 (upright) where there is none or the block is damaged, as in viewers."""
+    with contextlib.suppress(Exception):
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    return 1
+
+
+def _apply_orientation(rgb: Rgb, orientation: int) -> Rgb:
+    """Turn stored pixels upright. Orientations 5 to 8 swap height and width."""
+    if orientation in (5, 6, 7, 8):
+        rgb = rgb.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):  # after the transpose, mirror left-right ...
+        rgb = rgb[:, ::-1]
+    if orientation in (3, 4, 7, 8):  # ... and top-bottom
+        rgb = rgb[::-1]
+    return rgb

@@ -1,0 +1,13 @@
+"""Mask optimisation: one engine (`engine`, `objective`, `penalties`, `descent`) and its recipes (`recipes`)."""
+
+from jaxplain.masks.descent import BestStep as BestStep
+from jaxplain.masks.descent import LineSearch as LineSearch
+from jaxplain.masks.descent import Nesterov as Nesterov
+from jaxplain.masks.descent import Optax as Optax
+from jaxplain.masks.engine import Heatmap as Heatmap
+from jaxplain.masks.engine import History as History
+from jaxplain.masks.engine import Status as Status
+from jaxplain.masks.recipes import diverse_init as diverse_init
+from jaxplain.masks.recipes import igos as igos
+from jaxplain.masks.recipes import igos_plus as igos_plus
+from jaxplain.masks.recipes import igos_pp as igos_pp

@@ -1,0 +1,181 @@
+"""How masks move: line search, best of several steps, Nesterov, any optax optimiser; all project on [0, 1].
+
+A descent is a frozen dataclass, a pytree whose leaves are its numbers, so that a sweep over them is a vmap.
+It is asked to `init` its state and then to `move` masks [M, h, w] once an iteration.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+
+class Start(NamedTuple):
+    """Where a move starts."""
+
+    masks: Array  # [M, h, w]
+    grads: Array  # [M, h, w]
+    loss: Array  # [], measured at `masks`
+    iteration: Array  # int32 []
+
+
+class Move(NamedTuple):
+    """Where it ends."""
+
+    masks: Array  # [M, h, w]
+    loss: Array  # [], measured at `masks`
+    step: Array  # [], step size taken; 0 when the masks stayed
+    trials: Array  # int32 [], masks measured on the way
+    state: Any
+
+
+Measure = Callable[[Array], Array]
+"""Loss of candidate masks: [A, M, h, w] -> [A]."""
+
+
+class Descent(Protocol):
+    """The contract."""
+
+    def init(self, masks: Array) -> Any:
+        """The state before the first move."""
+        ...
+
+    def move(self, start: Start, state: Any, measure: Measure) -> Move:
+        """One iteration."""
+        ...
+
+
+def project(masks: Array) -> Array:
+    """Onto [0, 1]."""
+    return jnp.clip(masks, 0.0, 1.0)
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["first_step", "decay", "beta", "min_step"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class LineSearch:
+    """Backtracking: the first step of `first_step * decay^k` that lowers the loss by `beta * step * |g|^2`.
+
+    When none above `min_step` does, the last one tried is taken, as in the authors' programs.
+    """
+
+    first_step: float | Array = 1000.0
+    decay: float | Array = 0.2
+    beta: float | Array = 1e-4
+    min_step: float | Array = 1e-5
+
+    def init(self, masks: Array) -> tuple:
+        """No state."""
+        return ()
+
+    def move(self, start: Start, state: tuple, measure: Measure) -> Move:
+        """Try steps one after the other, each measured only if the one before failed."""
+        slope = jnp.sum(start.grads**2)
+
+        def attempt(step: Array) -> tuple[Array, Array]:
+            masks = project(start.masks - step * start.grads)
+            return masks, measure(masks[None])[0]
+
+        def failed(trial: _Trial) -> Array:
+            enough = trial.loss <= start.loss - self.beta * trial.step * slope
+            return ~enough & (trial.step >= self.min_step)
+
+        def shorten(trial: _Trial) -> _Trial:
+            step = trial.step * self.decay
+            return _Trial(step, *attempt(step), trial.count + 1)
+
+        first = jnp.asarray(self.first_step, jnp.float32)
+        trial = jax.lax.while_loop(failed, shorten, _Trial(first, *attempt(first), jnp.int32(1)))
+        return Move(trial.masks, trial.loss, trial.step, trial.count, state)
+
+
+class _Trial(NamedTuple):
+    step: Array  # []
+    masks: Array  # [M, h, w]
+    loss: Array  # []
+    count: Array  # int32 []
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["first_step", "decay"], meta_fields=["candidates", "width"]
+)
+@dataclass(frozen=True)
+class BestStep:
+    """The best of `candidates` steps `center * decay^k`, all measured as one flat batch, no loop.
+
+    The centre starts at `first_step` and follows the step last taken (`width` candidates are longer), so
+    that few candidates are enough. Masks stay where no candidate lowers the loss; the next steps are shorter.
+    """
+
+    first_step: float | Array = 1000.0
+    decay: float | Array = 0.3
+    candidates: int = 4
+    width: int = 1
+
+    def init(self, masks: Array) -> Array:
+        """The step at the centre: []."""
+        return jnp.asarray(self.first_step, jnp.float32)
+
+    def move(self, start: Start, state: Array, measure: Measure) -> Move:
+        """Measure all candidates, take the lowest."""
+        powers = jnp.arange(self.candidates) - self.width
+        steps = state * self.decay**powers
+        masks = project(start.masks - steps[:, None, None, None] * start.grads)
+        losses = jnp.where(jnp.isnan(loss := measure(masks)), jnp.inf, loss)
+        best = jnp.argmin(losses)
+        better = losses[best] < start.loss
+        return Move(
+            masks=jnp.where(better, masks[best], start.masks),
+            loss=jnp.where(better, losses[best], start.loss),
+            step=jnp.where(better, steps[best], 0.0),
+            trials=jnp.int32(self.candidates),
+            state=jnp.where(better, steps[best], steps[-1]),
+        )
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["step"], meta_fields=[])
+@dataclass(frozen=True)
+class Nesterov:
+    """Nesterov's accelerated gradient with a fixed step: `v' = m - step * g; m' = v' + t/(t+3) (v' - v)`."""
+
+    step: float | Array = 1000.0
+
+    def init(self, masks: Array) -> Array:
+        """The previous v: [M, h, w]."""
+        return masks
+
+    def move(self, start: Start, state: Array, measure: Measure) -> Move:
+        """One accelerated step."""
+        ahead = start.masks - self.step * start.grads
+        momentum = start.iteration / (start.iteration + 3.0)
+        masks = project(ahead + momentum * (ahead - state))
+        step = jnp.asarray(self.step, jnp.float32)
+        return Move(masks, measure(masks[None])[0], step, jnp.int32(1), ahead)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["transformation"])
+@dataclass(frozen=True)
+class Optax:
+    """Any `optax.GradientTransformation`, followed by the projection. The transformation is static: make it
+    once and pass the same object again, or every call compiles anew."""
+
+    transformation: optax.GradientTransformation
+
+    def init(self, masks: Array) -> Any:
+        """The transformation's own state."""
+        return self.transformation.init(masks)
+
+    def move(self, start: Start, state: Any, measure: Measure) -> Move:
+        """One update."""
+        updates, state = self.transformation.update(start.grads, state, start.masks)
+        masks = project(optax.apply_updates(start.masks, updates))
+        length = optax.tree.norm(updates) / (optax.tree.norm(start.grads) + 1e-12)
+        return Move(masks, measure(masks[None])[0], length, jnp.int32(1), state)

@@ -1,0 +1,229 @@
+"""The one engine behind I-GOS, iGOS+ and iGOS++: optimise masks for an objective by a descent."""
+
+from enum import IntEnum
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxplain import scores
+from jaxplain.masks import objective as obj
+from jaxplain.masks.descent import Descent, Measure, Start
+from jaxplain.perturb import upsample
+
+
+class Status(IntEnum):
+    """How a run ended; a number in the result, so that it passes through jit and vmap."""
+
+    OK = 0
+    NOT_FINITE = 1  # the score is NaN or infinite on the image, a baseline, or everywhere on the way
+    NOT_ABOVE_BASELINE = 2  # the image scores no higher than its baseline: nothing to explain
+
+    @property
+    def message(self) -> str:
+        """What it means, for people."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.OK: "ok",
+    Status.NOT_FINITE: "the score is NaN or infinite; check the model and its input",
+    Status.NOT_ABOVE_BASELINE: "the score of the image is not above its baseline's, so there is nothing to "
+    "explain: choose another target or baseline",
+}
+
+
+class History(NamedTuple):
+    """What happened, one row an iteration (T of them)."""
+
+    loss: Array  # [T], measured at the masks after the iteration
+    deletion: Array  # [T], path-mean score of the deletion terms before it
+    insertion: Array  # [T], path-mean score of the insertion terms before it
+    l1: Array  # [T], of the explained mask after it
+    smoothness: Array  # [T], TV or BTV after it
+    step: Array  # [T], step size taken
+    trials: Array  # int32 [T], candidate masks measured
+
+
+class Heatmap(NamedTuple):
+    """The result of a mask optimisation for one image.
+
+    `mask` is what was optimised (1 keeps a pixel, so low is important), `saliency` what to look at.
+    """
+
+    mask: Array  # [h, w] in [0, 1], low = important
+    saliency: Array  # [H, W] = 1 - upsampled mask, high = important
+    masks: Array  # [M, h, w], the free masks whose combination `mask` is
+    loss: Array  # [], the lowest loss, measured at `mask`
+    status: Array  # int32 [], a Status
+    image_score: Array  # []
+    baseline_score: Array  # [], mean over baselines
+    history: History
+    evaluations: Array  # int32 [], images scored by the model, forward-and-backward counted once
+
+
+class _State(NamedTuple):
+    """The carry of the loop."""
+
+    masks: Array  # [M, h, w]
+    loss: Array  # [], measured at `masks`
+    best_masks: Array  # [M, h, w]
+    best_loss: Array  # [], measured at `best_masks`
+    first_score: Array  # [], deletion score at the start, for the rescue
+    l1: Array  # []
+    descent: Any
+
+
+class Static(NamedTuple):
+    """Every choice that shapes the program."""
+
+    objective: obj.Objective
+    iterations: int
+    search: Literal["endpoint", "path"]  # where the loss of candidates is measured
+    rescue: bool
+    batch_size: int | None
+
+
+def optimize_mask(
+    static: Static,
+    problem: obj.Problem,
+    descent: Descent,
+    masks: Array,
+    key: Array | None,
+) -> Heatmap:
+    """Optimise masks [M, h, w] for an objective; a pure function, traced as one program.
+
+    Args:
+      static: the choices that shape the program.
+      problem: score, image, baselines, path and coefficients.
+      descent: how masks move.
+      masks: where they start.
+      key: for the path noise; None when there is none. Consumed.
+    """
+    setup = obj.Setup(static.objective, static.batch_size)
+    image_score, baseline_score = _reference_scores(setup, problem)
+
+    def step(state: _State, iteration: Array) -> tuple[_State, History]:
+        return _iterate(static, setup, problem, descent, state, iteration, key)
+
+    first_loss = obj.endpoint_losses(setup, problem, masks[None])[0]
+    start = _State(
+        masks=masks,
+        loss=first_loss,
+        best_masks=masks,
+        best_loss=jnp.float32(jnp.inf),
+        first_score=image_score,
+        l1=jnp.asarray(problem.coefficients.l1, jnp.float32),
+        descent=descent.init(masks),
+    )
+    end, history = jax.lax.scan(step, start, jnp.arange(static.iterations))
+    return _result(static, setup, problem, end, history, image_score, baseline_score)
+
+
+def _iterate(
+    static: Static,
+    setup: obj.Setup,
+    problem: obj.Problem,
+    descent: Descent,
+    state: _State,
+    iteration: Array,
+    key: Array | None,
+) -> tuple[_State, History]:
+    gradient_key, search_key = _keys(key, iteration)
+    problem = problem._replace(coefficients=problem.coefficients._replace(l1=state.l1))
+    slopes = obj.slopes(setup, problem, state.masks, gradient_key)
+    loss = slopes.loss if static.search == "path" else state.loss
+    move = descent.move(
+        Start(state.masks, slopes.grads, loss, iteration),
+        state.descent,
+        _measure(static, setup, problem, search_key),
+    )
+    better = move.loss < state.best_loss  # False for NaN
+    mask = obj.explained_mask(setup.objective, move.masks)
+    row = History(
+        loss=move.loss,
+        deletion=slopes.scores.deletion,
+        insertion=slopes.scores.insertion,
+        l1=obj.l1(mask),
+        smoothness=obj.smoothness(setup, problem, mask),
+        step=move.step,
+        trials=move.trials,
+    )
+    first_score = jnp.where(iteration == 0, slopes.scores.deletion, state.first_score)
+    state = _State(
+        masks=move.masks,
+        loss=move.loss,
+        best_masks=jnp.where(better, move.masks, state.best_masks),
+        best_loss=jnp.where(better, move.loss, state.best_loss),
+        first_score=first_score,
+        l1=_rescued(static, state.l1, first_score - slopes.scores.deletion, iteration),
+        descent=move.state,
+    )
+    return state, row
+
+
+def _keys(key: Array | None, iteration: Array) -> tuple[Array | None, Array | None]:
+    if key is None:
+        return None, None
+    gradient_key, search_key = jax.random.split(jax.random.fold_in(key, iteration))
+    return gradient_key, search_key
+
+
+def _measure(static: Static, setup: obj.Setup, problem: obj.Problem, key: Array | None) -> Measure:
+    if static.search == "endpoint":
+        return lambda candidates: obj.endpoint_losses(setup, problem, candidates)
+    return lambda candidates: obj.path_losses(setup, problem, candidates, key)
+
+
+def _rescued(static: Static, l1: Array, moved: Array, iteration: Array) -> Array:
+    """I-GOS's rescue: a smaller L1 for an image whose score has hardly moved."""
+    if not static.rescue:
+        return l1
+    half, late = static.iterations // 2, int(static.iterations / 1.25)
+    l1 = jnp.where((iteration == half) & (moved <= 0.001), l1 / 10, l1)
+    return jnp.where((iteration == late) & (moved <= 0.01), l1 / 5, l1)
+
+
+def _reference_scores(setup: obj.Setup, problem: obj.Problem) -> tuple[Array, Array]:
+    """Scores of the image and of the baselines (mean)."""
+    pictures = jnp.concatenate([problem.image[None], problem.baselines])
+    values = scores.evaluate(
+        problem.score, _show, (), pictures, jnp.arange(len(pictures)), batch_size=setup.batch_size
+    )
+    return values[0], jnp.mean(values[1:])
+
+
+def _show(_: tuple, pictures: Array, index: Array) -> Array:
+    return pictures[index]
+
+
+def _result(
+    static: Static,
+    setup: obj.Setup,
+    problem: obj.Problem,
+    end: _State,
+    history: History,
+    image_score: Array,
+    baseline_score: Array,
+) -> Heatmap:
+    mask = obj.explained_mask(setup.objective, end.best_masks)
+    found = jnp.isfinite(end.best_loss)
+    finite = jnp.isfinite(image_score) & jnp.isfinite(baseline_score) & found
+    status = jnp.where(image_score > baseline_score, Status.OK, Status.NOT_ABOVE_BASELINE)
+    per_search = obj.evaluations(setup, problem, endpoint=static.search == "endpoint")
+    per_slope = obj.evaluations(setup, problem, endpoint=False)
+    fixed = 1 + len(problem.baselines) + obj.evaluations(setup, problem, endpoint=True)
+    return Heatmap(
+        mask=mask,
+        saliency=1.0 - upsample(mask, problem.image.shape[:2]),
+        masks=end.best_masks,
+        loss=end.best_loss,
+        status=jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32),
+        image_score=image_score,
+        baseline_score=baseline_score,
+        history=history,
+        evaluations=(
+            fixed + static.iterations * per_slope + per_search * jnp.sum(history.trials)
+        ).astype(jnp.int32),
+    )

@@ -1,0 +1,258 @@
+"""I-GOS, iGOS+ and iGOS++: the recipes. Each binds choices of the one engine and cites its paper."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypedDict, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxplain import paths, scores
+from jaxplain.checks import check_choice, check_finite, check_image, check_positive_int
+from jaxplain.masks.descent import BestStep, Descent, LineSearch
+from jaxplain.masks.engine import Heatmap, Static, optimize_mask
+from jaxplain.masks.objective import Coefficients, Objective, Problem, Term
+from jaxplain.masks.penalties import edge_weights
+
+
+def _single(masks: Array) -> Array:
+    return masks
+
+
+def _with_product(masks: Array) -> Array:
+    return jnp.concatenate([masks, masks[:1] * masks[1:]])
+
+
+IGOS = Objective(masks=1, combine=_single, terms=(Term(0, insertion=False),), smoothness="tv")
+IGOS_PLUS = Objective(
+    masks=1,
+    combine=_single,
+    terms=(Term(0, insertion=False), Term(0, insertion=True)),
+    smoothness="btv",
+)
+IGOS_PP = Objective(
+    masks=2,
+    combine=_with_product,
+    terms=(
+        Term(0, insertion=False),
+        Term(1, insertion=True),
+        Term(2, insertion=False),
+        Term(2, insertion=True),
+    ),
+    smoothness="btv",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a preset decides."""
+
+    iterations: int
+    steps: int
+    rule: str
+    search: Literal["endpoint", "path"]
+    descent: Descent
+    l1: Callable[[int], float]  # of the mask's longer side
+    l2: float
+    noise: float
+    score_weight: float
+    deletion: float = 1.0
+    insertion: float = 1.0
+    sigma: float = 0.01
+    rescue: bool = False
+
+
+class Options(TypedDict, total=False):
+    """What every recipe takes besides score, image and baseline; what is left out comes from the preset.
+
+    Static (a new value compiles anew): size, preset, iterations, steps, rule, search, rescue, batch_size.
+    Numbers (may be traced, so a sweep is one `jax.vmap`): l1, l2, noise, score_weight, deletion, insertion,
+    sigma, and the fields of `descent`.
+    """
+
+    key: Array | None  # for the path noise; consumed. Needed unless noise is 0
+    size: int | tuple[int, int]  # mask rows and columns, up to the image's; 28
+    preset: str  # "default" or "paper"
+    iterations: int
+    steps: int  # nodes along the integration path
+    rule: str  # "riemann", "midpoint", "gauss_legendre"
+    search: Literal["endpoint", "path"]  # where candidate masks are measured
+    descent: Descent  # LineSearch, BestStep, Nesterov, Optax
+    l1: float | Array  # weight of the mask's size
+    l2: float | Array  # weight of its roughness
+    noise: float | Array  # standard deviation along the path, model space
+    score_weight: float | Array  # of the score terms against the penalties in the gradient
+    deletion: float | Array  # weight of the deletion terms
+    insertion: float | Array  # weight of the insertion terms
+    sigma: float | Array  # of the bilateral weights
+    rescue: bool  # I-GOS's rescue: a smaller l1 for a score that hardly moves
+    init: Array | None  # [h, w] starting mask; all ones when None. See `diverse_init`
+    batch_size: int | None  # images per model call; None chooses by platform
+
+
+def _paper_l1(side: int) -> float:
+    return 10.0 if side >= 224 else 1.0
+
+
+_PAPER = Settings(
+    iterations=15,
+    steps=20,
+    rule="riemann",
+    search="path",
+    descent=LineSearch(),
+    l1=_paper_l1,
+    l2=20.0,
+    noise=0.2,
+    score_weight=1.0,
+)
+PRESETS: dict[str, dict[str, Settings]] = {}
+
+
+def igos(score: scores.Score, image: Array, baseline: Array, **options: Unpack[Options]) -> Heatmap:
+    """I-GOS."""
+    return _run(IGOS, "igos", score, image, baseline, options)
+
+
+def igos_plus(score: scores.Score, image: Array, baseline: Array, **options: Unpack[Options]) -> Heatmap:
+    """iGOS+."""
+    return _run(IGOS_PLUS, "igos+", score, image, baseline, options)
+
+
+def igos_pp(score: scores.Score, image: Array, baseline: Array, **options: Unpack[Options]) -> Heatmap:
+    """iGOS++."""
+    return _run(IGOS_PP, "igos++", score, image, baseline, options)
+
+
+def diverse_init(
+    size: int | tuple[int, int], grid: int, cell: tuple[int | Array, int | Array], value: float | Array = 0.5
+) -> Array:
+    """A starting mask lowered by `value` in one cell of a grid x grid division: float32 [h, w].
+
+    Different cells lead to different explanations of one image (Jiang, Khorram, Fuxin, BMVC 2023). `cell` and
+    `value` may be traced: a vmap over cells is one compilation.
+    """
+    rows, cols = mask_shape(size)
+    inside_row = jnp.arange(rows) * grid // rows == cell[0]
+    inside_col = jnp.arange(cols) * grid // cols == cell[1]
+    return 1.0 - value * (inside_row[:, None] & inside_col[None, :])
+
+
+def mask_shape(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of a mask from one side or both."""
+    rows, cols = (size, size) if isinstance(size, int | np.integer) else size
+    return check_positive_int(rows, "size"), check_positive_int(cols, "size")
+
+
+def _run(
+    objective: Objective, name: str, score: Any, image: Array, baseline: Array, options: Options
+) -> Heatmap:
+    """Resolve the options against the preset, check them, run the compiled engine."""
+    unknown = sorted(set(options) - set(Options.__annotations__))
+    if unknown:
+        check_choice(unknown[0], Options.__annotations__, "option")
+    baselines = _check_pictures(image, baseline)
+    shape = mask_shape(options.get("size", 28))
+    if shape[0] > image.shape[0] or shape[1] > image.shape[1]:
+        raise ValueError(f"size {shape} is finer than the image {image.shape[:2]}.")
+    preset = PRESETS[name][check_choice(options.get("preset", "default"), PRESETS[name], "preset")]
+    masks = _starting_masks(objective, options.get("init"), shape)
+    noise = _noise(options.get("noise", preset.noise))
+    key = options.get("key")
+    if noise is None:
+        key = None
+    elif key is None:
+        raise ValueError("path noise is random: pass key=jax.random.key(...), or noise=0.")
+    static = Static(
+        objective=objective,
+        iterations=check_positive_int(options.get("iterations", preset.iterations), "iterations"),
+        search=check_choice(options.get("search", preset.search), ("endpoint", "path"), "search"),
+        rescue=bool(options.get("rescue", preset.rescue)),
+        batch_size=_check_batch_size(options.get("batch_size")),
+    )
+    rule = check_choice(options.get("rule", preset.rule), paths.RULES, "rule")
+    path = paths.RULES[rule](check_positive_int(options.get("steps", preset.steps), "steps"))
+    coefficients = Coefficients(
+        l1=options.get("l1", preset.l1(max(shape))),
+        l2=options.get("l2", preset.l2),
+        noise=noise,
+        score_weight=options.get("score_weight", preset.score_weight),
+        deletion=options.get("deletion", preset.deletion),
+        insertion=options.get("insertion", preset.insertion),
+    )
+    return _compiled(
+        static,
+        scores.as_pytree(score),
+        image,
+        baselines,
+        jax.tree_util.tree_map(lambda x: jnp.asarray(x, jnp.float32), coefficients),
+        jnp.asarray(options.get("sigma", preset.sigma), jnp.float32),
+        path,
+        options.get("descent", preset.descent),
+        masks,
+        key,
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def _compiled(
+    static: Static,
+    score: Any,
+    image: Array,
+    baselines: Array,
+    coefficients: Coefficients,
+    sigma: Array,
+    path: paths.Path,
+    descent: Descent,
+    masks: Array,
+    key: Array | None,
+) -> Heatmap:
+    problem = Problem(score, image, baselines, edge_weights(image, sigma), path, coefficients)
+    return optimize_mask(static, problem, descent, masks, key)
+
+
+def _check_pictures(image: Array, baseline: Array) -> Array:
+    """Image [H, W, C] and baselines [H, W, C] or [K, H, W, C] -> [K, H, W, C]."""
+    check_image(image)
+    rank = getattr(baseline, "ndim", 0)
+    if rank not in (3, 4) or baseline.shape[-3:] != image.shape or 0 in baseline.shape:
+        raise ValueError(
+            f"baseline must be {image.shape} like the image, or K of them [K, H, W, C]; "
+            f"got shape {getattr(baseline, 'shape', type(baseline).__name__)}."
+        )
+    check_image(baseline.reshape(-1, *image.shape[1:]), "baseline")
+    return baseline if rank == 4 else baseline[None]
+
+
+def _starting_masks(objective: Objective, init: Array | None, shape: tuple[int, int]) -> Array:
+    if init is None:
+        init = jnp.ones(shape)
+    if getattr(init, "shape", None) != shape:
+        raise ValueError(f"init must be a mask of shape {shape}, got {getattr(init, 'shape', init)!r}.")
+    check_finite(init, "init")
+    return jnp.broadcast_to(jnp.asarray(init, jnp.float32), (objective.masks, *shape))
+
+
+def _noise(noise: float | Array) -> float | Array | None:
+    """None for a concrete 0, which then costs nothing."""
+    return None if not isinstance(noise, jax.core.Tracer) and np.all(np.asarray(noise) == 0) else noise
+
+
+def _check_batch_size(batch_size: int | None) -> int:
+    return scores.default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
+
+
+def _settings(**changes: Any) -> Settings:
+    return Settings(**{**_PAPER.__dict__, **changes})
+
+
+PRESETS |= {
+    "igos": {"paper": _PAPER, "default": _PAPER},
+    "igos+": {"paper": _PAPER, "default": _PAPER},
+    "igos++": {
+        "paper": _settings(score_weight=0.5),
+        "default": _settings(score_weight=0.5, search="endpoint", steps=5, noise=0.0),
+    },
+}

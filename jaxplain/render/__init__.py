@@ -1,0 +1,20 @@
+"""Pictures of explanations: coloured heatmaps, overlays, curves, one-row panels (NumPy and Pillow only)."""
+
+from jaxplain.render.colormap import colorize, display_range, normalize, symmetric_range
+from jaxplain.render.curves import Curve, draw_curves
+from jaxplain.render.overlay import heatmap, overlay
+from jaxplain.render.panel import panel
+from jaxplain.render.png import to_png
+
+__all__ = [
+    "Curve",
+    "colorize",
+    "display_range",
+    "draw_curves",
+    "heatmap",
+    "normalize",
+    "overlay",
+    "panel",
+    "symmetric_range",
+    "to_png",
+]

@@ -1,0 +1,1 @@
+"""Pretrained classifiers as Flax modules."""

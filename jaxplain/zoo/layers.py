@@ -1,0 +1,127 @@
+"""Layers with their batch norm folded in, and the loading of published weights into them."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jaxplain.zoo.conv import conv2d, depthwise_conv2d, same_padding
+from jaxplain.zoo.weights import check_fit
+
+
+def _initial(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
+    return nnx.Param(rngs.params.normal(shape) * (2.0 / fan_in) ** 0.5)
+
+
+class Conv(nnx.Module):
+    """Convolution with bias: [N, H, W, C] -> [N, H', W', D]. `padding`: zeros a side, or "same"."""
+
+    def __init__(
+        self, inputs: int, outputs: int, side: int, *, stride: int = 1, padding: int | str = 0, rngs: nnx.Rngs
+    ):
+        self.kernel = _initial(rngs, (side, side, inputs, outputs), side * side * inputs)
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.stride = stride
+        self.padding = padding
+
+    def __call__(self, images: Array) -> Array:
+        """Apply the layer."""
+        pad = _padding(self.padding, images, self.kernel.shape[0], self.stride)
+        return conv2d(images, self.kernel[...], stride=self.stride, padding=pad) + self.bias[...]
+
+
+class DepthwiseConv(nnx.Module):
+    """Depthwise convolution with bias and "same" padding: [N, H, W, C] -> [N, H', W', C]."""
+
+    def __init__(self, channels: int, side: int, *, stride: int = 1, rngs: nnx.Rngs):
+        self.kernel = _initial(rngs, (side, side, channels), side * side)
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.stride = stride
+
+    def __call__(self, images: Array) -> Array:
+        """Apply the layer."""
+        pad = _padding("same", images, self.kernel.shape[0], self.stride)
+        return depthwise_conv2d(images, self.kernel[...], self.stride, pad) + self.bias[...]
+
+
+class Linear(nnx.Module):
+    """Linear layer with bias: [N, C] -> [N, D]."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        self.kernel = _initial(rngs, (inputs, outputs), inputs)
+        self.bias = nnx.Param(jnp.zeros(outputs))
+
+    def __call__(self, features: Array) -> Array:
+        """Apply the layer."""
+        return jnp.matmul(features, self.kernel[...]) + self.bias[...]
+
+
+def _padding(padding: int | str, images: Array, side: int, stride: int) -> tuple:
+    if isinstance(padding, int):
+        return (padding, padding), (padding, padding)
+    return same_padding((images.shape[1], images.shape[2]), side, stride)
+
+
+class Slot(NamedTuple):
+    """One layer and the names its weights have in a PyTorch state dict."""
+
+    layer: Conv | DepthwiseConv | Linear
+    name: str  # "<name>.weight", "<name>.bias"
+    norm: str | None = None  # the batch norm that follows, folded into the layer; it then has no bias
+
+
+_NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
+
+
+def load_slots(
+    slots: Iterable[Slot], state: Mapping[str, np.ndarray], *, epsilon: float, source: str
+) -> None:
+    """Write a PyTorch state dict into layers, folding every batch norm (`epsilon`) into its layer.
+
+    Raises:
+      WeightsError: the first missing, misshapen or unexpected entry, by name; nothing is written then.
+    """
+    slots = list(slots)
+    check_fit(state, expected_shapes(slots), source=source)
+    for slot in slots:
+        kernel, bias = _folded(slot, state, epsilon)
+        slot.layer.kernel[...] = jnp.asarray(kernel)
+        slot.layer.bias[...] = jnp.asarray(bias)
+
+
+def expected_shapes(slots: Iterable[Slot]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that the state dict must have."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, name, norm in slots:
+        shapes[f"{name}.weight"] = _torch_shape(layer)
+        if norm is None:
+            shapes[f"{name}.bias"] = layer.bias.shape
+        else:
+            shapes |= {f"{norm}.{field}": layer.bias.shape for field in _NORM_FIELDS}
+    return shapes
+
+
+def _torch_shape(layer: Conv | DepthwiseConv | Linear) -> tuple[int, ...]:
+    shape = layer.kernel.shape
+    if isinstance(layer, Linear):
+        return shape[::-1]
+    if isinstance(layer, DepthwiseConv):
+        return (shape[2], 1, shape[0], shape[1])
+    return (shape[3], shape[2], shape[0], shape[1])
+
+
+def _folded(slot: Slot, state: Mapping[str, np.ndarray], epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+    weight = state[f"{slot.name}.weight"].astype(np.float32)
+    if isinstance(slot.layer, Linear):
+        kernel = weight.T
+    else:
+        kernel = weight.transpose(2, 3, 1, 0)  # [D, C, k, k] -> [k, k, C, D]
+        kernel = kernel[:, :, 0] if isinstance(slot.layer, DepthwiseConv) else kernel
+    if slot.norm is None:
+        return kernel, state[f"{slot.name}.bias"].astype(np.float32)
+    scale, shift, mean, variance = (state[f"{slot.norm}.{f}"].astype(np.float32) for f in _NORM_FIELDS)
+    factor = scale / np.sqrt(variance + epsilon)
+    return kernel * factor, shift - mean * factor
