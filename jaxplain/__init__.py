@@ -1,3 +1,30 @@
-"""jaxplain: why does an image classifier decide as it does?"""
+"""jaxplain: why does an image classifier decide as it does?
+
+One idea: a *score* is a callable pytree from images to numbers; every explanation is a pure function of a
+score. Importing this package starts no device.
+"""
+
+from jaxplain import masks as masks
+from jaxplain import metrics as metrics
+from jaxplain import paths as paths
+from jaxplain import zoo as zoo
+from jaxplain.images import load_image as load_image
+from jaxplain.masks import Heatmap as Heatmap
+from jaxplain.masks import Status as Status
+from jaxplain.masks import diverse_init as diverse_init
+from jaxplain.masks import igos as igos
+from jaxplain.masks import igos_plus as igos_plus
+from jaxplain.masks import igos_pp as igos_pp
+from jaxplain.metrics import Curves as Curves
+from jaxplain.metrics import insertion_deletion as insertion_deletion
+from jaxplain.perturb import baseline as baseline
+from jaxplain.perturb import blur_baseline as blur_baseline
+from jaxplain.perturb import constant_baseline as constant_baseline
+from jaxplain.perturb import mean_baseline as mean_baseline
+from jaxplain.perturb import noise_baseline as noise_baseline
+from jaxplain.perturb import upsample as upsample
+from jaxplain.scores import ClassScore as ClassScore
+from jaxplain.scores import class_score as class_score
+from jaxplain.scores import top_class as top_class
 
 __version__ = "0.1.0"

@@ -38,8 +38,6 @@ def upsample(mask: Array, shape: tuple[int, int]) -> Array:
     return jnp.matmul(jnp.matmul(rows, mask, precision=precision), cols.T, precision=precision)
 
 
-
-
 def blend(image: Array, baseline: Array, mask: Array) -> Array:
     """`image * mask + baseline * (1 - mask)`: images [H, W, C], mask [H, W]."""
     return baseline + mask[..., None] * (image - baseline)
@@ -110,7 +108,7 @@ def baseline(
       kind: "blur"; "black" or "white" (pixel value 0 or 255 before normalisation); "mean" (the image's mean
         colour); "zero" (0 in model space); "noise" (uniform pixels).
       image: [H, W, C].
-      normalize: pixels 0..255 -> model space, as `Classifier.normalize`; "black", "white" and "noise" need it.
+      normalize: pixels 0..255 -> model space, as `Classifier.normalize`; "black", "white", "noise" need it.
       key: for "noise"; consumed.
 
     Raises:

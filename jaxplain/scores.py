@@ -139,7 +139,7 @@ def as_pytree(model: Any) -> Any:
     if hasattr(model, "stateless_call"):
         return _from_keras(model)
     leaves, treedef = jax.tree_util.tree_flatten(model)
-    if treedef == jax.tree_util.tree_structure(0):
+    if jax.tree_util.treedef_is_leaf(treedef):
         return jax.tree_util.Partial(model)
     dynamic = tuple(leaf if _is_array(leaf) else None for leaf in leaves)
     if all(leaf is not None for leaf in dynamic):
@@ -306,7 +306,7 @@ def _groups(work: _Work, mapped: _Work) -> int:
 
 
 def _flattened(work: _Work, mapped: _Work, axis_size: int, groups: int) -> _Work:
-    """Move a vmapped axis of size V into the flat batch: [V, N] items -> [V * N], [V, G] groups -> [V * G]."""
+    """A vmapped axis of size V joins the flat batch: items [V, N] -> [V * N], groups [V, G] -> [V * G]."""
 
     def joined(leaf: Array, is_mapped: bool) -> Array:
         full = leaf if is_mapped else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))

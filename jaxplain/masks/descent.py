@@ -90,18 +90,18 @@ class LineSearch:
 
         def shorten(trial: _Trial) -> _Trial:
             step = trial.step * self.decay
-            return _Trial(step, *attempt(step), trial.count + 1)
+            return _Trial(step, *attempt(step), trial.tried + 1)
 
         first = jnp.asarray(self.first_step, jnp.float32)
         trial = jax.lax.while_loop(failed, shorten, _Trial(first, *attempt(first), jnp.int32(1)))
-        return Move(trial.masks, trial.loss, trial.step, trial.count, state)
+        return Move(trial.masks, trial.loss, trial.step, trial.tried, state)
 
 
 class _Trial(NamedTuple):
     step: Array  # []
     masks: Array  # [M, h, w]
     loss: Array  # []
-    count: Array  # int32 []
+    tried: Array  # int32 []
 
 
 @partial(

@@ -1,7 +1,7 @@
 """The one engine behind I-GOS, iGOS+ and iGOS++: optimise masks for an objective by a descent."""
 
 from enum import IntEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ class Static(NamedTuple):
 
     objective: obj.Objective
     iterations: int
-    search: Literal["endpoint", "path"]  # where the loss of candidates is measured
+    search: str  # "endpoint" or "path": where the loss of candidates is measured
     rescue: bool
     batch_size: int | None
 
@@ -216,14 +216,12 @@ def _result(
     fixed = 1 + len(problem.baselines) + obj.evaluations(setup, problem, endpoint=True)
     return Heatmap(
         mask=mask,
-        saliency=1.0 - upsample(mask, problem.image.shape[:2]),
+        saliency=1.0 - upsample(mask, (problem.image.shape[0], problem.image.shape[1])),
         masks=end.best_masks,
         loss=end.best_loss,
         status=jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32),
         image_score=image_score,
         baseline_score=baseline_score,
         history=history,
-        evaluations=(
-            fixed + static.iterations * per_slope + per_search * jnp.sum(history.trials)
-        ).astype(jnp.int32),
+        evaluations=jnp.int32(fixed + static.iterations * per_slope) + per_search * jnp.sum(history.trials),
     )

@@ -6,7 +6,7 @@ image's, K the number of baselines, S of path nodes, A of candidate masks compar
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ class _Items(NamedTuple):
     node: Array  # place on the path, 1 = the end
     baseline: Array  # int32
     weight: Array
-    key: Array | None  # for the noise
+    key: Any  # [n] for the noise, or None
 
 
 def explained_mask(objective: Objective, masks: Array) -> Array:
@@ -154,8 +154,17 @@ def _layers(objective: Objective, masks: Array, shape: tuple[int, ...]) -> Array
     return objective.combine(jax.vmap(lambda m: upsample(m, (shape[0], shape[1])))(masks))
 
 
-def _context(problem: Problem) -> tuple[Array, Array, Array | None]:
-    return problem.image, problem.baselines, problem.coefficients.noise
+class _Context(NamedTuple):
+    """What all images of a batch are drawn from."""
+
+    image: Array  # [H, W, C]
+    baselines: Array  # [K, H, W, C]
+    noise: Array  # []
+
+
+def _context(problem: Problem) -> _Context:
+    noise = problem.coefficients.noise
+    return _Context(problem.image, problem.baselines, jnp.zeros(()) if noise is None else noise)
 
 
 def _path_items(objective: Objective, problem: Problem, candidates: int, key: Array | None) -> _Items:
@@ -170,7 +179,6 @@ def _path_items(objective: Objective, problem: Problem, candidates: int, key: Ar
     candidate, term, baseline, node = (index.reshape(-1).astype(jnp.int32) for index in grid)
     numbers = problem.coefficients
     sign = jnp.where(insertion, -numbers.insertion, numbers.deletion)
-    noisy = key is not None and numbers.noise is not None
     return _Items(
         candidate=candidate,
         layer=layer[term],
@@ -178,7 +186,7 @@ def _path_items(objective: Objective, problem: Problem, candidates: int, key: Ar
         node=problem.path.nodes[node],
         baseline=baseline,
         weight=sign[term] * problem.path.weights[node] / count,
-        key=jax.random.split(key, candidate.size) if noisy else None,
+        key=None if key is None or numbers.noise is None else jax.random.split(key, candidate.size),
     )
 
 
@@ -186,17 +194,16 @@ def _render(items: _Items) -> scores.Render:
     return _draw if items.key is None else _draw_noisy
 
 
-def _draw(layers: Array, context: tuple, item: _Items) -> Array:
-    image, baselines, _ = context
-    baseline = baselines[item.baseline]
+def _draw(layers: Array, context: _Context, item: _Items) -> Array:
+    baseline = context.baselines[item.baseline]
     # The insertion path is the deletion path with image and baseline in each other's place.
-    end = jnp.where(item.insertion, baseline, image)
-    start = jnp.where(item.insertion, image, baseline)
+    end = jnp.where(item.insertion, baseline, context.image)
+    start = jnp.where(item.insertion, context.image, baseline)
     return blend(end, start, item.node * layers[item.candidate, item.layer])
 
 
-def _draw_noisy(layers: Array, context: tuple, item: _Items) -> Array:
-    return add_noise(_draw(layers, context, item), item.key, context[2])
+def _draw_noisy(layers: Array, context: _Context, item: _Items) -> Array:
+    return add_noise(_draw(layers, context, item), item.key, context.noise)
 
 
 def _mean_scores(objective: Objective, problem: Problem, values: Array) -> Scores:

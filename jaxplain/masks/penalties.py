@@ -67,4 +67,5 @@ def _power(differences: Array, power: float) -> Array:
 
 def sum_of_means(rows: Array, cols: Array) -> Array:
     """Sum of the two means; an axis of length 1 has no neighbours and counts 0, not NaN."""
-    return sum(jnp.mean(d) if d.size else jnp.zeros(()) for d in (rows, cols))
+    means = [jnp.mean(d) if d.size else jnp.zeros(()) for d in (rows, cols)]
+    return means[0] + means[1]

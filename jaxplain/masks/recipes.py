@@ -1,9 +1,9 @@
 """I-GOS, iGOS+ and iGOS++: the recipes. Each binds choices of the one engine and cites its paper."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxplain import paths, scores
 from jaxplain.checks import check_choice, check_finite, check_image, check_positive_int
-from jaxplain.masks.descent import BestStep, Descent, LineSearch
+from jaxplain.masks.descent import Descent, LineSearch
 from jaxplain.masks.engine import Heatmap, Static, optimize_mask
 from jaxplain.masks.objective import Coefficients, Objective, Problem, Term
 from jaxplain.masks.penalties import edge_weights
@@ -53,7 +53,7 @@ class Settings:
     iterations: int
     steps: int
     rule: str
-    search: Literal["endpoint", "path"]
+    search: str
     descent: Descent
     l1: Callable[[int], float]  # of the mask's longer side
     l2: float
@@ -79,7 +79,7 @@ class Options(TypedDict, total=False):
     iterations: int
     steps: int  # nodes along the integration path
     rule: str  # "riemann", "midpoint", "gauss_legendre"
-    search: Literal["endpoint", "path"]  # where candidate masks are measured
+    search: str  # where candidate masks are measured
     descent: Descent  # LineSearch, BestStep, Nesterov, Optax
     l1: float | Array  # weight of the mask's size
     l2: float | Array  # weight of its roughness
@@ -146,53 +146,57 @@ def mask_shape(size: int | tuple[int, int]) -> tuple[int, int]:
     return check_positive_int(rows, "size"), check_positive_int(cols, "size")
 
 
+def parameters(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Every parameter of a method after its preset has filled in what the options leave out.
+
+    What a saved result should record. Everything but `key` and `init`.
+
+    Raises:
+      ValueError: unknown method, preset or option.
+    """
+    check_choice(method, PRESETS, "method")
+    for name in options:
+        check_choice(name, Options.__annotations__, "option")
+    shape = mask_shape(options.get("size", 28))
+    name = check_choice(options.get("preset", "default"), PRESETS[method], "preset")
+    preset = PRESETS[method][name]
+    filled = {field.name: getattr(preset, field.name) for field in fields(Settings)}
+    filled |= {"l1": preset.l1(max(shape))} | {k: v for k, v in options.items() if k not in ("key", "init")}
+    return filled | {"size": shape, "preset": name}
+
+
 def _run(
-    objective: Objective, name: str, score: Any, image: Array, baseline: Array, options: Options
+    objective: Objective, method: str, score: Any, image: Array, baseline: Array, options: Options
 ) -> Heatmap:
     """Resolve the options against the preset, check them, run the compiled engine."""
-    unknown = sorted(set(options) - set(Options.__annotations__))
-    if unknown:
-        check_choice(unknown[0], Options.__annotations__, "option")
+    chosen = parameters(method, options)
     baselines = _check_pictures(image, baseline)
-    shape = mask_shape(options.get("size", 28))
+    shape = chosen["size"]
     if shape[0] > image.shape[0] or shape[1] > image.shape[1]:
         raise ValueError(f"size {shape} is finer than the image {image.shape[:2]}.")
-    preset = PRESETS[name][check_choice(options.get("preset", "default"), PRESETS[name], "preset")]
-    masks = _starting_masks(objective, options.get("init"), shape)
-    noise = _noise(options.get("noise", preset.noise))
-    key = options.get("key")
-    if noise is None:
-        key = None
-    elif key is None:
+    noise = _noise(chosen["noise"])
+    if noise is not None and options.get("key") is None:
         raise ValueError("path noise is random: pass key=jax.random.key(...), or noise=0.")
     static = Static(
         objective=objective,
-        iterations=check_positive_int(options.get("iterations", preset.iterations), "iterations"),
-        search=check_choice(options.get("search", preset.search), ("endpoint", "path"), "search"),
-        rescue=bool(options.get("rescue", preset.rescue)),
-        batch_size=_check_batch_size(options.get("batch_size")),
+        iterations=check_positive_int(chosen["iterations"], "iterations"),
+        search=check_choice(chosen["search"], ("endpoint", "path"), "search"),
+        rescue=bool(chosen["rescue"]),
+        batch_size=_check_batch_size(chosen.get("batch_size")),
     )
-    rule = check_choice(options.get("rule", preset.rule), paths.RULES, "rule")
-    path = paths.RULES[rule](check_positive_int(options.get("steps", preset.steps), "steps"))
-    coefficients = Coefficients(
-        l1=options.get("l1", preset.l1(max(shape))),
-        l2=options.get("l2", preset.l2),
-        noise=noise,
-        score_weight=options.get("score_weight", preset.score_weight),
-        deletion=options.get("deletion", preset.deletion),
-        insertion=options.get("insertion", preset.insertion),
-    )
+    rule = check_choice(chosen["rule"], paths.RULES, "rule")
+    numbers = {name: chosen[name] for name in Coefficients._fields} | {"noise": noise}
     return _compiled(
         static,
         scores.as_pytree(score),
         image,
         baselines,
-        jax.tree_util.tree_map(lambda x: jnp.asarray(x, jnp.float32), coefficients),
-        jnp.asarray(options.get("sigma", preset.sigma), jnp.float32),
-        path,
-        options.get("descent", preset.descent),
-        masks,
-        key,
+        jax.tree_util.tree_map(lambda number: jnp.asarray(number, jnp.float32), Coefficients(**numbers)),
+        jnp.asarray(chosen["sigma"], jnp.float32),
+        paths.RULES[rule](check_positive_int(chosen["steps"], "steps")),
+        chosen["descent"],
+        _starting_masks(objective, options.get("init"), shape),
+        None if noise is None else options.get("key"),
     )
 
 
@@ -244,15 +248,13 @@ def _check_batch_size(batch_size: int | None) -> int:
     return scores.default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
 
 
-def _settings(**changes: Any) -> Settings:
-    return Settings(**{**_PAPER.__dict__, **changes})
-
-
 PRESETS |= {
     "igos": {"paper": _PAPER, "default": _PAPER},
     "igos+": {"paper": _PAPER, "default": _PAPER},
     "igos++": {
-        "paper": _settings(score_weight=0.5),
-        "default": _settings(score_weight=0.5, search="endpoint", steps=5, noise=0.0),
+        "paper": replace(_PAPER, score_weight=0.5),
+        "default": replace(_PAPER, score_weight=0.5, search="endpoint", steps=5, noise=0.0),
     },
 }
+
+METHODS: dict[str, Callable[..., Heatmap]] = {"igos": igos, "igos+": igos_plus, "igos++": igos_pp}

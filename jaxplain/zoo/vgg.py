@@ -1,0 +1,92 @@
+"""VGG-19 without batch norm (Simonyan and Zisserman, ICLR 2015), the network that I-GOS explains."""
+
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jaxplain.zoo.classifier import TORCHVISION, Classifier
+from jaxplain.zoo.conv import max_pool
+from jaxplain.zoo.layers import Conv, Linear, Slot, load_slots
+
+_STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # width, convolutions; a max pool ends each
+_GRID = 7  # side of the maps that the linear layers see
+_HIDDEN = 4096
+
+
+class VGG19(Classifier):
+    """VGG-19: 4096 penultimate features (after their ReLU), last convolution 14 x 14 x 512."""
+
+    def __init__(self, name: str, labels: tuple[str, ...], *, rngs: nnx.Rngs):
+        self.name = name
+        self.labels = labels
+        self.spec = TORCHVISION
+        inputs, stages = 3, []
+        for width, convs in _STAGES:
+            widths = (inputs, *(width,) * (convs - 1))
+            stages.append(nnx.List([Conv(before, width, 3, padding=1, rngs=rngs) for before in widths]))
+            inputs = width
+        self.stages = nnx.List(stages)
+        self.hidden1 = Linear(_GRID * _GRID * inputs, _HIDDEN, rngs=rngs)
+        self.hidden2 = Linear(_HIDDEN, _HIDDEN, rngs=rngs)
+        self.classify = Linear(_HIDDEN, len(labels), rngs=rngs)
+
+    def feature_maps(self, images: Array) -> Array:
+        """Activations of the last convolution: [N, H, W, 3] -> [N, H/16, W/16, 512]."""
+        hidden = images
+        for number, stage in enumerate(self.stages):
+            hidden = max_pool(hidden, 2, stride=2) if number else hidden
+            for conv in stage:
+                hidden = jax.nn.relu(conv(hidden))
+        return hidden
+
+    def pool(self, maps: Array) -> Array:
+        """The last max pool and the two hidden layers: [N, h, w, 512] -> [N, 4096]."""
+        pooled = _average_to_grid(max_pool(maps, 2, stride=2), _GRID)
+        flat = pooled.transpose(0, 3, 1, 2).reshape(len(maps), -1)  # the order of PyTorch's weights
+        return jax.nn.relu(self.hidden2(jax.nn.relu(self.hidden1(flat))))
+
+    def head(self, features: Array) -> Array:
+        """From penultimate features to logits: [N, 4096] -> [N, K]."""
+        return self.classify(features)
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], *, source: str = "the state dict") -> None:
+        """Take weights with torchvision's names.
+
+        Raises:
+          WeightsError: an entry is missing, misshapen or unexpected.
+        """
+        load_slots(_slots(self), state, epsilon=0.0, source=source)  # no batch norm here
+
+
+def _average_to_grid(maps: Array, side: int) -> Array:
+    """Average over a side x side grid of overlapping cells: [N, h, w, C] -> [N, side, side, C].
+
+    The identity at the size the network was trained with. PyTorch calls it adaptive average pooling.
+    """
+    height, width = maps.shape[1:3]
+    if (height, width) == (side, side):
+        return maps
+    return jnp.einsum("ih,nhwc,jw->nijc", _cells(height, side), maps, _cells(width, side))
+
+
+def _cells(size: int, count: int) -> np.ndarray:
+    """Rows that average `size` places over cell i, [floor(i size / count), ceil((i + 1) size / count))."""
+    cell, place = np.arange(count)[:, None], np.arange(size)
+    inside = (place >= cell * size // count) & (place < -(-(cell + 1) * size // count))
+    return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _slots(model: VGG19) -> Iterator[Slot]:
+    position = 0  # in torchvision's sequence of convolutions, ReLUs and pools
+    for stage in model.stages:
+        for conv in stage:
+            yield Slot(conv, f"features.{position}")
+            position += 2
+        position += 1
+    yield Slot(model.hidden1, "classifier.0")
+    yield Slot(model.hidden2, "classifier.3")
+    yield Slot(model.classify, "classifier.6")
