@@ -26,7 +26,7 @@ from jaxplain.zoo.conv import (
 )
 
 # Every example compiles programs of its own, so there are few of them; wider runs were made by hand.
-EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=18, deadline=None, derandomize=True)
 
 
 @st.composite
@@ -165,17 +165,17 @@ def test_same_padding_is_tensorflows():
     for size in range(1, 30):
         for side in range(1, 8):
             for stride in range(1, 4):
-                ((expected,),) = (lax.padtype_to_pads([size], [side], [stride], "SAME"),)
+                [expected] = lax.padtype_to_pads([size], [side], [stride], "SAME")
                 assert same_padding((size, size), side, stride) == (expected, expected)
 
 
 def test_ceil_padding_completes_the_last_window():
-    for size in range(1, 30):
-        for side in range(1, 6):
+    for side in range(1, 6):
+        for size in range(side, 30):
             for stride in range(1, side + 1):
                 (before, after), _ = ceil_padding((size, size), side, stride)
                 assert before == 0
-                windows = max(math.ceil((size - side) / stride), 0) + 1
+                windows = math.ceil((size - side) / stride) + 1
                 assert windows == (size + after - side) // stride + 1
                 assert (size + after - side) % stride == 0
 

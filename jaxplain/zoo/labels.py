@@ -34,7 +34,7 @@ def find_class(name_or_index: str | int, labels: Sequence[str]) -> int:
       14
     """
     text = str(name_or_index).strip()
-    if text.lstrip("-").isdecimal():
+    if text.removeprefix("-").isdecimal():
         return _checked_index(int(text), len(labels))
     named = [i for i, label in enumerate(labels) if _words(label) == _words(text)]
     if not named:

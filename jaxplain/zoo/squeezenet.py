@@ -1,4 +1,4 @@
-"""SqueezeNet 1.0 (Iandola et al., 2016): 5 MB of weights, half of AlexNet's errors undone."""
+"""SqueezeNet 1.0 (Iandola et al., 2016): the accuracy of AlexNet from 5 MB of weights."""
 
 from collections.abc import Iterator, Mapping
 
