@@ -145,26 +145,43 @@ def as_pytree(model: Any) -> Any:
     if all(leaf is not None for leaf in dynamic):
         return model
     static = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
-    return jax.tree_util.Partial(partial(_call_recombined, treedef, static), dynamic)
+    return jax.tree_util.Partial(_Recombined(treedef, static), dynamic)
 
 
 def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
 
 
-def _call_recombined(treedef: Any, static: tuple, dynamic: tuple, images: Array) -> Array:
-    leaves = [fixed if leaf is None else leaf for leaf, fixed in zip(dynamic, static, strict=True)]
-    return jax.tree_util.tree_unflatten(treedef, leaves)(images)
+# The static parts are dataclasses, not partials or closures, because those compare by identity: the same
+# model wrapped twice would compile twice.
+
+
+@dataclass(frozen=True)
+class _Recombined:
+    """The static half of a pytree with other leaves than arrays among its own."""
+
+    treedef: Any
+    static: tuple  # a leaf each; None where it is an array
+
+    def __call__(self, dynamic: tuple, images: Array) -> Array:
+        leaves = [fixed if leaf is None else leaf for leaf, fixed in zip(dynamic, self.static, strict=True)]
+        return jax.tree_util.tree_unflatten(self.treedef, leaves)(images)
+
+
+@dataclass(frozen=True)
+class _KerasCall:
+    """A Keras model without its variables."""
+
+    model: Any
+
+    def __call__(self, trainable: list, frozen: list, images: Array) -> Array:
+        return self.model.stateless_call(trainable, frozen, images, training=False)[0]
 
 
 def _from_keras(model: Any) -> jax.tree_util.Partial:
     trainable = [variable.value for variable in model.trainable_variables]
     frozen = [variable.value for variable in model.non_trainable_variables]
-    return jax.tree_util.Partial(partial(_call_keras, model), trainable, frozen)
-
-
-def _call_keras(model: Any, trainable: list, frozen: list, images: Array) -> Array:
-    return model.stateless_call(trainable, frozen, images, training=False)[0]
+    return jax.tree_util.Partial(_KerasCall(model), trainable, frozen)
 
 
 # ---------------------------------------------------------------------------------------------------------

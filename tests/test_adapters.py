@@ -1,6 +1,5 @@
 """Classifiers of every kind work as a score's classifier, compiled and differentiated in the image."""
 
-import dataclasses
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first imported
@@ -130,7 +129,7 @@ def test_value_and_gradient_through_a_compiled_score(make):
     np.testing.assert_allclose(slope, expected, rtol=0.1, atol=1e-5)
     assert np.abs(expected).max() > 1e-5
 
-    value_and_gradient(dataclasses.replace(score, target=jnp.int32(TARGET + 1)), IMAGES)
+    value_and_gradient(class_score(model, TARGET + 1), IMAGES)
     assert len(traces) == 1  # another target is only another number
 
 

@@ -17,8 +17,8 @@ from flax import nnx
 
 from jaxplain import zoo
 from jaxplain.images import load_image
-from jaxplain.zoo.layers import expected_shapes
-from jaxplain.zoo.resnet import Block, _ConvShape
+from jaxplain.zoo import vgg
+from jaxplain.zoo.layers import Linear, expected_shapes
 from jaxplain.zoo.weights import WeightsError
 
 LABELS = tuple(f"class {i}" for i in range(10))
@@ -150,12 +150,18 @@ def test_rows_are_independent_and_vmap_agrees():
 
 
 def test_random_weights_come_from_the_key():
-    shapes = (_ConvShape(4, 3, 2), _ConvShape(4, 3, 1))
-    blocks = [Block(4, shapes, rngs=nnx.Rngs(seed)) for seed in (0, 0, 1)]
-    kernels = [np.asarray(block.convs[0].kernel[...]) for block in blocks]
+    kernels = [np.asarray(Linear(5, 4, rngs=nnx.Rngs(seed)).kernel[...]) for seed in (0, 0, 1)]
     np.testing.assert_array_equal(kernels[0], kernels[1])
     assert np.abs(kernels[0] - kernels[2]).max() > 0
-    assert np.abs(kernels[0] - blocks[0].convs[1].kernel[...]).max() > 0
+    rngs = nnx.Rngs(0)
+    first, second = (np.asarray(Linear(5, 4, rngs=rngs).kernel[...]) for _ in range(2))
+    assert np.abs(first - second).max() > 0
+
+
+def test_average_to_grid_is_the_identity_at_vggs_own_size():
+    np.testing.assert_array_equal(vgg._cells(7, 7), np.eye(7))
+    maps = jnp.arange(2.0 * 49).reshape(2, 7, 7, 1)
+    assert vgg._average_to_grid(maps, 7) is maps
 
 
 @pytest.mark.parametrize(
@@ -233,7 +239,7 @@ def test_efficientnet_lite_names_photos(number, photos, at_least):
     assert sum(guesses) >= at_least
 
 
-# -------------------------------------------------------------------------------------------- equal to PyTorch
+# ------------------------------------------------------------------------------------------- equal to PyTorch
 
 
 class Oracle:

@@ -45,6 +45,10 @@ class Classifier(nnx.Module):
     labels: tuple[str, ...]
     name: str
 
+    def __repr__(self) -> str:
+        # nnx would print every weight.
+        return f"{type(self).__name__}({self.name!r}, {len(self.labels)} classes, input {self.spec.size})"
+
     def feature_maps(self, images: Array) -> Array:
         """Activations of the last convolution: [N, H, W, 3] -> [N, h, w, d]."""
         raise NotImplementedError
