@@ -1,66 +1,82 @@
 """The command line: `jaxplain explain`, `jaxplain predict`, `jaxplain demo`."""
 
+import logging
 import os
+import sys
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NoReturn
 
 import jax
 import numpy as np
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich import box
 from rich.table import Table
 
 import jaxplain
-from jaxplain import zoo
-from jaxplain.explain import Explanation, Job, Program, compile_job, explain_photo, save
+from jaxplain import screen, zoo
+from jaxplain.explain import (
+    Explanation,
+    Job,
+    Photo,
+    Program,
+    check_fits,
+    compile_job,
+    explain_photo,
+)
 from jaxplain.files import OutputError, check_writable
-from jaxplain.images import ImageError, load_image
 from jaxplain.masks import METHODS, PRESETS, Status
 from jaxplain.perturb import BASELINES
-from jaxplain.scores import check_target
-from jaxplain.zoo import Classifier, WeightsError
+from jaxplain.results import Shelf, save
+from jaxplain.run import DEBUG, Tally, distinct, for_each, interruptible, told
+from jaxplain.zoo import Classifier
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, the command is wrong, Ctrl-C
 
 app = typer.Typer(
     help="Why does an image classifier decide as it does?",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console()
-err = Console(stderr=True)
 
-Images = Annotated[list[Path], typer.Argument(help="Photos: JPEG, PNG, WebP, ...", show_default=False)]
-Model = Annotated[str, typer.Option(help=f"One of {', '.join(zoo.model_names())}.")]
-Weights = Annotated[
-    Path | None, typer.Option(help="PyTorch or safetensors file; needed where no package ships weights.")
+Images = Annotated[
+    list[Path],
+    typer.Argument(metavar="IMAGE", help="Photos: JPEG, PNG, WebP, TIFF, ...", show_default=False),
 ]
-Out = Annotated[Path, typer.Option(help="Folder for the results, one sub-folder a photo.")]
+Model = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(zoo.model_names())}.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="PyTorch or safetensors file; needed where no package ships weights."),
+]
+Method = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(METHODS)}.")]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder for the results, one sub-folder a photo.")
+]
+RESULTS = Path("jaxplain-out")
 
 
-class Failure(NamedTuple):
-    """A photo that could not be explained."""
-
-    path: Path
-    reason: str
-
-
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the `jaxplain` command."""
-    app()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    _quiet_jax()
+    _use_compilation_cache()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _leave_at_once(INTERRUPTED)
+        raise
+    sys.exit()
 
 
 @app.callback(invoke_without_command=True)
@@ -68,37 +84,50 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        out.print(f"jaxplain {jaxplain.__version__} (jax {jax.__version__})")
+        typer.echo(f"jaxplain {jaxplain.__version__} (jax {jax.__version__})")
         raise typer.Exit
 
 
 @app.command(
-    epilog="Examples: [bold]jaxplain explain cat.png[/] · "
-    '[bold]jaxplain explain *.jpg --target "tabby" --method igos --size 14[/] · '
-    "[bold]jaxplain explain cat.png --preset paper --seed 1 --out slow[/]"
+    epilog="Examples:\n\n"
+    "[bold]jaxplain explain cat.png[/]\n\n"
+    "[bold]jaxplain explain photos/*.jpg --target tabby --method igos --size 14[/]\n\n"
+    "[bold]jaxplain explain cat.png --preset paper --seed 1 --out slow[/]\n\n"
+    "[bold]jaxplain explain cat.png --model resnet50 --weights resnet50-0676ba61.pth[/]"
 )
 def explain(
     images: Images,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "igos++",
+    method: Method = "igos++",
     model: Model = "efficientnet-lite0",
     weights: Weights = None,
     target: Annotated[
-        str | None, typer.Option(help="Class index or name; each photo's top prediction when left out.")
+        str | None,
+        typer.Option(metavar="CLASS", help="Class index or name; left out: each photo's top prediction."),
     ] = None,
-    size: Annotated[int, typer.Option(help="Rows and columns of the mask.", min=1)] = 28,
-    baseline: Annotated[str, typer.Option(help=f"What hides a pixel: {', '.join(BASELINES)}.")] = "blur",
-    seed: Annotated[int, typer.Option(help="Of all randomness.", min=0)] = 0,
-    preset: Annotated[str, typer.Option(help=f"Settings: {', '.join(PRESETS['igos++'])}.")] = "default",
-    steps: Annotated[int | None, typer.Option(help="Nodes along the integration path.", min=1)] = None,
-    iterations: Annotated[int | None, typer.Option(help="Optimisation steps.", min=1)] = None,
+    size: Annotated[int, typer.Option(metavar="N", help="Rows and columns of the mask.")] = 28,
+    baseline: Annotated[
+        str, typer.Option(metavar="NAME", help=f"What hides a pixel: {', '.join(BASELINES)}.")
+    ] = "blur",
+    seed: Annotated[int, typer.Option(metavar="N", help="Of all randomness.")] = 0,
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help=f"Settings: {', '.join(PRESETS['igos++'])}.")
+    ] = "default",
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Nodes along the integration path; left out: the preset's."),
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(metavar="N", help="Optimisation steps; left out: the preset's.")
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per model call; chosen by platform when left out.", min=1)
+        int | None, typer.Option(metavar="N", help="Images per model call; left out: by platform.")
     ] = None,
-    out_dir: Annotated[
-        Path, typer.Option("--out", help="Folder for the results, one sub-folder a photo.")
-    ] = Path("jaxplain-out"),
+    out_dir: Out = RESULTS,
 ) -> None:
-    """Explain photos: heatmap, overlay, deletion and insertion curves, and a record of how they were made."""
+    """Explain photos: heatmap, overlay, deletion and insertion curves, and a record of how they were made.
+
+    A photo that fails does not stop the others; the exit status is then 1.
+    """
     given = {
         "size": size,
         "preset": preset,
@@ -108,12 +137,11 @@ def explain(
     }
     options = {name: value for name, value in given.items() if value is not None}
     with _clear_errors():
-        job = Job(method=method, options=options, baseline=baseline, seed=seed)
-        check_writable(out_dir)
+        job = Job(method, options, baseline=baseline, seed=seed)
         classifier = zoo.load(model, weights=weights)
-        job = _aimed(job, target, classifier)
-        _check_size(job, classifier)
-    _run(job, classifier, images, out_dir)
+        if target is not None:
+            job = replace(job, target=zoo.find_class(target, classifier.labels))
+        _explain_all(job, classifier, images, out_dir)
 
 
 @app.command(epilog="Example: [bold]jaxplain predict cat.png dog.jpg --top 3[/]")
@@ -121,39 +149,31 @@ def predict(
     images: Images,
     model: Model = "efficientnet-lite0",
     weights: Weights = None,
-    top: Annotated[int, typer.Option(help="Classes to show for each photo.", min=1)] = 5,
+    top: Annotated[int, typer.Option(metavar="N", help="Classes to show for each photo.", min=1)] = 5,
 ) -> None:
     """Show the most probable classes of photos."""
     with _clear_errors():
         classifier = zoo.load(model, weights=weights)
-    _use_compilation_cache()
-    probabilities = jax.jit(lambda model, image: jax.nn.softmax(model(image[None])[0]))
-    table = Table("image", "class", "index", "probability")
-    failures: list[Failure] = []
-    for path in images:
-        try:
-            values = np.asarray(probabilities(classifier, classifier.preprocess(load_image(path))))
-        except ImageError as error:
-            failures.append(Failure(path, str(error)))
-            continue
-        for rank, index in enumerate(np.argsort(-values)[:top]):
-            name = escape(path.name) if rank == 0 else ""
-            table.add_row(name, classifier.labels[index], str(index), f"{values[index]:.4f}")
-    _finish(table, failures, done=len(images) - len(failures))
+        paths = distinct(images)
+        names = _display_names(paths)
+
+        def rows(program: Callable[..., Any], photo: Photo) -> Iterator[tuple[str, ...]]:
+            values = np.asarray(program(classifier, classifier.preprocess(photo.rgb)))
+            for rank, index in enumerate(np.argsort(-values)[:top]):
+                name = names[photo.path] if rank == 0 else ""
+                yield name, classifier.labels[index], str(index), f"{values[index]:.4f}"
+
+        tally = for_each(paths, partial(_compile_probabilities, classifier), rows)
+    _finish(tally, _table("image", "class", ">index", ">p"))
 
 
 @app.command(epilog="Example: [bold]jaxplain demo --out somewhere[/]")
-def demo(
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "igos++",
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("jaxplain-out"),
-) -> None:
+def demo(method: Method = "igos++", out_dir: Out = RESULTS) -> None:
     """Explain a photo of a cat that ships with scikit-image: the whole job, in about a minute."""
     with _clear_errors():
-        job = Job(method=method)
-        check_writable(out_dir)
+        job = Job(method)
         classifier = zoo.load("efficientnet-lite0")
-        photo = _demo_photo()
-    _run(job, classifier, [photo], out_dir)
+        _explain_all(job, classifier, [_demo_photo()], out_dir)
 
 
 def _demo_photo() -> Path:
@@ -165,116 +185,136 @@ def _demo_photo() -> Path:
     raise FileNotFoundError('the demo photo is not installed: pip install "jaxplain[demo]"')
 
 
-def _aimed(job: Job, target: str | None, classifier: Classifier) -> Job:
-    if target is None:
-        return job
-    index = zoo.find_class(target, classifier.labels)
-    check_target(index, len(classifier.labels))
-    return Job(job.method, job.options, index, job.baseline, job.kind, job.seed, job.curve_steps)
+def _compile_probabilities(classifier: Classifier) -> Callable[..., Any]:
+    image = jax.ShapeDtypeStruct((*classifier.spec.size, 3), np.float32)
+    probabilities = jax.jit(lambda model, image: jax.nn.softmax(model(image[None])[0]))
+    return probabilities.lower(classifier, image).compile()
 
 
-def _check_size(job: Job, classifier: Classifier) -> None:
-    side = job.options.get("size", 1)
-    if side > min(classifier.spec.size):
-        raise ValueError(f"size {side} is finer than the input of {classifier.name}, {classifier.spec.size}.")
+def _explain_all(job: Job, classifier: Classifier, images: list[Path], out_dir: Path) -> None:
+    """Explain all photos through one compiled program, show a table, leave with the right exit status."""
+    check_fits(job, classifier)
+    check_writable(out_dir)
+    paths = distinct(images)
+    names, shelf = _display_names(paths), Shelf(out_dir, paths)
+    remarks: list[str] = []
+
+    def rows(program: Program, photo: Photo) -> Iterator[tuple[str, ...]]:
+        found = interruptible(partial(explain_photo, program, photo.rgb))
+        save(shelf.folder(photo), program, photo, found)
+        if found.status is not Status.OK:
+            remarks.append(f"{photo.path}: {found.status.message}")
+        yield _row(names[photo.path], found)
+
+    tally = for_each(paths, partial(compile_job, job, classifier), rows)
+    _finish(tally, _results_table(tally.program, out_dir), remarks)
 
 
-def _run(job: Job, classifier: Classifier, images: list[Path], out_dir: Path) -> None:
-    """Explain all photos through one compiled program; a photo that fails does not stop the others."""
-    _use_compilation_cache()
-    table = Table("image", "class", "probability", "deletion ↓", "insertion ↑", "seconds", "status")
-    failures: list[Failure] = []
-    program: Program | None = None
-    folders = _folder_names(images)
-    with _progress() as progress:
-        task = progress.add_task("reading", total=len(images))
-        for path in images:
-            try:
-                rgb = load_image(path)
-                if program is None:
-                    progress.update(task, description="compiling")
-                    program = compile_job(job, classifier)
-                progress.update(task, description=escape(path.name))
-                found = explain_photo(job, classifier, program, rgb)
-                save(out_dir / folders[path], job, classifier, program, path, found)
-            except (ImageError, OutputError) as error:
-                failures.append(Failure(path, str(error)))
-            else:
-                table.add_row(*_row(path, found))
-                _warn(path, found)
-            progress.advance(task)
-    done = len(images) - len(failures)
-    if done and program is not None:
-        table.caption = f"compiled in {program.compile_seconds:.1f} s · results in {escape(str(out_dir))}"
-    _finish(table, failures, done)
+# ---------------------------------------------------------------------------------------------------------
+# The end of a run
 
 
-def _folder_names(images: list[Path]) -> dict[Path, str]:
-    """A folder name for each photo: its stem, or its whole name, or a numbered one where stems repeat."""
-    stems = Counter(path.stem for path in dict.fromkeys(images))
-    names: dict[Path, str] = {}
-    for path in dict.fromkeys(images):
-        name = path.stem if stems[path.stem] == 1 else path.name
-        number = 2
-        while name in names.values():
-            name, number = f"{path.name}-{number}", number + 1
-        names[path] = name
-    return names
-
-
-def _row(path: Path, found: Explanation) -> tuple[str, ...]:
+def _row(name: str, found: Explanation) -> tuple[str, ...]:
     curves = found.outcome.curves
-    return (
-        escape(path.name),
-        escape(found.label),
-        f"{float(found.outcome.probability):.3f}",
-        f"{float(curves.deletion_area):.3f}",
-        f"{float(curves.insertion_area):.3f}",
-        f"{found.seconds:.1f}",
-        found.status.name.lower().replace("_", " "),
-    )
+    numbers = (found.outcome.probability, curves.deletion_area, curves.insertion_area)
+    return name, found.label, *(f"{float(n):.3f}" for n in numbers), f"{found.seconds:.1f}"
 
 
-def _warn(path: Path, found: Explanation) -> None:
-    if found.status is not Status.OK:
-        err.print(f"[yellow]warning[/] {escape(path.name)}: {found.status.message}")
+def _results_table(program: Program | None, out_dir: Path) -> Table:
+    table = _table("image", "class", ">p", ">deletion", ">insertion", ">seconds")
+    if program is not None:
+        table.caption = screen.printable(
+            f"Low deletion and high insertion are good. Compiled in {program.compile_seconds:.1f} s "
+            f"for {jax.default_backend()}. Results in {out_dir}"
+        )
+    return table
 
 
-def _finish(table: Table, failures: list[Failure], done: int) -> None:
-    """Print what came out and what failed; exit with status 1 if anything did."""
-    if done:
-        out.print(table)
-    for failure in failures:
-        err.print(f"[red]failed[/] {escape(failure.reason)}")
-    if failures:
-        err.print(f"{len(failures)} of {len(failures) + done} photos failed.")
-        raise typer.Exit(1)
+def _table(*headers: str) -> Table:
+    """A table that folds names where the screen is narrow and never numbers, whose headers start with ">"."""
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left")
+    for header in headers:
+        number = header.startswith(">")
+        table.add_column(
+            header.lstrip(">"), justify="right" if number else "left", no_wrap=number, overflow="fold"
+        )
+    return table
 
 
-def _progress() -> Progress:
-    """A bar on standard error, gone when done; nothing where nobody watches."""
-    columns: tuple[Any, ...] = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+def _finish(tally: Tally, table: Table, remarks: Sequence[str] = ()) -> None:
+    """Show what came out and what failed; the exit status says whether all is well."""
+    for row in tally.rows:
+        table.add_row(*map(screen.printable, row))
+    if tally.rows:
+        screen.show(table)
+    for remark in remarks:
+        screen.say(remark, "warning", "yellow")
+    for failure in tally.failures:
+        screen.say(failure, "failed", "red")
+    if tally.failures:
+        screen.say(f"{len(tally.failures)} of {tally.total} photos failed.")
+    if tally.interrupted:
+        screen.say(f"{tally.done} of {tally.total} photos were done.", "interrupted", "yellow")
+        raise typer.Exit(INTERRUPTED)
+    if tally.failures:
+        raise typer.Exit(FAILED)
+
+
+def _display_names(paths: list[Path]) -> dict[Path, str]:
+    """File names, and whole paths where a name comes twice."""
+    counts = Counter(path.name for path in paths)
+    return {path: path.name if counts[path.name] == 1 else str(path) for path in paths}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Errors and the process
 
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Wrong options and missing files end the command with one plain sentence and status 2."""
+    """A command that cannot run ends with one plain sentence and its own exit status."""
     try:
         yield
-    except (ValueError, TypeError, OSError, WeightsError) as error:
-        err.print(f"[red]error[/] {escape(str(error))}")
-        raise typer.Exit(2) from None
+    except (ValueError, TypeError, OSError) as error:  # what jaxplain refuses says so in plain words
+        _refuse(error, str(error))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        _refuse(error, told(error))
+
+
+def _refuse(error: Exception, text: str) -> NoReturn:
+    if os.environ.get(DEBUG):
+        raise error
+    screen.say(text, "error", "red")
+    raise typer.Exit(WRONG) from None
+
+
+def _leave_at_once(status: int) -> NoReturn:
+    """End the process although a thread still computes; Python's own way out would wait for it or abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _quiet_jax() -> None:
+    """JAX's warnings are for programmers, who get them by JAX_LOGGING_LEVEL and `python -W`."""
+    if "JAX_LOGGING_LEVEL" not in os.environ:
+        logging.getLogger("jax").setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"jax\b")
 
 
 def _use_compilation_cache() -> None:
-    """Keep compiled programs between runs, where JAX's own setting does not say where already."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(base) / "jaxplain" / "jax"))
+    """Keep compiled programs between runs, in JAX's own setting or ours; without one where it cannot be."""
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen == "" or "://" in (chosen or ""):
+        return
+    try:
+        folder = check_writable(chosen or _cache_home() / "jaxplain" / "jax")
+    except (OutputError, RuntimeError):  # RuntimeError: no home
+        jax.config.update("jax_compilation_cache_dir", None)
+    else:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -1,14 +1,14 @@
-"""The main job: from a photo file to a folder with its heatmap, its curves and a record of how it was made.
+"""The main job: one compiled program for a run, and every photo of the run through it.
 
-This is the rim: it reads and writes files and times compilation. The explanation itself is a pure function of
-a score (`jaxplain.masks`, `jaxplain.metrics`).
+This is the rim: it reads files and times compilation. The explanation itself is a pure function of a score
+(`jaxplain.masks`, `jaxplain.metrics`); `jaxplain.results` writes what comes out.
 """
 
-import json
+import hashlib
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,22 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-import jaxplain
-from jaxplain import render
-from jaxplain.checks import check_choice
-from jaxplain.files import staged_folder
+from jaxplain import scores
+from jaxplain.checks import check_choice, check_positive_int
+from jaxplain.images import load_image
 from jaxplain.masks import METHODS, Heatmap, Status, parameters
 from jaxplain.metrics import Curves, insertion_deletion
 from jaxplain.perturb import BASELINES, baseline
-from jaxplain.scores import KINDS, class_score, top_class
+from jaxplain.scores import KINDS, check_target, class_score, top_class
 from jaxplain.zoo import Classifier
 
-RECORD = "result.json"  # the file that marks a folder as a result
+SEEDS = 2**32  # JAX drops higher bits without a word, so that 2**32 would be seed 0 again
+_TOP = -1  # stands for "the top prediction" inside the compiled program
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to do with every photo of a run."""
+    """What to do with every photo of a run.
+
+    Raises:
+      ValueError, TypeError: an unknown name (says which come nearest) or a number that cannot be.
+    """
 
     method: str = "igos++"
     options: Mapping[str, Any] = field(default_factory=dict)  # of the method, but `key`
@@ -47,7 +51,27 @@ class Job:
         check_choice(self.method, METHODS, "method")
         check_choice(self.baseline, BASELINES, "baseline")
         check_choice(self.kind, KINDS, "score kind")
-        parameters(self.method, self.options)
+        check_positive_int(self.curve_steps, "curve_steps")
+        if not 0 <= self.seed < SEEDS:
+            raise ValueError(f"seed must be in 0..{SEEDS - 1}, got {self.seed}.")
+        chosen = self.parameters
+        for name in ("iterations", "steps", "batch_size"):
+            check_positive_int(chosen[name], name)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Every parameter of the method: the preset's, the given ones, and what the platform decides."""
+        chosen = parameters(self.method, self.options)
+        given = chosen.get("batch_size")
+        return chosen | {"batch_size": scores.default_batch_size() if given is None else given}
+
+
+class Photo(NamedTuple):
+    """A photo as read from its file."""
+
+    path: Path
+    rgb: np.ndarray  # uint8 [H, W, 3], any size
+    sha256: str  # of the file
 
 
 class Outcome(NamedTuple):
@@ -60,19 +84,21 @@ class Outcome(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The job compiled for one classifier; every photo of a run goes through it."""
+    """A job compiled for a classifier; every photo of a run goes through it."""
 
+    job: Job
+    classifier: Classifier
     run: Callable[..., Outcome]
     compile_seconds: float
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(NamedTuple):
     """One explained photo."""
 
-    photo: np.ndarray  # uint8 [H, W, 3], what the model saw
+    seen: np.ndarray  # uint8 [H, W, 3], what the model saw of it
     label: str
     outcome: Outcome  # of NumPy arrays
+    key: tuple[int, ...]  # data of the photo's random key
     seconds: float  # of the compiled run
 
     @property
@@ -81,26 +107,60 @@ class Explanation:
         return Status(int(self.outcome.heatmap.status))
 
 
+def read_photo(path: Path) -> Photo:
+    """Read a photo and take the digest that tells it from others of its name.
+
+    Raises:
+      ImageError: the file cannot be used as a photo.
+    """
+    rgb = load_image(path)
+    with open(path, "rb") as file:
+        return Photo(path, rgb, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def check_fits(job: Job, classifier: Classifier) -> None:
+    """Refuse a job that a classifier cannot do, before minutes are spent on it.
+
+    Raises:
+      ValueError: the target is no class of it, or the mask is finer than its input.
+    """
+    if job.target is not None:
+        check_target(job.target, len(classifier.labels))
+    size, finest = job.parameters["size"], classifier.spec.size
+    if size[0] > finest[0] or size[1] > finest[1]:
+        raise ValueError(
+            f"size {_by(size)} is finer than the input of {classifier.name}, {_by(finest)} pixels."
+        )
+
+
+def _by(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
 def compile_job(job: Job, classifier: Classifier) -> Program:
-    """Compile a job for a classifier: one program for all photos and targets."""
-    shape = jax.ShapeDtypeStruct((*classifier.spec.size, 3), jnp.float32)
+    """Compile a job for a classifier: one program for all photos and targets.
+
+    Raises:
+      ValueError: the job does not fit the classifier; see `check_fits`.
+    """
+    check_fits(job, classifier)
+    image = jax.ShapeDtypeStruct((*classifier.spec.size, 3), jnp.float32)
     target = jax.ShapeDtypeStruct((), jnp.int32)
     start = time.perf_counter()
-    traced = jax.jit(partial(_explain, job)).lower(classifier, shape, shape, target, jax.random.key(0))
+    traced = jax.jit(partial(_explain, job)).lower(classifier, image, image, target, jax.random.key(0))
     run = traced.compile()
-    return Program(run, time.perf_counter() - start)
+    return Program(job, classifier, run, time.perf_counter() - start)
 
 
 def _explain(
     job: Job, classifier: Classifier, image: Array, background: Array, target: Array, key: Array
 ) -> Outcome:
-    target = jnp.where(target < 0, top_class(classifier, image), target)
+    target = jnp.where(target == _TOP, top_class(classifier, image), target)
     score = class_score(classifier, target, job.kind)  # type: ignore[arg-type]
     heatmap = METHODS[job.method](score, image, background, key=key, **job.options)
     # Measured on the probability, whatever was optimised, and at the mask's own resolution.
-    probability = class_score(classifier, target)
     curves = insertion_deletion(
-        probability,
+        class_score(classifier, target),
         image,
         background,
         1.0 - heatmap.mask,
@@ -110,117 +170,25 @@ def _explain(
     return Outcome(target, curves.deletion[0], heatmap, curves)
 
 
-def explain_photo(job: Job, classifier: Classifier, program: Program, rgb: np.ndarray) -> Explanation:
+def explain_photo(program: Program, rgb: np.ndarray) -> Explanation:
     """Explain one photo, uint8 [H, W, 3] of any size.
 
     Its key comes from the seed and its pixels, so a result depends on neither order nor file name.
     """
-    photo = classifier.crop_and_resize(rgb)
-    image = classifier.normalize(photo)
-    key = jax.random.fold_in(jax.random.key(job.seed), zlib.crc32(photo.tobytes()))
+    job, classifier = program.job, program.classifier
+    seen = classifier.crop_and_resize(rgb)
+    image = classifier.normalize(seen)
+    key = jax.random.fold_in(jax.random.key(job.seed), zlib.crc32(seen.tobytes()))
     baseline_key, mask_key = jax.random.split(key)
     background = baseline(job.baseline, image, normalize=classifier.normalize, key=baseline_key)
-    target = jnp.int32(-1 if job.target is None else job.target)
+    target = jnp.int32(_TOP if job.target is None else job.target)
     start = time.perf_counter()
     outcome = jax.block_until_ready(program.run(classifier, image, background, target, mask_key))
     seconds = time.perf_counter() - start
     return Explanation(
-        photo, classifier.labels[int(outcome.target)], jax.tree_util.tree_map(np.asarray, outcome), seconds
+        seen=seen,
+        label=classifier.labels[int(outcome.target)],
+        outcome=jax.tree_util.tree_map(np.asarray, outcome),
+        key=tuple(map(int, jax.random.key_data(key))),
+        seconds=seconds,
     )
-
-
-def save(
-    folder: Path, job: Job, classifier: Classifier, program: Program, source: Path, found: Explanation
-) -> None:
-    """Write one explanation into a folder, whole or not at all.
-
-    panel.png, overlay.png, heatmap.png, photo.png; saliency.npy [H, W] and mask.npy [h, w] (float32, raw
-    values); result.json.
-
-    Raises:
-      OutputError: the folder cannot be written, or holds something that is no older result.
-    """
-    heatmap = found.outcome.heatmap
-    with staged_folder(folder, marker=RECORD) as staging:
-        np.save(staging / "saliency.npy", heatmap.saliency)
-        np.save(staging / "mask.npy", heatmap.mask)
-        for name, picture in _pictures(job, found).items():
-            (staging / name).write_bytes(render.to_png(picture))
-        record = _record(job, classifier, program, source, found)
-        (staging / RECORD).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-
-
-def _pictures(job: Job, found: Explanation) -> dict[str, Any]:
-    heatmap, curves = found.outcome.heatmap, found.outcome.curves
-    return {
-        "photo.png": found.photo,
-        "heatmap.png": render.heatmap(heatmap.saliency, found.photo.shape[:2]),
-        "overlay.png": render.overlay(found.photo, heatmap.saliency),
-        "panel.png": render.panel(
-            found.photo,
-            heatmap.saliency,
-            render.Curve(curves.fraction, curves.deletion, float(curves.deletion_area)),
-            render.Curve(curves.fraction, curves.insertion, float(curves.insertion_area)),
-            label=found.label,
-            probability=float(found.outcome.probability),
-            method=DISPLAY_NAMES.get(job.method, job.method),
-        ),
-    }
-
-
-DISPLAY_NAMES = {"igos": "I-GOS", "igos+": "iGOS+", "igos++": "iGOS++"}
-
-
-def _record(
-    job: Job, classifier: Classifier, program: Program, source: Path, found: Explanation
-) -> dict[str, Any]:
-    heatmap, curves = found.outcome.heatmap, found.outcome.curves
-    return {
-        "jaxplain": jaxplain.__version__,
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "image": source.name,
-        "method": job.method,
-        "parameters": _plain(parameters(job.method, job.options)),
-        "model": classifier.name,
-        "input_size": list(classifier.spec.size),
-        "target": {"index": int(found.outcome.target), "label": found.label},
-        "score": job.kind,
-        "baseline": job.baseline,
-        "seed": job.seed,
-        "status": found.status.name.lower(),
-        "probability": _number(found.outcome.probability),
-        "image_score": _number(heatmap.image_score),
-        "baseline_score": _number(heatmap.baseline_score),
-        "loss": _number(heatmap.loss),
-        "deletion_area": _number(curves.deletion_area),
-        "insertion_area": _number(curves.insertion_area),
-        "curves": {
-            name: [_number(value) for value in getattr(curves, name)]
-            for name in ("fraction", "deletion", "insertion")
-        }
-        | {"steps": job.curve_steps, "baseline": job.baseline, "score": "probability"},
-        "history": {name: [_number(v) for v in row] for name, row in heatmap.history._asdict().items()},
-        "model_evaluations": int(heatmap.evaluations),
-        "seconds": {"compile": round(program.compile_seconds, 3), "run": round(found.seconds, 3)},
-    }
-
-
-def _number(value: Any) -> float | None:
-    """A float for JSON, which has no NaN."""
-    number = float(value)
-    return round(number, 7) if np.isfinite(number) else None
-
-
-def _plain(value: Any) -> Any:
-    """Parameters as JSON can hold them."""
-    if is_dataclass(value) and not isinstance(value, type):
-        numbers = {part.name: _plain(getattr(value, part.name)) for part in fields(value)}
-        return {"name": type(value).__name__, **numbers}
-    if isinstance(value, Mapping):
-        return {str(name): _plain(part) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    return _number(value) if np.ndim(value) == 0 and not callable(value) else repr(value)

@@ -1,0 +1,103 @@
+"""A run over many photos: each that can be read is worked on, and none that fails stops the others."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+from jaxplain import screen
+from jaxplain.explain import Photo, read_photo
+from jaxplain.files import OutputError
+from jaxplain.images import ImageError
+
+DEBUG = "JAXPLAIN_DEBUG"  # environment variable: unexpected errors show their traceback
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Tally:
+    """What came of the photos of a run."""
+
+    total: int
+    program: Any = None  # what was compiled for them; None if none could be read
+    done: int = 0
+    rows: list[tuple[str, ...]] = field(default_factory=list)  # of the final table
+    failures: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    @contextmanager
+    def noting_failure(self, path: Path) -> Iterator[None]:
+        """A photo that fails does not stop the others."""
+        try:
+            yield
+        except (ImageError, OutputError) as error:
+            self.failures.append(str(error))
+        except Exception as error:
+            if os.environ.get(DEBUG):
+                raise
+            self.failures.append(f"{path}: unexpected {told(error)} ({DEBUG}=1 shows where)")
+
+
+def for_each(
+    paths: list[Path],
+    prepare: Callable[[], Any],
+    rows: Callable[[Any, Photo], Iterable[tuple[str, ...]]],
+) -> Tally:
+    """Table rows from each photo that can be read and a program, which is prepared at the first of them."""
+    tally = Tally(len(paths))
+    try:
+        with screen.Bar(len(paths)) as bar:
+            for photo in _readable(paths, bar, tally):
+                if tally.program is None:
+                    bar.tell("compiling")
+                    tally.program = interruptible(prepare)
+                bar.tell(photo.path.name)
+                with tally.noting_failure(photo.path):
+                    tally.rows += list(rows(tally.program, photo))
+                    tally.done += 1
+    except KeyboardInterrupt:
+        tally.interrupted = True
+    return tally
+
+
+def _readable(paths: list[Path], bar: screen.Bar, tally: Tally) -> Iterator[Photo]:
+    for path in paths:
+        photo = None
+        with tally.noting_failure(path):
+            photo = read_photo(path)
+        if photo is not None:
+            yield photo
+        bar.advance()
+
+
+def interruptible(work: Callable[[], Result]) -> Result:
+    """Wait for work in another thread: compiled code would keep Ctrl-C waiting until it returns."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future.result()
+
+
+def distinct(images: list[Path]) -> list[Path]:
+    """Each file once, however its path is written."""
+    first: dict[str, Path] = {}
+    for path in images:
+        first.setdefault(os.path.abspath(path), path)
+    return list(first.values())
+
+
+def told(error: Exception) -> str:
+    """Kind and first line of an error, whose other lines are for programmers."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,95 @@
+"""What the command line shows: messages and a progress bar on standard error, tables on standard output."""
+
+import os
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+_FILE_WIDTH = 200  # of a table in a file or a pipe, where nothing needs to be folded
+_NAME_WIDTH = 28  # of a file name beside the bar
+_SPEED_PERIOD = 3600.0  # seconds of history behind the remaining time; one photo may take minutes
+
+
+def say(text: str, label: str = "", style: str = "") -> None:
+    """Print a message on standard error, in full lines where nobody watches."""
+    err = _errors()
+    err.print(*[Text(label, style)] if label else [], printable(text), soft_wrap=not err.is_terminal)
+
+
+def show(table: Table) -> None:
+    """Print a table on standard output: as wide as the terminal, or unfolded into a file or a pipe."""
+    out = Console(highlight=False)
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = _FILE_WIDTH
+    out.print(table)
+
+
+def _errors() -> Console:
+    return Console(highlight=False, stderr=True)
+
+
+def printable(text: str) -> Text:
+    """Text that no terminal takes for a command: control characters and undecodable bytes are escaped."""
+    return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
+
+
+def shortened(name: str, width: int = _NAME_WIDTH) -> str:
+    """A name of at most `width` characters; a longer one loses its middle."""
+    if len(name) <= width:
+        return name
+    tail = (width - 3) // 2
+    return f"{name[: width - 3 - tail]}...{name[-tail:]}"
+
+
+class Bar:
+    """Where a run stands: a bar on a terminal, gone when done; one line a step in a log."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        console = _errors()
+        self._in_log = not console.is_terminal
+        self._bar = Progress(
+            SpinnerColumn("line"),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            speed_estimate_period=_SPEED_PERIOD,
+            disable=self._in_log,
+        )
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def tell(self, doing: str) -> None:
+        """Say what is being done for the current photo."""
+        self._bar.update(self._task, description=shortened(printable(doing).plain), refresh=True)
+        if self._in_log:
+            say(f"[{self._done + 1}/{self._total}] {doing}")
+
+    def advance(self) -> None:
+        """One photo is through."""
+        self._done += 1
+        self._bar.advance(self._task)

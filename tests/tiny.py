@@ -1,0 +1,100 @@
+"""A classifier of 48 weights a class that compiles in seconds, photos for it, and programs compiled once."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+from flax import nnx
+from PIL import Image
+from safetensors.numpy import save_file
+
+from jaxplain.explain import Job, compile_job
+from jaxplain.zoo import Classifier, InputSpec, ModelEntry, imagenet_labels
+from jaxplain.zoo.layers import Linear, Slot, load_slots
+
+SIDE, CELLS, CLASSES = 32, 4, 1000
+LABELS = imagenet_labels()
+QUICK = {"size": 4, "preset": "default", "steps": 1, "iterations": 1}  # in the order of the CLI
+
+
+class Tiny(Classifier):
+    """Logits linear in the mean colours of 4 x 4 cells. `calls` counts how often it was traced or run."""
+
+    calls = 0
+
+    def __init__(self, name, labels, *, rngs):
+        self.name, self.labels = name, labels
+        self.spec = InputSpec((SIDE, SIDE), mean=(127.5,) * 3, scale=(64.0,) * 3, crop=1.0)
+        self.classify = Linear(CELLS * CELLS * 3, len(labels), rngs=rngs)
+
+    def feature_maps(self, images):
+        Tiny.calls += 1
+        cell = SIDE // CELLS
+        return images.reshape(len(images), CELLS, cell, CELLS, cell, 3).mean((2, 4))
+
+    def pool(self, maps):
+        return maps.reshape(len(maps), -1)
+
+    def head(self, features):
+        return self.classify(features)
+
+    def load_state_dict(self, state, *, source="the state dict"):
+        load_slots([Slot(self.classify, "classify")], state, epsilon=0.0, source=source)
+
+
+ENTRY = ModelEntry(Tiny, "a toy", "a file of 48,000 numbers", "tiny_weights")
+
+
+def weights():
+    """A planted network: every class looks at its own random pattern."""
+    pattern = np.random.default_rng(0).standard_normal((CLASSES, CELLS * CELLS * 3)).astype(np.float32)
+    return {"classify.weight": pattern, "classify.bias": np.zeros(CLASSES, np.float32)}
+
+
+def tiny_model(state=None):
+    model = Tiny("tiny", LABELS, rngs=nnx.Rngs(0))
+    model.load_state_dict(weights() if state is None else state)
+    return model
+
+
+def write_package(folder, state=None):
+    """A package in `folder` that ships the weights, as those of the demo extra do."""
+    models = folder / "tiny_weights" / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    save_file(weights() if state is None else state, models / "tiny.pth")
+
+
+def photo(seed=0, height=40, width=48):
+    """Random coloured blocks: uint8 [height, width, 3]."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
+    return np.asarray(Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST))
+
+
+def write_photo(path, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(photo(seed)).save(path)
+    return path
+
+
+_programs = {}
+
+
+def compiled(job, classifier):
+    """`compile_job`, but once for all tests: neither seed, target nor weights are part of a program."""
+    key = repr(replace(job, seed=0, target=None))
+    if key not in _programs:
+        _programs[key] = compile_job(job, classifier)
+    return _programs[key]._replace(job=job, classifier=classifier)
+
+
+def quick_job(**changes):
+    return Job(**{"options": QUICK} | changes)
+
+
+def arrays(tree):
+    return [np.asarray(leaf) for leaf in jax.tree_util.tree_leaves(tree)]
+
+
+def assert_bit_equal(tree, other):
+    for one, two in zip(arrays(tree), arrays(other), strict=True):
+        np.testing.assert_array_equal(one, two)
