@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxplain.checks import check_choice, check_image
+from jaxplain.checks import check_choice, check_image, check_positive_int
 
 BASELINES = ("blur", "black", "white", "mean", "zero", "noise")
 
@@ -52,14 +52,16 @@ def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None =
     normalisation, so it is done in model space; the published program rounds to 8 bits between the two.
 
     Raises:
-      ValueError: the image is not [H, W, C], or the kernel is not odd.
+      ValueError: the image is not [H, W, C], the kernel is not odd, or sigma not above 0.
     """
     check_image(image)
     longer = max(image.shape[0], image.shape[1])
-    taps = kernel or (51 if longer < 500 else 151 if longer < 800 else 201)
-    if taps % 2 == 0:
-        raise ValueError(f"the blur kernel must be odd, got {taps}.")
-    width = float(taps - 1 if sigma is None else sigma)
+    taps = (51 if longer < 500 else 151 if longer < 800 else 201) if kernel is None else kernel
+    if check_positive_int(taps, "blur kernel") % 2 == 0:
+        raise ValueError(f"blur kernel must be odd, got {taps}.")
+    width = float(max(1, taps - 1) if sigma is None else sigma)
+    if not width > 0:
+        raise ValueError(f"blur sigma must be above 0, got {sigma}.")
     rows, cols = (_blur_matrix(size, taps, width) for size in image.shape[:2])
     return jnp.einsum("hi,ijc,wj->hwc", rows, image, cols, precision=jax.lax.Precision.HIGHEST)
 
@@ -92,7 +94,8 @@ def constant_baseline(image: Array, value: float | Array = 0.0) -> Array:
 def noise_baseline(image: Array, key: Array, low: float | Array = 0.0, high: float | Array = 1.0) -> Array:
     """Uniform random pixels between `low` and `high` (numbers or [C], in model space). Consumes the key."""
     check_image(image)
-    return low + (jnp.asarray(high) - low) * jax.random.uniform(key, image.shape, image.dtype)
+    low, high = (jnp.broadcast_to(jnp.asarray(bound, image.dtype), image.shape) for bound in (low, high))
+    return low + (high - low) * jax.random.uniform(key, image.shape, image.dtype)
 
 
 def baseline(

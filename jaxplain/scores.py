@@ -15,10 +15,11 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_batching import custom_vmap
 
-from jaxplain.checks import check_choice
+from jaxplain.checks import check_choice, check_positive_int
 
 PyTree = Any
 ScoreKind = Literal["probability", "logit", "log_probability", "margin"]
@@ -84,8 +85,8 @@ def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "
       (4,)
     """
     check_choice(kind, KINDS, "score kind")
-    index = jnp.asarray(target)
-    if index.ndim or not jnp.issubdtype(index.dtype, jnp.integer):
+    index = jnp.asarray(target) if isinstance(target, int | np.number | np.ndarray | Array) else None
+    if index is None or index.ndim or not jnp.issubdtype(index.dtype, jnp.integer):
         raise TypeError(f"target must be one class index (an int), got {target!r}.")
     labels = getattr(classifier, "labels", None)
     if labels is not None and not isinstance(index, jax.core.Tracer):
@@ -110,7 +111,7 @@ def _scored(logits: Array, target: Array, kind: str) -> Array:
     if kind == "log_probability":
         return jax.nn.log_softmax(logits)
     if kind == "margin":
-        others = jnp.where(jnp.arange(logits.shape[1]) == target, -jnp.inf, logits)
+        others = jnp.where((jnp.arange(logits.shape[1]) == target)[None], -jnp.inf, logits)
         return logits - jnp.max(others, axis=1, keepdims=True)
     return logits
 
@@ -261,7 +262,8 @@ def _funnel(
     differentiate: bool,
 ) -> Evaluated:
     leaves, treedef = jax.tree_util.tree_flatten(as_pytree(score))
-    plan = _Plan(treedef, render, batch_size or default_batch_size(), differentiate)
+    size = default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
+    plan = _Plan(treedef, render, size, differentiate, groups=1)
     grouped = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf)[None], (params, context))
     work = _Work(
         shared=dict(enumerate(leaves)),
@@ -283,6 +285,7 @@ class _Plan(NamedTuple):
     render: Render
     batch_size: int
     differentiate: bool
+    groups: int  # G
 
 
 class _Work(NamedTuple):
@@ -308,18 +311,13 @@ def _run(plan: _Plan, work: _Work) -> tuple[Array, PyTree]:
     @run.def_vmap
     def rule(axis_size: int, in_batched: Any, work: _Work) -> tuple[Any, Any]:
         (mapped,) = in_batched
-        groups, count = _groups(work, mapped), work.weights.shape[-1]
-        values, grads = _run(plan, _flattened(work, mapped, axis_size, groups))
-        values = values.reshape(axis_size, count)
-        grads = jax.tree_util.tree_map(lambda g: g.reshape(axis_size, groups, *g.shape[1:]), grads)
+        wider = plan._replace(groups=axis_size * plan.groups)
+        values, grads = _run(wider, _flattened(work, mapped, axis_size, plan.groups))
+        values = values.reshape(axis_size, work.weights.shape[-1])
+        grads = jax.tree_util.tree_map(lambda g: g.reshape(axis_size, plan.groups, *g.shape[1:]), grads)
         return (values, grads), jax.tree_util.tree_map(lambda _: True, (values, grads))
 
     return run(work)
-
-
-def _groups(work: _Work, mapped: _Work) -> int:
-    leaf, is_mapped = (jax.tree_util.tree_leaves((w.params, w.context))[0] for w in (work, mapped))
-    return leaf.shape[1] if is_mapped else leaf.shape[0]
 
 
 def _flattened(work: _Work, mapped: _Work, axis_size: int, groups: int) -> _Work:

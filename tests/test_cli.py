@@ -22,7 +22,9 @@ from tiny import photo, write_photo
 from typer.testing import CliRunner
 
 import jaxplain
-from jaxplain import cli, explain, screen, zoo
+from jaxplain import explain, zoo
+from jaxplain.cli import app as cli
+from jaxplain.cli import screen
 
 QUICK = ("--model", "tiny", "--size", "4", "--iterations", "1", "--steps", "1")
 FILES = {"heatmap.png", "mask.npy", "overlay.png", "panel.png", "photo.png", "result.json", "saliency.npy"}
@@ -548,7 +550,8 @@ SLOW_COMMAND = """
 import sys, jax
 sys.path[:0] = [{tests!r}, {site!r}]
 import tiny
-from jaxplain import cli, zoo
+from jaxplain import zoo
+from jaxplain.cli import app as cli
 zoo.MODELS["tiny"] = tiny.ENTRY
 explain_photo, calls = cli.explain_photo, []
 def slow(*args):

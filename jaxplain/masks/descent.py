@@ -58,19 +58,21 @@ def project(masks: Array) -> Array:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["first_step", "decay", "beta", "min_step"],
-    meta_fields=[],
+    meta_fields=["max_trials"],
 )
 @dataclass(frozen=True)
 class LineSearch:
     """Backtracking: the first step of `first_step * decay^k` that lowers the loss by `beta * step * |g|^2`.
 
-    When none above `min_step` does, the last one tried is taken, as in the authors' programs.
+    When none above `min_step` does, the last one tried is taken, as in the authors' programs. After
+    `max_trials` it ends in any case, so that no number (a decay of 1, a smallest step of 0) makes it hang.
     """
 
     first_step: float | Array = 1000.0
     decay: float | Array = 0.2
     beta: float | Array = 1e-4
     min_step: float | Array = 1e-5
+    max_trials: int = 100
 
     def init(self, masks: Array) -> tuple:
         """No state."""
@@ -86,7 +88,7 @@ class LineSearch:
 
         def failed(trial: _Trial) -> Array:
             enough = trial.loss <= start.loss - self.beta * trial.step * slope
-            return ~enough & (trial.step >= self.min_step)
+            return ~enough & (trial.step >= self.min_step) & (trial.tried < self.max_trials)
 
         def shorten(trial: _Trial) -> _Trial:
             step = trial.step * self.decay
@@ -127,8 +129,8 @@ class BestStep:
     def move(self, start: Start, state: Array, measure: Measure) -> Move:
         """Measure all candidates, take the lowest."""
         powers = jnp.arange(self.candidates) - self.width
-        steps = state * self.decay**powers
-        masks = project(start.masks - steps[:, None, None, None] * start.grads)
+        steps = state * jnp.asarray(self.decay**powers, jnp.float32)
+        masks = project(start.masks[None] - steps[:, None, None, None] * start.grads[None])
         losses = jnp.where(jnp.isnan(loss := measure(masks)), jnp.inf, loss)
         best = jnp.argmin(losses)
         better = losses[best] < start.loss

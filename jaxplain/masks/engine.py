@@ -107,10 +107,9 @@ def optimize_mask(
     def step(state: _State, iteration: Array) -> tuple[_State, History]:
         return _iterate(static, setup, problem, descent, state, iteration, key)
 
-    first_loss = obj.endpoint_losses(setup, problem, masks[None])[0]
     start = _State(
         masks=masks,
-        loss=first_loss,
+        loss=_first_loss(static, setup, problem, masks),
         best_masks=masks,
         best_loss=jnp.float32(jnp.inf),
         first_score=image_score,
@@ -151,16 +150,23 @@ def _iterate(
         trials=move.trials,
     )
     first_score = jnp.where(iteration == 0, slopes.scores.deletion, state.first_score)
-    state = _State(
+    state = state._replace(
         masks=move.masks,
         loss=move.loss,
         best_masks=jnp.where(better, move.masks, state.best_masks),
         best_loss=jnp.where(better, move.loss, state.best_loss),
         first_score=first_score,
-        l1=_rescued(static, state.l1, first_score - slopes.scores.deletion, iteration),
         descent=move.state,
     )
-    return state, row
+    moved = jnp.abs(first_score - slopes.scores.deletion)
+    return (_rescued(static, setup, state, moved, iteration) if static.rescue else state), row
+
+
+def _first_loss(static: Static, setup: obj.Setup, problem: obj.Problem, masks: Array) -> Array:
+    """Loss where the masks start; along a path it comes with every gradient and need not be measured."""
+    if static.search == "path":
+        return jnp.float32(jnp.inf)
+    return obj.endpoint_losses(setup, problem, masks[None])[0]
 
 
 def _keys(key: Array | None, iteration: Array) -> tuple[Array | None, Array | None]:
@@ -176,13 +182,23 @@ def _measure(static: Static, setup: obj.Setup, problem: obj.Problem, key: Array 
     return lambda candidates: obj.path_losses(setup, problem, candidates, key)
 
 
-def _rescued(static: Static, l1: Array, moved: Array, iteration: Array) -> Array:
-    """I-GOS's rescue: a smaller L1 for an image whose score has hardly moved."""
-    if not static.rescue:
-        return l1
+def _rescued(static: Static, setup: obj.Setup, state: _State, moved: Array, iteration: Array) -> _State:
+    """I-GOS's rescue: a smaller L1 for an image whose score has hardly moved.
+
+    The losses kept so far are restated with it, so that they go on being compared with their like.
+    """
     half, late = static.iterations // 2, int(static.iterations / 1.25)
-    l1 = jnp.where((iteration == half) & (moved <= 0.001), l1 / 10, l1)
-    return jnp.where((iteration == late) & (moved <= 0.01), l1 / 5, l1)
+    l1 = jnp.where((iteration == half) & (moved <= 0.001), state.l1 / 10, state.l1)
+    l1 = jnp.where((iteration == late) & (moved <= 0.01), l1 / 5, l1)
+
+    def change(masks: Array) -> Array:
+        return (l1 - state.l1) * obj.l1(obj.explained_mask(setup.objective, masks))
+
+    return state._replace(
+        l1=l1,
+        loss=state.loss + change(state.masks),
+        best_loss=state.best_loss + change(state.best_masks),
+    )
 
 
 def _reference_scores(setup: obj.Setup, problem: obj.Problem) -> tuple[Array, Array]:
@@ -213,7 +229,7 @@ def _result(
     status = jnp.where(image_score > baseline_score, Status.OK, Status.NOT_ABOVE_BASELINE)
     per_search = obj.evaluations(setup, problem, endpoint=static.search == "endpoint")
     per_slope = obj.evaluations(setup, problem, endpoint=False)
-    fixed = 1 + len(problem.baselines) + obj.evaluations(setup, problem, endpoint=True)
+    fixed = 1 + len(problem.baselines) + (0 if static.search == "path" else per_search)
     return Heatmap(
         mask=mask,
         saliency=1.0 - upsample(mask, (problem.image.shape[0], problem.image.shape[1])),
@@ -223,5 +239,7 @@ def _result(
         image_score=image_score,
         baseline_score=baseline_score,
         history=history,
-        evaluations=jnp.int32(fixed + static.iterations * per_slope) + per_search * jnp.sum(history.trials),
+        evaluations=fixed
+        + static.iterations * per_slope
+        + per_search * jnp.sum(history.trials, dtype=jnp.int32),
     )

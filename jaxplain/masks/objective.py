@@ -134,9 +134,8 @@ def endpoint_losses(setup: Setup, problem: Problem, candidates: Array) -> Array:
 
     S times cheaper than `path_losses`, and deterministic.
     """
-    end = problem._replace(
-        path=Path(jnp.ones(1), jnp.ones(1)), coefficients=problem.coefficients._replace(noise=None)
-    )
+    one = jnp.ones(1, jnp.float32)
+    end = problem._replace(path=Path(one, one), coefficients=problem.coefficients._replace(noise=None))
     return _losses(setup, end, candidates, _path_items(setup.objective, end, len(candidates), None))
 
 

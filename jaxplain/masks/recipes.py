@@ -112,17 +112,82 @@ PRESETS: dict[str, dict[str, Settings]] = {}
 
 
 def igos(score: scores.Score, image: Array, baseline: Array, **options: Unpack[Options]) -> Heatmap:
-    """I-GOS."""
+    """I-GOS: the smallest smooth mask whose removal destroys the score, found with integrated gradients.
+
+    Minimises `F(m) + l1 * mean|1 - m| + l2 * TV(m)` over one mask m, where F integrates the score along the
+    path from the baseline to the masked image.
+
+    Args:
+      score: what to explain, a callable pytree from images [N, H, W, C] to [N]; see `class_score`. A plain
+        function works, but every new function object compiles anew.
+      image: [H, W, C] float, in the model's input space.
+      baseline: what hides a pixel, [H, W, C], or K of them [K, H, W, C] to average over.
+      **options: see `Options`; what is left out comes from the preset.
+
+    Returns:
+      A `Heatmap`: `saliency` [H, W] (high = important), `mask` [h, w] (low = important), status, history.
+
+    Raises:
+      ValueError, TypeError: shapes, dtypes or options that do not fit; a NaN in the image or baseline.
+        A score that is NaN or not above its baseline's is no error but a `Status` in the result.
+
+    References:
+      Qi, Khorram, Fuxin. Visualizing Deep Networks by Optimizing with Integrated Gradients. AAAI 2020.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> image = jnp.zeros((16, 16, 3)).at[4:8, 4:8].set(1.0)
+      >>> score = lambda images: images[:, 4:8, 4:8].mean((1, 2, 3))
+      >>> heatmap = jx.igos(score, image, jnp.zeros((16, 16, 3)), size=8)
+      >>> heatmap.saliency.shape, int(heatmap.status)
+      ((16, 16), 0)
+    """
     return _run(IGOS, "igos", score, image, baseline, options)
 
 
 def igos_plus(score: scores.Score, image: Array, baseline: Array, **options: Unpack[Options]) -> Heatmap:
-    """iGOS+."""
+    """iGOS+: one mask whose removal destroys the score and whose content alone restores it.
+
+    Minimises `F(m) - G(m) + l1 * mean|1 - m| + l2 * BTV(m)`, with G the score integrated along the path from
+    the image to the baseline, and a total variation that is lenient at the image's edges.
+
+    Arguments, result, errors: see `igos`.
+
+    References:
+      Khorram, Lawson, Fuxin. iGOS++: Integrated Gradient Optimized Saliency by Bilateral Perturbations.
+      ACM CHIL 2021.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> image = jnp.zeros((16, 16, 3)).at[4:8, 4:8].set(1.0)
+      >>> score = lambda images: images[:, 4:8, 4:8].mean((1, 2, 3))
+      >>> jx.igos_plus(score, image, jnp.zeros((16, 16, 3)), size=8).mask.shape
+      (8, 8)
+    """
     return _run(IGOS_PLUS, "igos+", score, image, baseline, options)
 
 
 def igos_pp(score: scores.Score, image: Array, baseline: Array, **options: Unpack[Options]) -> Heatmap:
-    """iGOS++."""
+    """iGOS++: two masks, x for deletion and y for insertion, and their product z = x * y, which is the result.
+
+    Minimises `w * (F(x) - G(y) + F(z) - G(z)) + l1 * mean|1 - z| + l2 * BTV(z)` with F and G as in `igos` and
+    `igos_plus` and w = 1/2 (`score_weight`); the search for a step compares the sum without w, as the
+    authors' program does. Products are taken after upsampling for the scores, before it for the penalties.
+
+    Arguments, result, errors: see `igos`.
+
+    References:
+      Khorram, Lawson, Fuxin. iGOS++: Integrated Gradient Optimized Saliency by Bilateral Perturbations.
+      ACM CHIL 2021.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxplain as jx
+      >>> image = jnp.zeros((16, 16, 3)).at[4:8, 4:8].set(1.0)
+      >>> score = lambda images: images[:, 4:8, 4:8].mean((1, 2, 3))
+      >>> explain = lambda l1: jx.igos_pp(score, image, jnp.zeros((16, 16, 3)), size=8, l1=l1).mask
+      >>> jax.vmap(explain)(jnp.array([0.1, 1.0, 10.0])).shape  # a sweep is one compilation
+      (3, 8, 8)
+    """
     return _run(IGOS_PP, "igos++", score, image, baseline, options)
 
 
@@ -142,8 +207,10 @@ def diverse_init(
 
 def mask_shape(size: int | tuple[int, int]) -> tuple[int, int]:
     """(rows, columns) of a mask from one side or both."""
-    rows, cols = (size, size) if isinstance(size, int | np.integer) else size
-    return check_positive_int(rows, "size"), check_positive_int(cols, "size")
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"size must be one whole number or (rows, columns), got {size!r}.")
+    return check_positive_int(sides[0], "size"), check_positive_int(sides[1], "size")
 
 
 def parameters(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +237,7 @@ def _run(
 ) -> Heatmap:
     """Resolve the options against the preset, check them, run the compiled engine."""
     chosen = parameters(method, options)
-    baselines = _check_pictures(image, baseline)
+    image, baselines = _check_pictures(image, baseline)
     shape = chosen["size"]
     if shape[0] > image.shape[0] or shape[1] > image.shape[1]:
         raise ValueError(f"size {shape} is finer than the image {image.shape[:2]}.")
@@ -185,16 +252,19 @@ def _run(
         batch_size=_check_batch_size(chosen.get("batch_size")),
     )
     rule = check_choice(chosen["rule"], paths.RULES, "rule")
-    numbers = {name: chosen[name] for name in Coefficients._fields} | {"noise": noise}
+    descent = chosen["descent"]
+    if not hasattr(descent, "move"):
+        raise TypeError(f"descent must be a LineSearch, BestStep, Nesterov or Optax, got {descent!r}.")
+    numbers = {name: _one_number(chosen[name], name) for name in Coefficients._fields if name != "noise"}
     return _compiled(
         static,
         scores.as_pytree(score),
         image,
         baselines,
-        jax.tree_util.tree_map(lambda number: jnp.asarray(number, jnp.float32), Coefficients(**numbers)),
-        jnp.asarray(chosen["sigma"], jnp.float32),
+        Coefficients(noise=None if noise is None else _one_number(noise, "noise"), **numbers),
+        _one_number(chosen["sigma"], "sigma"),
         paths.RULES[rule](check_positive_int(chosen["steps"], "steps")),
-        chosen["descent"],
+        descent,
         _starting_masks(objective, options.get("init"), shape),
         None if noise is None else options.get("key"),
     )
@@ -217,8 +287,8 @@ def _compiled(
     return optimize_mask(static, problem, descent, masks, key)
 
 
-def _check_pictures(image: Array, baseline: Array) -> Array:
-    """Image [H, W, C] and baselines [H, W, C] or [K, H, W, C] -> [K, H, W, C]."""
+def _check_pictures(image: Array, baseline: Array) -> tuple[Array, Array]:
+    """Image [H, W, C] and baselines [H, W, C] or [K, H, W, C] -> float32 [H, W, C] and [K, H, W, C]."""
     check_image(image)
     rank = getattr(baseline, "ndim", 0)
     if rank not in (3, 4) or baseline.shape[-3:] != image.shape or 0 in baseline.shape:
@@ -227,7 +297,8 @@ def _check_pictures(image: Array, baseline: Array) -> Array:
             f"got shape {getattr(baseline, 'shape', type(baseline).__name__)}."
         )
     check_image(baseline.reshape(-1, *image.shape[1:]), "baseline")
-    return baseline if rank == 4 else baseline[None]
+    image, baseline = jnp.asarray(image, jnp.float32), jnp.asarray(baseline, jnp.float32)
+    return image, baseline if rank == 4 else baseline[None]
 
 
 def _starting_masks(objective: Objective, init: Array | None, shape: tuple[int, int]) -> Array:
@@ -242,6 +313,15 @@ def _starting_masks(objective: Objective, init: Array | None, shape: tuple[int, 
 def _noise(noise: float | Array) -> float | Array | None:
     """None for a concrete 0, which then costs nothing."""
     return None if not isinstance(noise, jax.core.Tracer) and np.all(np.asarray(noise) == 0) else noise
+
+
+def _one_number(value: float | Array, name: str) -> Array:
+    """float32 []; it may be traced."""
+    number = jnp.asarray(value, jnp.float32)
+    if number.ndim:
+        raise ValueError(f"{name} must be one number, got shape {number.shape}; use jax.vmap for a sweep.")
+    check_finite(number, name)
+    return number
 
 
 def _check_batch_size(batch_size: int | None) -> int:

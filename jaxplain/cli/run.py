@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from jaxplain import screen
+from jaxplain.cli import screen
 from jaxplain.explain import Photo, read_photo
 from jaxplain.files import OutputError
 from jaxplain.images import ImageError

