@@ -26,8 +26,18 @@ def bowl(candidates):
 
 def start_at(masks, measure, iteration=0):
     masks = jnp.asarray(masks, jnp.float32)
-    loss, grads = jax.value_and_grad(lambda masks: measure(masks[None])[0])(masks)
+    loss, grads = loss_and_grads(measure, masks)
     return Start(masks, grads, loss, jnp.int32(iteration))
+
+
+@partial(jax.jit, static_argnums=0)
+def loss_and_grads(measure, masks):
+    return jax.value_and_grad(lambda masks: measure(masks[None])[0])(masks)
+
+
+@jax.jit
+def search_bowl(search, start):
+    return search.move(start, (), bowl)
 
 
 def random_masks(seed):
@@ -67,7 +77,7 @@ def test_line_search_is_the_oracle(seed, options):
     start = start_at(random_masks(seed), bowl)
     names = {"first": "first_step", "smallest": "min_step"}
     search = LineSearch(**{names.get(name, name): value for name, value in options.items()})
-    move = jax.jit(lambda search, start: search.move(start, (), bowl))(search, start)
+    move = search_bowl(search, start)
     assert_same_step(move, line_search_oracle(start, bowl, **options))
 
 
@@ -123,12 +133,13 @@ def test_line_search_rows_of_a_vmap_are_searched_alone():
 
 
 def test_best_step_takes_the_lowest_of_its_candidates():
-    descent = BestStep(first_step=0.3, decay=0.5, candidates=5, width=2)
+    descent = BestStep(first_change=0.3, decay=0.5, candidates=5, width=2)
     start = start_at(random_masks(1), bowl)
     state = descent.init(start.masks)
     for _ in range(6):
         move = descent.move(start, state, bowl)
-        steps = float(state) * 0.5 ** np.arange(-2.0, 3.0)
+        changes = float(state) * 0.5 ** np.arange(-2.0, 3.0)
+        steps = changes / np.abs(np.asarray(start.grads)).mean()
         tried = [np.clip(np.asarray(start.masks) - step * np.asarray(start.grads), 0, 1) for step in steps]
         losses = [float(bowl(jnp.asarray(masks)[None])[0]) for masks in tried]
         best = int(np.argmin(losses))
@@ -136,7 +147,7 @@ def test_best_step_takes_the_lowest_of_its_candidates():
         np.testing.assert_allclose(move.masks, tried[best], atol=1e-5)
         assert float(move.loss) == pytest.approx(losses[best], rel=1e-5)
         assert float(move.step) == pytest.approx(steps[best], rel=1e-5)
-        assert float(move.state) == pytest.approx(steps[best], rel=1e-5)
+        assert float(move.state) == pytest.approx(changes[best], rel=1e-5)
         assert int(move.trials) == 5
         start, state = start_at(move.masks, bowl), move.state
 
@@ -163,6 +174,24 @@ def test_best_step_stays_where_nothing_is_lower_and_looks_nearer(value):
     assert float(move.state) == pytest.approx(0.3**2)  # the shortest of 0.3^-1 ... 0.3^2
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_best_step_does_not_depend_on_the_scale_of_the_score(scale):
+    start = start_at(random_masks(0), bowl)
+    scaled = start._replace(grads=scale * start.grads, loss=scale * start.loss)
+    move = BestStep().move(start, BestStep().init(start.masks), bowl)
+    same = BestStep().move(scaled, BestStep().init(start.masks), lambda masks: scale * bowl(masks))
+    np.testing.assert_allclose(same.masks, move.masks, atol=1e-6)
+    assert float(move.step) > 0
+
+
+def test_best_step_of_a_flat_score_changes_nothing():
+    flat = start_at(random_masks(0), bowl)
+    flat = flat._replace(grads=jnp.zeros_like(flat.grads), loss=jnp.float32(1.0))
+    move = BestStep().move(flat, jnp.float32(0.1), lambda candidates: jnp.ones(len(candidates)))
+    np.testing.assert_array_equal(move.masks, flat.masks)
+    assert float(BestStep().move(flat, jnp.float32(1e-5), lambda c: jnp.ones(len(c))).state) >= 1e-5
+
+
 def test_best_step_passes_over_nan():
     def partly(candidates):
         return jnp.where(jnp.arange(len(candidates)) == 0, jnp.nan, bowl(candidates))
@@ -171,7 +200,7 @@ def test_best_step_passes_over_nan():
     move = BestStep(0.01).move(start, jnp.float32(0.01), partly)
     assert np.isfinite(move.loss)
     assert float(move.loss) < float(start.loss)
-    assert float(move.step) < 0.01 / 0.3  # not the first candidate
+    assert float(move.state) < 0.01 / 0.3  # not the first candidate
 
 
 # --------------------------------------------------------------------------------- Nesterov and optax
@@ -244,7 +273,7 @@ def test_contract(descent):
 def test_numbers_of_a_descent_are_leaves():
     """So that a sweep over them is a vmap and another number compiles nothing anew."""
     leaves = {type(descent): len(jax.tree.leaves(descent)) for descent in DESCENTS}
-    assert leaves == {LineSearch: 4, BestStep: 2, Nesterov: 1, Optax: 0}
+    assert leaves == {LineSearch: 4, BestStep: 3, Nesterov: 1, Optax: 0}
     for descent in DESCENTS:
         again = jax.tree.map(lambda number: 2 * number, descent)
         assert jax.tree.structure(again) == jax.tree.structure(descent)

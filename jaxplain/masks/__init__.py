@@ -1,4 +1,4 @@
-"""Mask optimisation: one engine (engine, objective, penalties, descent) and its recipes (recipes)."""
+"""Mask optimisation: an engine (engine, objective, penalties, descent), its recipes and their settings."""
 
 from jaxplain.masks.descent import BestStep as BestStep
 from jaxplain.masks.descent import LineSearch as LineSearch
@@ -8,10 +8,11 @@ from jaxplain.masks.engine import Heatmap as Heatmap
 from jaxplain.masks.engine import History as History
 from jaxplain.masks.engine import Status as Status
 from jaxplain.masks.recipes import METHODS as METHODS
-from jaxplain.masks.recipes import PRESETS as PRESETS
-from jaxplain.masks.recipes import Settings as Settings
 from jaxplain.masks.recipes import diverse_init as diverse_init
 from jaxplain.masks.recipes import igos as igos
 from jaxplain.masks.recipes import igos_plus as igos_plus
 from jaxplain.masks.recipes import igos_pp as igos_pp
-from jaxplain.masks.recipes import parameters as parameters
+from jaxplain.masks.settings import PRESETS as PRESETS
+from jaxplain.masks.settings import Options as Options
+from jaxplain.masks.settings import Settings as Settings
+from jaxplain.masks.settings import parameters as parameters

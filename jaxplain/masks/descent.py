@@ -107,29 +107,36 @@ class _Trial(NamedTuple):
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=["first_step", "decay"], meta_fields=["candidates", "width"]
+    jax.tree_util.register_dataclass,
+    data_fields=["first_change", "decay", "least_change"],
+    meta_fields=["candidates", "width"],
 )
 @dataclass(frozen=True)
 class BestStep:
-    """The best of `candidates` steps `center * decay^k`, all measured as one flat batch, no loop.
+    """The best of `candidates` steps, all measured as one flat batch, no loop.
 
-    The centre starts at `first_step` and follows the step last taken (`width` candidates are longer), so
-    that few candidates are enough. Masks stay where no candidate lowers the loss; the next steps are shorter.
+    A step is told by the mean change of a mask cell that it would make (before the projection), not by its
+    factor on the gradient: the same numbers then suit masks of any size and scores of any scale. The
+    candidates are `center * decay^k`; the centre starts at `first_change` and follows the step last taken
+    (`width` candidates are longer), so that few are enough. Masks stay where none lowers the loss, and the
+    next candidates are shorter.
     """
 
-    first_step: float | Array = 1000.0
+    first_change: float | Array = 0.1
     decay: float | Array = 0.3
+    least_change: float | Array = 1e-4
     candidates: int = 4
     width: int = 1
 
     def init(self, masks: Array) -> Array:
-        """The step at the centre: []."""
-        return jnp.asarray(self.first_step, jnp.float32)
+        """The change at the centre: []."""
+        return jnp.asarray(self.first_change, jnp.float32)
 
     def move(self, start: Start, state: Array, measure: Measure) -> Move:
         """Measure all candidates, take the lowest."""
         powers = jnp.arange(self.candidates) - self.width
-        steps = state * jnp.asarray(self.decay**powers, jnp.float32)
+        changes = state * jnp.asarray(self.decay**powers, jnp.float32)  # [A]
+        steps = changes / _at_least_tiny(jnp.mean(jnp.abs(start.grads)))
         masks = project(start.masks[None] - steps[:, None, None, None] * start.grads[None])
         losses = jnp.where(jnp.isnan(loss := measure(masks)), jnp.inf, loss)
         best = jnp.argmin(losses)
@@ -139,8 +146,13 @@ class BestStep:
             loss=jnp.where(better, losses[best], start.loss),
             step=jnp.where(better, steps[best], 0.0),
             trials=jnp.int32(self.candidates),
-            state=jnp.where(better, steps[best], steps[-1]),
+            state=jnp.maximum(jnp.where(better, changes[best], changes[-1]), self.least_change),
         )
+
+
+def _at_least_tiny(size: Array) -> Array:
+    """A divisor for a gradient that is 0 everywhere, whose steps then change nothing."""
+    return jnp.maximum(size, 1e-30)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["step"], meta_fields=[])

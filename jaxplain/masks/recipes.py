@@ -1,9 +1,8 @@
 """I-GOS, iGOS+ and iGOS++: the recipes. Each binds choices of the one engine and cites its paper."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +11,11 @@ from jax import Array
 
 from jaxplain import paths, scores
 from jaxplain.checks import check_choice, check_finite, check_image, check_positive_int
-from jaxplain.masks.descent import Descent, LineSearch
+from jaxplain.masks.descent import Descent
 from jaxplain.masks.engine import Heatmap, Static, optimize_mask
 from jaxplain.masks.objective import Coefficients, Objective, Problem, Term
 from jaxplain.masks.penalties import edge_weights
+from jaxplain.masks.settings import Options, mask_shape, parameters
 
 
 def _single(masks: Array) -> Array:
@@ -44,71 +44,6 @@ IGOS_PP = Objective(
     ),
     smoothness="btv",
 )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything a preset decides."""
-
-    iterations: int
-    steps: int
-    rule: str
-    search: str
-    descent: Descent
-    l1: Callable[[int], float]  # of the mask's longer side
-    l2: float
-    noise: float
-    score_weight: float
-    deletion: float = 1.0
-    insertion: float = 1.0
-    sigma: float = 0.01
-    rescue: bool = False
-
-
-class Options(TypedDict, total=False):
-    """What every recipe takes besides score, image and baseline; what is left out comes from the preset.
-
-    Static (a new value compiles anew): size, preset, iterations, steps, rule, search, rescue, batch_size.
-    Numbers (may be traced, so a sweep is one `jax.vmap`): l1, l2, noise, score_weight, deletion, insertion,
-    sigma, and the fields of `descent`.
-    """
-
-    key: Array | None  # for the path noise; consumed. Needed unless noise is 0
-    size: int | tuple[int, int]  # mask rows and columns, up to the image's; 28
-    preset: str  # "default" or "paper"
-    iterations: int
-    steps: int  # nodes along the integration path
-    rule: str  # "riemann", "midpoint", "gauss_legendre"
-    search: str  # where candidate masks are measured
-    descent: Descent  # LineSearch, BestStep, Nesterov, Optax
-    l1: float | Array  # weight of the mask's size
-    l2: float | Array  # weight of its roughness
-    noise: float | Array  # standard deviation along the path, model space
-    score_weight: float | Array  # of the score terms against the penalties in the gradient
-    deletion: float | Array  # weight of the deletion terms
-    insertion: float | Array  # weight of the insertion terms
-    sigma: float | Array  # of the bilateral weights
-    rescue: bool  # I-GOS's rescue: a smaller l1 for a score that hardly moves
-    init: Array | None  # [h, w] starting mask; all ones when None. See `diverse_init`
-    batch_size: int | None  # images per model call; None chooses by platform
-
-
-def _paper_l1(side: int) -> float:
-    return 10.0 if side >= 224 else 1.0
-
-
-_PAPER = Settings(
-    iterations=15,
-    steps=20,
-    rule="riemann",
-    search="path",
-    descent=LineSearch(),
-    l1=_paper_l1,
-    l2=20.0,
-    noise=0.2,
-    score_weight=1.0,
-)
-PRESETS: dict[str, dict[str, Settings]] = {}
 
 
 def igos(score: scores.Score, image: Array, baseline: Array, **options: Unpack[Options]) -> Heatmap:
@@ -168,7 +103,7 @@ def igos_plus(score: scores.Score, image: Array, baseline: Array, **options: Unp
 
 
 def igos_pp(score: scores.Score, image: Array, baseline: Array, **options: Unpack[Options]) -> Heatmap:
-    """iGOS++: two masks, x for deletion and y for insertion, and their product z = x * y, which is the result.
+    """iGOS++: a mask x for deletion, a mask y for insertion, and their product z = x * y, the result.
 
     Minimises `w * (F(x) - G(y) + F(z) - G(z)) + l1 * mean|1 - z| + l2 * BTV(z)` with F and G as in `igos` and
     `igos_plus` and w = 1/2 (`score_weight`); the search for a step compares the sum without w, as the
@@ -203,33 +138,6 @@ def diverse_init(
     inside_row = jnp.arange(rows) * grid // rows == cell[0]
     inside_col = jnp.arange(cols) * grid // cols == cell[1]
     return 1.0 - value * (inside_row[:, None] & inside_col[None, :])
-
-
-def mask_shape(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(rows, columns) of a mask from one side or both."""
-    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    if len(sides) != 2:
-        raise ValueError(f"size must be one whole number or (rows, columns), got {size!r}.")
-    return check_positive_int(sides[0], "size"), check_positive_int(sides[1], "size")
-
-
-def parameters(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every parameter of a method after its preset has filled in what the options leave out.
-
-    What a saved result should record. Everything but `key` and `init`.
-
-    Raises:
-      ValueError: unknown method, preset or option.
-    """
-    check_choice(method, PRESETS, "method")
-    for name in options:
-        check_choice(name, Options.__annotations__, "option")
-    shape = mask_shape(options.get("size", 28))
-    name = check_choice(options.get("preset", "default"), PRESETS[method], "preset")
-    preset = PRESETS[method][name]
-    filled = {field.name: getattr(preset, field.name) for field in fields(Settings)}
-    filled |= {"l1": preset.l1(max(shape))} | {k: v for k, v in options.items() if k not in ("key", "init")}
-    return filled | {"size": shape, "preset": name}
 
 
 def _run(
@@ -327,14 +235,5 @@ def _one_number(value: float | Array, name: str) -> Array:
 def _check_batch_size(batch_size: int | None) -> int:
     return scores.default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
 
-
-PRESETS |= {
-    "igos": {"paper": _PAPER, "default": _PAPER},
-    "igos+": {"paper": _PAPER, "default": _PAPER},
-    "igos++": {
-        "paper": replace(_PAPER, score_weight=0.5),
-        "default": replace(_PAPER, score_weight=0.5, search="endpoint", steps=5, noise=0.0),
-    },
-}
 
 METHODS: dict[str, Callable[..., Heatmap]] = {"igos": igos, "igos+": igos_plus, "igos++": igos_pp}
