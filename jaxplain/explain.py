@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxplain import scores
+from jaxplain import funnel
 from jaxplain.checks import check_choice, check_positive_int
 from jaxplain.images import load_image
 from jaxplain.masks import METHODS, Heatmap, Status, parameters
@@ -63,7 +63,7 @@ class Job:
         """Every parameter of the method: the preset's, the given ones, and what the platform decides."""
         chosen = parameters(self.method, self.options)
         given = chosen.get("batch_size")
-        return chosen | {"batch_size": scores.default_batch_size() if given is None else given}
+        return chosen | {"batch_size": funnel.default_batch_size() if given is None else given}
 
 
 class Photo(NamedTuple):

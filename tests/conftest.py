@@ -18,12 +18,18 @@ CORE = ("scores", "perturb", "paths", "penalties", "objective", "descent", "engi
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_rank_promotion(request):
+def strict_and_quick(request):
     """In the core no array grows an axis unasked, so that a mask [h, w] times an image [H, W, C] is an error
-    and not a wrong picture. The zoo (and Keras) adds biases [C] to maps [N, H, W, C] on purpose."""
+    and not a wrong picture. The zoo (and Keras) adds biases [C] to maps [N, H, W, C] on purpose.
+
+    The core's hundreds of tiny programs are compiled without most optimisations, which takes half as long;
+    the tests of whole models, of memory and of the command line are compiled as users compile.
+    """
     strict = request.module.__name__.removeprefix("test_") in CORE
+    jax.config.update("jax_disable_most_optimizations", strict)
     with jax.numpy_rank_promotion("raise" if strict else "allow"):
         yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class Net(NamedTuple):

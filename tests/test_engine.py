@@ -275,6 +275,15 @@ def test_a_sweep_over_every_number_is_a_vmap(scene):
             assert np.abs(found.mask[place] - found.mask[0]).max() > 1e-3, row
 
 
+def test_every_iteration_draws_noise_of_its_own(scene):
+    """Of masks that stay, only the noise changes what is measured; without it nothing does."""
+    options = {"descent": Nesterov(0.0), "search": "path", "key": jax.random.key(0), "l1": 0.0, "l2": 0.0}
+    history = run("igos", scene.score, scene.image, scene.baseline, noise=0.3, **options).history
+    assert len(set(history.deletion.tolist() + (history.loss / PLAIN["deletion"]).tolist())) == 8
+    history = run("igos", scene.score, scene.image, scene.baseline, noise=0.0, **options).history
+    assert np.ptp(history.deletion) == np.ptp(history.loss) == 0
+
+
 # ---------------------------------------------------------------------------------------- compilations
 
 

@@ -54,10 +54,8 @@ def explain(score, image, baseline, key, **options):
     ("batch_size", "images", "options"),
     [
         (4, 1, {"search": "endpoint"}),
-        (1, 1, {"iterations": 50, "steps": 60}),
-        (4, 1, {"descent": BestStep(candidates=20)}),
+        (1, 1, {"iterations": 50, "steps": 60, "descent": BestStep(candidates=20)}),
         (1, 8, {}),
-        (4, 8, {}),
     ],
     ids=str,
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from jaxplain import scores
+from jaxplain import funnel
 from jaxplain.scores import KINDS, ClassScore, as_pytree, class_score, top_class
 
 # ------------------------------------------------------------------------------------------ class scores
@@ -184,8 +184,8 @@ def make(seed=0, count=COUNT):
 
 
 @partial(jax.jit, static_argnums=0)
-def funnel(batch_size, problem):
-    return scores.value_and_grad(
+def run_funnel(batch_size, problem):
+    return funnel.value_and_grad(
         problem.score, render, *problem[1:], batch_size=batch_size
     )  # params, context, items, weights
 
@@ -203,7 +203,7 @@ def loop(problem):
     grads = jax.tree.map(
         lambda *g: sum(w * part for w, part in zip(problem.weights, g, strict=True)), *slopes
     )
-    return scores.Evaluated(values, grads)
+    return funnel.Evaluated(values, grads)
 
 
 def at(tree, place):
@@ -220,8 +220,8 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("batch_size", range(1, COUNT + 4))
 def test_every_batch_size_gives_the_loop(batch_size):
     problem = make()
-    assert_same(funnel(batch_size, problem), loop(problem))
-    values = jax.jit(lambda p: scores.evaluate(p.score, render, *p[1:4], batch_size=batch_size))(problem)
+    assert_same(run_funnel(batch_size, problem), loop(problem))
+    values = jax.jit(lambda p: funnel.evaluate(p.score, render, *p[1:4], batch_size=batch_size))(problem)
     np.testing.assert_allclose(values, loop(problem).values, rtol=2e-5, atol=2e-5)
 
 
@@ -229,7 +229,7 @@ def test_every_batch_size_gives_the_loop(batch_size):
 def test_few_images(count):
     problem = make(count=count)
     for batch_size in (1, 3, None):
-        assert_same(funnel(batch_size, problem), loop(problem))
+        assert_same(run_funnel(batch_size, problem), loop(problem))
 
 
 def mapped(problem, others, names):
@@ -261,7 +261,7 @@ PARTS = [
 def test_vmap_gives_the_loop(names, batch_size):
     others = [make(seed) for seed in (0, 10, 20)]
     stacked, axes = mapped(others[0], others, names)
-    found = jax.vmap(partial(funnel, batch_size), in_axes=(axes,))(stacked)
+    found = jax.vmap(partial(run_funnel, batch_size), in_axes=(axes,))(stacked)
     for row, other in enumerate(others):
         problem = others[0]._replace(**{name: getattr(other, name) for name in names})
         assert_same(at(found, row), loop(problem))
@@ -291,7 +291,9 @@ def test_nested_vmap_gives_the_loop(outer, inner):
             part = jax.tree.map(lambda leaf: leaf[0], part)
         parts[name] = part
         axes[0][name], axes[1][name] = (0 if name in names else None for names in (outer, inner))
-    run = jax.vmap(jax.vmap(partial(funnel, 4), in_axes=(Problem(**axes[1]),)), in_axes=(Problem(**axes[0]),))
+    run = jax.vmap(
+        jax.vmap(partial(run_funnel, 4), in_axes=(Problem(**axes[1]),)), in_axes=(Problem(**axes[0]),)
+    )
     found = run(Problem(**parts))
     for row in range(2):
         for column in range(3):
@@ -306,7 +308,7 @@ def test_vmap_without_params_and_context():
         return jnp.broadcast_to(item, (2, 2, 1))
 
     items = normal(0, 3, 5)
-    run = jax.vmap(lambda rows: scores.evaluate(total, draw, (), (), rows, batch_size=2))
+    run = jax.vmap(lambda rows: funnel.evaluate(total, draw, (), (), rows, batch_size=2))
     np.testing.assert_allclose(run(items), 4 * items, rtol=1e-6)
 
 
@@ -330,7 +332,7 @@ def test_under_vmap_the_model_sees_no_more_than_a_batch(name, batch_size):
     leaves the model is itself mapped, one image a row."""
     others = [make(seed)._replace(score=Watched(normal(seed))) for seed in range(5)]
     stacked, axes = mapped(others[0], others, {name})
-    run = jax.vmap(partial(funnel, batch_size), in_axes=(axes,))
+    run = jax.vmap(partial(run_funnel.__wrapped__, batch_size), in_axes=(axes,))  # traced anew
     SEEN.clear()
     jaxpr = jax.make_jaxpr(run)(stacked)
     assert SEEN
@@ -357,10 +359,10 @@ def test_pieces_are_even():
     """10 images by at most 4: three calls of 4, 4, 2 cost as many as 4, 3, 3, which pads less."""
     problem = make(count=10)._replace(score=Watched(normal(0)))
     SEEN.clear()
-    jax.make_jaxpr(partial(funnel, 4))(problem)
+    jax.make_jaxpr(partial(run_funnel.__wrapped__, 4))(problem)
     assert {shape[0] for shape in SEEN} == {4}
     SEEN.clear()
-    jax.make_jaxpr(partial(funnel, 4))(make(count=9)._replace(score=Watched(normal(0))))
+    jax.make_jaxpr(partial(run_funnel.__wrapped__, 4))(make(count=9)._replace(score=Watched(normal(0))))
     assert {shape[0] for shape in SEEN} == {3}
 
 
@@ -369,7 +371,7 @@ def test_pieces_are_even():
 def test_a_nan_stays_in_its_row(row, batch_size):
     problem = make()
     poisoned = problem._replace(items=problem.items._replace(gain=problem.items.gain.at[row].set(jnp.nan)))
-    found = funnel(batch_size, poisoned).values
+    found = run_funnel(batch_size, poisoned).values
     assert np.isnan(found[row])
     clean = np.arange(COUNT) != row
     np.testing.assert_allclose(found[clean], loop(problem).values[clean], rtol=2e-5, atol=2e-5)
@@ -380,7 +382,7 @@ def test_a_nan_stays_in_its_group():
     others = [make(seed) for seed in range(3)]
     poisoned = [others[0], others[1]._replace(context=others[1].context.at[0].set(jnp.nan)), others[2]]
     stacked, axes = mapped(others[0], poisoned, set(Problem._fields))
-    found = jax.vmap(partial(funnel, 4), in_axes=(axes,))(stacked)
+    found = jax.vmap(partial(run_funnel, 4), in_axes=(axes,))(stacked)
     assert np.isnan(found.values[1]).all()
     for row in (0, 2):
         assert_same(at(found, row), loop(others[row]))
@@ -389,11 +391,11 @@ def test_a_nan_stays_in_its_group():
 def test_padding_counts_for_nothing():
     """The rows that fill up the last piece have weight 0, whatever they score."""
     problem = make(count=5)._replace(weights=jnp.zeros(5).at[4].set(1.0))
-    assert_same(funnel(3, problem), loop(problem))
+    assert_same(run_funnel(3, problem), loop(problem))
 
 
 def test_the_models_parameters_get_no_gradient():
-    found = funnel(2, make())
+    found = run_funnel(2, make())
     assert jax.tree.structure(found.grads) == jax.tree.structure(make().params)
 
 
@@ -404,7 +406,7 @@ def test_noise_keys_are_items():
         return params + jax.random.normal(key, (2, 2, 1))
 
     keys = jax.random.split(jax.random.key(0), (3, 5))
-    run = jax.vmap(lambda keys: scores.evaluate(total, draw, jnp.float32(1.0), (), keys, batch_size=2))
+    run = jax.vmap(lambda keys: funnel.evaluate(total, draw, jnp.float32(1.0), (), keys, batch_size=2))
     expected = [[4 + jax.random.normal(key, (2, 2, 1)).sum() for key in row] for row in keys]
     np.testing.assert_allclose(run(keys), expected, rtol=1e-5)
 
@@ -421,13 +423,13 @@ def test_noise_keys_are_items():
 def test_a_score_of_the_wrong_shape_is_told_plainly(wrong, got):
     problem = make(count=4)
     with pytest.raises(ValueError, match=rf"one number each \[2\], {got}.*class_score"):
-        scores.evaluate(wrong, render, *problem[1:4], batch_size=2)
+        funnel.evaluate(wrong, render, *problem[1:4], batch_size=2)
 
 
 @pytest.mark.parametrize(("batch_size", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
 def test_batch_size_must_be_a_whole_number_of_at_least_one(batch_size, error):
     with pytest.raises(error, match="batch_size must be"):
-        funnel(batch_size, make())
+        run_funnel(batch_size, make())
 
 
 def test_the_models_own_error_comes_through():
@@ -435,4 +437,4 @@ def test_the_models_own_error_comes_through():
         raise RuntimeError("out of cheese")
 
     with pytest.raises(RuntimeError, match="out of cheese"):
-        scores.evaluate(broken, render, *make()[1:4], batch_size=2)
+        funnel.evaluate(broken, render, *make()[1:4], batch_size=2)

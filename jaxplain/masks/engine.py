@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxplain import scores
+from jaxplain import funnel
 from jaxplain.masks import objective as obj
 from jaxplain.masks.descent import Descent, Measure, Start
 from jaxplain.perturb import upsample
@@ -204,7 +204,7 @@ def _rescued(static: Static, setup: obj.Setup, state: _State, moved: Array, iter
 def _reference_scores(setup: obj.Setup, problem: obj.Problem) -> tuple[Array, Array]:
     """Scores of the image and of the baselines (mean)."""
     pictures = jnp.concatenate([problem.image[None], problem.baselines])
-    values = scores.evaluate(
+    values = funnel.evaluate(
         problem.score, _show, (), pictures, jnp.arange(len(pictures)), batch_size=setup.batch_size
     )
     return values[0], jnp.mean(values[1:])

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxplain import scores
+from jaxplain import funnel, scores
 from jaxplain.masks.penalties import EdgeWeights, bilateral_total_variation, l1, total_variation
 from jaxplain.paths import Path, add_noise
 from jaxplain.perturb import blend, upsample
@@ -114,7 +114,7 @@ def slopes(setup: Setup, problem: Problem, masks: Array, key: Array | None) -> S
     """Path-integrated objective at masks [M, h, w] and its gradient; the key draws the noise."""
     items = _path_items(setup.objective, problem, 1, key)
     layers, back = jax.vjp(lambda m: _layers(setup.objective, m, problem.image.shape), masks)
-    found = scores.value_and_grad(
+    found = funnel.value_and_grad(
         problem.score, _render(items), layers[None], _context(problem), items, items.weight,
         batch_size=setup.batch_size,
     )  # fmt: skip
@@ -141,7 +141,7 @@ def endpoint_losses(setup: Setup, problem: Problem, candidates: Array) -> Array:
 
 def _losses(setup: Setup, problem: Problem, candidates: Array, items: _Items) -> Array:
     layers = jax.vmap(lambda m: _layers(setup.objective, m, problem.image.shape))(candidates)
-    values = scores.evaluate(
+    values = funnel.evaluate(
         problem.score, _render(items), layers, _context(problem), items, batch_size=setup.batch_size
     )
     terms = jnp.sum((items.weight * values).reshape(len(candidates), -1), axis=1)
@@ -189,7 +189,7 @@ def _path_items(objective: Objective, problem: Problem, candidates: int, key: Ar
     )
 
 
-def _render(items: _Items) -> scores.Render:
+def _render(items: _Items) -> funnel.Render:
     return _draw if items.key is None else _draw_noisy
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxplain import paths, scores
+from jaxplain import funnel, paths, scores
 from jaxplain.checks import check_choice, check_finite, check_image, check_positive_int
 from jaxplain.masks.descent import Descent
 from jaxplain.masks.engine import Heatmap, Static, optimize_mask
@@ -233,7 +233,7 @@ def _one_number(value: float | Array, name: str) -> Array:
 
 
 def _check_batch_size(batch_size: int | None) -> int:
-    return scores.default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
+    return funnel.default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
 
 
 METHODS: dict[str, Callable[..., Heatmap]] = {"igos": igos, "igos+": igos_plus, "igos++": igos_pp}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxplain import scores
+from jaxplain import funnel, scores
 from jaxplain.checks import check_image, check_positive_int
 from jaxplain.perturb import blend, upsample
 
@@ -97,7 +97,7 @@ def _curves(
     rank = jnp.zeros(cells, jnp.int32).at[order].set(jnp.arange(cells, dtype=jnp.int32))
     points = _Point(jnp.tile(counts, 2), jnp.arange(2 * len(counts)) >= len(counts))
     context = (image, baseline, rank.reshape(saliency.shape))
-    values = scores.evaluate(score, _draw, (), context, points, batch_size=batch_size)
+    values = funnel.evaluate(score, _draw, (), context, points, batch_size=batch_size)
     deletion, insertion = values.reshape(2, -1)
     fraction = counts / cells
     areas = (jnp.trapezoid(curve, fraction) for curve in (deletion, insertion))
