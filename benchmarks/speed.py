@@ -23,6 +23,7 @@ from efficientnet_lite_pytorch import EfficientNet
 import jaxplain as jx
 
 BATCHES = (1, 2, 4, 8, 20)
+CALLS = 5  # counted calls of one turn
 Runs = dict[int, Callable[[], Any]]
 
 
@@ -68,22 +69,27 @@ def torch_runs(backward: bool, threads: int) -> Runs:
 
 
 def measure(rivals: dict[str, Runs], rounds: int) -> dict[str, dict[int, float]]:
-    """Least milliseconds per image for each rival and batch size; rivals take turns."""
+    """Least milliseconds per image for each rival and batch size.
+
+    Rivals take turns of several calls; the first call of a turn is not counted, since the other library's
+    threads go on spinning for a while after its last one.
+    """
     best = {name: dict.fromkeys(BATCHES, float("inf")) for name in rivals}
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for batch in BATCHES:
             for name, runs in rivals.items():
-                start = time.perf_counter()
-                runs[batch]()
-                spent = 1e3 * (time.perf_counter() - start) / batch
-                if number:  # the first round warms up
-                    best[name][batch] = min(best[name][batch], spent)
+                for call in range(CALLS + 1):
+                    start = time.perf_counter()
+                    runs[batch]()
+                    spent = 1e3 * (time.perf_counter() - start) / batch
+                    if call:
+                        best[name][batch] = min(best[name][batch], spent)
     return best
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
     options = parser.parse_args()
     report = {}
