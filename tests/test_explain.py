@@ -219,7 +219,7 @@ def test_the_record_says_how_it_was_made(tmp_path):
     assert curves.pop("steps") == 50
     assert (curves.pop("score"), curves.pop("baseline")) == ("probability", "blur")
     assert curves == {name: [close(v) for v in getattr(outcome.curves, name)] for name in curves}
-    assert chosen.pop("descent")["name"] == "LineSearch"
+    assert chosen.pop("descent")["name"] == type(made.job.parameters["descent"]).__name__
     assert chosen.pop("size") == [4, 4]
     resolved = made.job.parameters
     assert chosen == {name: resolved[name] for name in resolved if name not in ("descent", "size")}
