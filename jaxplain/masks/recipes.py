@@ -164,13 +164,15 @@ def _run(
     if not hasattr(descent, "move"):
         raise TypeError(f"descent must be a LineSearch, BestStep, Nesterov or Optax, got {descent!r}.")
     numbers = {name: _one_number(chosen[name], name) for name in Coefficients._fields if name != "noise"}
+    sigma = _one_number(chosen["sigma"], "sigma")
+    _check_concrete(lambda s: s > 0, sigma, f"sigma must be above 0, got {sigma}.")  # flat areas: 0/0
     return _compiled(
         static,
         scores.as_pytree(score),
         image,
         baselines,
         Coefficients(noise=None if noise is None else _one_number(noise, "noise"), **numbers),
-        _one_number(chosen["sigma"], "sigma"),
+        sigma,
         paths.RULES[rule](check_positive_int(chosen["steps"], "steps")),
         descent,
         _starting_masks(objective, options.get("init"), shape),
@@ -215,7 +217,14 @@ def _starting_masks(objective: Objective, init: Array | None, shape: tuple[int, 
     if getattr(init, "shape", None) != shape:
         raise ValueError(f"init must be a mask of shape {shape}, got {getattr(init, 'shape', init)!r}.")
     check_finite(init, "init")
+    _check_concrete(lambda m: (m >= 0) & (m <= 1), init, "init must lie in 0..1, where 1 keeps a pixel.")
     return jnp.broadcast_to(jnp.asarray(init, jnp.float32), (objective.masks, *shape))
+
+
+def _check_concrete(holds: Callable[[np.ndarray], Any], values: Array, message: str) -> None:
+    """Refuse concrete values of which a condition does not hold; traced ones cannot be looked at."""
+    if not isinstance(values, jax.core.Tracer) and not np.all(holds(np.asarray(values))):
+        raise ValueError(message)
 
 
 def _noise(noise: float | Array) -> float | Array | None:
