@@ -14,7 +14,7 @@ import jaxplain as jx
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("repeatable")
 
-CORE = ("scores", "perturb", "paths", "penalties", "objective", "descent", "engine", "recipes", "causal")
+CORE = ("scores", "funnel", "perturb", "paths", "penalties", "objective", "descent", "engine", "causal")
 
 
 @pytest.fixture(autouse=True, scope="module")

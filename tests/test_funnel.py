@@ -1,0 +1,321 @@
+"""The funnel against a loop under every transformation; its memory rule."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from jaxplain import funnel
+
+
+def total(images):
+    return images.sum((1, 2, 3))
+
+
+#
+# One problem for all: N images that are the blend of a map with a context, bent by an item's own number.
+
+COUNT = 7
+
+
+class Quadratic(NamedTuple):
+    """A score with leaves, nonlinear in every pixel."""
+
+    weights: jax.Array  # [H, W, C]
+    shift: jax.Array  # []
+
+    def __call__(self, images):
+        return (jnp.sin(images + self.shift) * self.weights[None]).sum((1, 2, 3))
+
+
+class Item(NamedTuple):
+    gain: jax.Array
+    which: jax.Array
+
+
+def render(params, context, item):
+    return item.gain * params["map"][item.which][..., None] * context + params["lift"]
+
+
+class Problem(NamedTuple):
+    score: Quadratic
+    params: dict  # map [2, 3, 4], lift []
+    context: jax.Array  # [3, 4, 3]
+    items: Item
+    weights: jax.Array  # [N]
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def make(seed=0, count=COUNT):
+    which = jnp.asarray(np.random.default_rng(seed).integers(0, 2, count), jnp.int32)
+    return Problem(
+        score=Quadratic(normal(seed, 3, 4, 3), normal(seed + 1)),
+        params={"map": normal(seed + 2, 2, 3, 4), "lift": normal(seed + 3)},
+        context=normal(seed + 4, 3, 4, 3),
+        items=Item(normal(seed + 5, count), which),
+        weights=normal(seed + 6, count),
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def run_funnel(batch_size, problem):
+    return funnel.value_and_grad(
+        problem.score, render, *problem[1:], batch_size=batch_size
+    )  # params, context, items, weights
+
+
+@jax.jit
+def loop(problem):
+    """One image at a time, no batch, no scan."""
+
+    def one(params, index):
+        return problem.score(render(params, problem.context, at(problem.items, index))[None])[0]
+
+    count = len(problem.weights)
+    values = jnp.stack([one(problem.params, index) for index in range(count)])
+    slopes = [jax.grad(one)(problem.params, index) for index in range(count)]
+    grads = jax.tree.map(
+        lambda *g: sum(w * part for w, part in zip(problem.weights, g, strict=True)), *slopes
+    )
+    return funnel.Evaluated(values, grads)
+
+
+def at(tree, place):
+    return jax.tree.map(lambda leaf: leaf[place], tree)
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("batch_size", range(1, COUNT + 4))
+def test_every_batch_size_gives_the_loop(batch_size):
+    problem = make()
+    assert_same(run_funnel(batch_size, problem), loop(problem))
+    values = jax.jit(lambda p: funnel.evaluate(p.score, render, *p[1:4], batch_size=batch_size))(problem)
+    np.testing.assert_allclose(values, loop(problem).values, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_images(count):
+    problem = make(count=count)
+    for batch_size in (1, 3, None):
+        assert_same(run_funnel(batch_size, problem), loop(problem))
+
+
+def mapped(problem, others, names):
+    """The problem with the parts called `names` stacked from three problems, and its vmap axes."""
+    axes = {name: 0 if name in names else None for name in Problem._fields}
+    parts = {
+        name: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(getattr(p, name) for p in others))
+        if name in names
+        else getattr(problem, name)
+        for name in Problem._fields
+    }
+    return Problem(**parts), Problem(**axes)
+
+
+PARTS = [
+    {"params"},
+    {"context"},
+    {"score"},
+    {"items"},
+    {"weights"},
+    {"params", "items"},
+    {"score", "context", "weights"},
+    set(Problem._fields),
+]
+
+
+@pytest.mark.parametrize("names", PARTS, ids=lambda names: "+".join(sorted(names)))
+@pytest.mark.parametrize("batch_size", [4])  # neither 7 nor 21 images fill their pieces
+def test_vmap_gives_the_loop(names, batch_size):
+    others = [make(seed) for seed in (0, 10, 20)]
+    stacked, axes = mapped(others[0], others, names)
+    found = jax.vmap(partial(run_funnel, batch_size), in_axes=(axes,))(stacked)
+    for row, other in enumerate(others):
+        problem = others[0]._replace(**{name: getattr(other, name) for name in names})
+        assert_same(at(found, row), loop(problem))
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner"),
+    [({"params"}, {"score"}), ({"score"}, {"params"}), ({"context"}, {"items", "weights"}), ({"score"},) * 2],
+)
+def test_nested_vmap_gives_the_loop(outer, inner):
+    """Rows [2, 3]; what both axes run over varies along both."""
+    grid = [[make(seed + 10 * row) for seed in range(3)] for row in range(2)]
+
+    def chosen(name, row, column):
+        return getattr(grid[row if name in outer else 0][column if name in inner else 0], name)
+
+    def stack(parts):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+
+    parts, axes = {}, ({}, {})
+    for name in Problem._fields:
+        rows, columns = range(2 if name in outer else 1), range(3 if name in inner else 1)
+        part = stack([stack([chosen(name, row, column) for column in columns]) for row in rows])
+        if name not in inner:
+            part = jax.tree.map(lambda leaf: leaf[:, 0], part)
+        if name not in outer:
+            part = jax.tree.map(lambda leaf: leaf[0], part)
+        parts[name] = part
+        axes[0][name], axes[1][name] = (0 if name in names else None for names in (outer, inner))
+    run = jax.vmap(
+        jax.vmap(partial(run_funnel, 4), in_axes=(Problem(**axes[1]),)), in_axes=(Problem(**axes[0]),)
+    )
+    found = run(Problem(**parts))
+    for row in range(2):
+        for column in range(3):
+            problem = Problem(**{name: chosen(name, row, column) for name in Problem._fields})
+            assert_same(at(found, (row, column)), loop(problem))
+
+
+def test_vmap_without_params_and_context():
+    """What is drawn may lie in the items alone."""
+
+    def draw(params, context, item):
+        return jnp.broadcast_to(item, (2, 2, 1))
+
+    items = normal(0, 3, 5)
+    run = jax.vmap(lambda rows: funnel.evaluate(total, draw, (), (), rows, batch_size=2))
+    np.testing.assert_allclose(run(items), 4 * items, rtol=1e-6)
+
+
+class Watched(NamedTuple):
+    """Notes the shape of every batch it is traced with."""
+
+    shift: jax.Array
+
+    def __call__(self, images):
+        SEEN.append(images.shape)
+        return (images + self.shift).sum((1, 2, 3))
+
+
+SEEN: list = []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+@pytest.mark.parametrize("name", ["params", "context", "items", "weights", "score"])
+def test_under_vmap_the_model_sees_no_more_than_a_batch(name, batch_size):
+    """Without the funnel's rule a vmap of V would multiply the model's batch by V. Over the score's own
+    leaves the model is itself mapped, one image a row."""
+    others = [make(seed)._replace(score=Watched(normal(seed))) for seed in range(5)]
+    stacked, axes = mapped(others[0], others, {name})
+    run = jax.vmap(partial(run_funnel.__wrapped__, batch_size), in_axes=(axes,))  # traced anew
+    SEEN.clear()
+    jaxpr = jax.make_jaxpr(run)(stacked)
+    assert SEEN
+    assert {shape[0] for shape in SEEN} == ({1, batch_size} if name == "score" else {batch_size})
+    # The images of a call exist in the program with at most `batch_size` rows.
+    assert widest_image_batch(jaxpr.jaxpr) == batch_size
+
+
+def widest_image_batch(jaxpr):
+    """The most images [n, 3, 4, 3] or [n, 1, 3, 4, 3] that any value of a program holds."""
+    widest = 0
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            shape = getattr(variable.aval, "shape", ())
+            context = equation.primitive.name in ("broadcast_in_dim", "reshape", "gather")
+            if shape[-3:] == (3, 4, 3) and len(shape) in (4, 5) and not context:
+                widest = max(widest, int(np.prod(shape[:-3])))
+        for inner in jaxprs_in_params(equation.params):
+            widest = max(widest, widest_image_batch(inner))
+    return widest
+
+
+def test_pieces_are_even():
+    """10 images by at most 4: three calls of 4, 4, 2 cost as many as 4, 3, 3, which pads less."""
+    problem = make(count=10)._replace(score=Watched(normal(0)))
+    SEEN.clear()
+    jax.make_jaxpr(partial(run_funnel.__wrapped__, 4))(problem)
+    assert {shape[0] for shape in SEEN} == {4}
+    SEEN.clear()
+    jax.make_jaxpr(partial(run_funnel.__wrapped__, 4))(make(count=9)._replace(score=Watched(normal(0))))
+    assert {shape[0] for shape in SEEN} == {3}
+
+
+@pytest.mark.parametrize("row", [0, 3, COUNT - 1])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_nan_stays_in_its_row(row, batch_size):
+    problem = make()
+    poisoned = problem._replace(items=problem.items._replace(gain=problem.items.gain.at[row].set(jnp.nan)))
+    found = run_funnel(batch_size, poisoned).values
+    assert np.isnan(found[row])
+    clean = np.arange(COUNT) != row
+    np.testing.assert_allclose(found[clean], loop(problem).values[clean], rtol=2e-5, atol=2e-5)
+
+
+def test_a_nan_stays_in_its_group():
+    """Of images explained together, one that fails leaves the others' gradients alone."""
+    others = [make(seed) for seed in range(3)]
+    poisoned = [others[0], others[1]._replace(context=others[1].context.at[0].set(jnp.nan)), others[2]]
+    stacked, axes = mapped(others[0], poisoned, set(Problem._fields))
+    found = jax.vmap(partial(run_funnel, 4), in_axes=(axes,))(stacked)
+    assert np.isnan(found.values[1]).all()
+    for row in (0, 2):
+        assert_same(at(found, row), loop(others[row]))
+
+
+def test_padding_counts_for_nothing():
+    """The rows that fill up the last piece have weight 0, whatever they score."""
+    problem = make(count=5)._replace(weights=jnp.zeros(5).at[4].set(1.0))
+    assert_same(run_funnel(3, problem), loop(problem))
+
+
+def test_the_models_parameters_get_no_gradient():
+    found = run_funnel(2, make())
+    assert jax.tree.structure(found.grads) == jax.tree.structure(make().params)
+
+
+def test_noise_keys_are_items():
+    """Typed keys pass through padding, batches and vmap."""
+
+    def draw(params, context, key):
+        return params + jax.random.normal(key, (2, 2, 1))
+
+    keys = jax.random.split(jax.random.key(0), (3, 5))
+    run = jax.vmap(lambda keys: funnel.evaluate(total, draw, jnp.float32(1.0), (), keys, batch_size=2))
+    expected = [[4 + jax.random.normal(key, (2, 2, 1)).sum() for key in row] for row in keys]
+    np.testing.assert_allclose(run(keys), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (lambda images: images.sum(), r"got \(\)"),
+        (lambda images: images.sum((1, 2)), r"got \(2, 3\)"),
+        (lambda images: jnp.ones(3), r"got \(3,\)"),
+        (lambda images: [images.sum((1, 2, 3))], "got list"),
+    ],
+)
+def test_a_score_of_the_wrong_shape_is_told_plainly(wrong, got):
+    problem = make(count=4)
+    with pytest.raises(ValueError, match=rf"one number each \[2\], {got}.*class_score"):
+        funnel.evaluate(wrong, render, *problem[1:4], batch_size=2)
+
+
+@pytest.mark.parametrize(("batch_size", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
+def test_batch_size_must_be_a_whole_number_of_at_least_one(batch_size, error):
+    with pytest.raises(error, match="batch_size must be"):
+        run_funnel(batch_size, make())
+
+
+def test_the_models_own_error_comes_through():
+    def broken(images):
+        raise RuntimeError("out of cheese")
+
+    with pytest.raises(RuntimeError, match="out of cheese"):
+        funnel.evaluate(broken, render, *make()[1:4], batch_size=2)
