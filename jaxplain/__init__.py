@@ -7,6 +7,7 @@ score. Importing this package starts no device.
 from jaxplain import masks as masks
 from jaxplain import metrics as metrics
 from jaxplain import paths as paths
+from jaxplain import sag as sag
 from jaxplain import zoo as zoo
 from jaxplain.images import load_image as load_image
 from jaxplain.masks import Heatmap as Heatmap

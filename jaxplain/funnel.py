@@ -7,7 +7,7 @@ In the shape descriptions N is a number of images, G of groups (see `_Work`), b 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ PyTree = Any
 
 Render = Callable[[PyTree, PyTree, PyTree], Array]
 """`render(params, context, item) -> image [H, W, C]`: a pure function that closes over no traced value."""
+
+
+Mode = Literal["all", "live", "gradient"]  # score all items, those of weight 1, or all with the gradient
 
 
 class Evaluated(NamedTuple):
@@ -43,6 +46,7 @@ def evaluate(
     context: PyTree,
     items: PyTree,
     *,
+    live: Array | None = None,
     batch_size: int | None = None,
 ) -> Array:
     """Scores of N images that exist only `batch_size` at a time: `score(render(params, context, item))`.
@@ -53,14 +57,17 @@ def evaluate(
       params: pytree of arrays, shared by all images; `value_and_grad` differentiates in it.
       context: pytree of arrays, shared by all images.
       items: pytree of arrays with leading axis N, one row an image.
+      live: bool [N], which items to score; None scores all. The model is called no more often than the live
+        ones need, although their number is known only when the program runs.
       batch_size: images per model call; None chooses by platform.
 
     Returns:
-      float32 [N].
+      float32 [N]; NaN where an item is not live.
     """
     count = jax.tree_util.tree_leaves(items)[0].shape[0]
-    weights = jnp.zeros(count)
-    return _funnel(score, render, params, context, items, weights, batch_size, differentiate=False).values
+    weights = jnp.zeros(count) if live is None else live.astype(jnp.float32)
+    mode: Mode = "all" if live is None else "live"
+    return _funnel(score, render, params, context, items, weights, batch_size, mode).values
 
 
 def value_and_grad(
@@ -78,7 +85,7 @@ def value_and_grad(
     The model's own parameters are never differentiated, and nothing of one piece of `batch_size` images is
     kept for the next but the running sum of the gradient.
     """
-    return _funnel(score, render, params, context, items, weights, batch_size, differentiate=True)
+    return _funnel(score, render, params, context, items, weights, batch_size, "gradient")
 
 
 def _funnel(
@@ -89,11 +96,11 @@ def _funnel(
     items: PyTree,
     weights: Array,
     batch_size: int | None,
-    differentiate: bool,
+    mode: Mode,
 ) -> Evaluated:
     leaves, treedef = jax.tree_util.tree_flatten(as_pytree(score))
     size = default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
-    plan = _Plan(treedef, render, size, differentiate, groups=1)
+    plan = _Plan(treedef, render, size, mode, groups=1)
     grouped = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf)[None], (params, context))
     work = _Work(
         shared=dict(enumerate(leaves)),
@@ -114,7 +121,7 @@ class _Plan(NamedTuple):
     score_tree: Any
     render: Render
     batch_size: int
-    differentiate: bool
+    mode: Mode
     groups: int  # G
 
 
@@ -136,7 +143,7 @@ def _run(plan: _Plan, work: _Work) -> tuple[Array, PyTree]:
 
     @custom_vmap
     def run(work: _Work) -> tuple[Array, PyTree]:
-        return _scan_pieces(plan, work)
+        return _score_live(plan, work) if plan.mode == "live" else _scan_pieces(plan, work)
 
     @run.def_vmap
     def rule(axis_size: int, in_batched: Any, work: _Work) -> tuple[Any, Any]:
@@ -192,6 +199,7 @@ def _scan_pieces(plan: _Plan, work: _Work) -> tuple[Array, PyTree]:
     """Score all items piece by piece, adding up the gradient."""
     count = work.weights.shape[0]
     pieces = _pieces(_Piece(work.items, work.weights, work.group), count, plan.batch_size)
+    differentiate = plan.mode == "gradient"
 
     def weighted(params: PyTree, piece: _Piece) -> tuple[Array, Array]:
         values = _score_piece(plan, work, params, piece)
@@ -199,14 +207,14 @@ def _scan_pieces(plan: _Plan, work: _Work) -> tuple[Array, PyTree]:
         return jnp.sum(jnp.where(piece.weights != 0, piece.weights * values, 0.0)), values
 
     def step(total: PyTree, piece: _Piece) -> tuple[PyTree, Array]:
-        if not plan.differentiate:
+        if not differentiate:
             return total, weighted(work.params, piece)[1]
         (_, values), grads = jax.value_and_grad(weighted, has_aux=True)(work.params, piece)
         return jax.tree_util.tree_map(jnp.add, total, grads), values
 
-    start = jax.tree_util.tree_map(jnp.zeros_like, work.params) if plan.differentiate else ()
+    start = jax.tree_util.tree_map(jnp.zeros_like, work.params) if differentiate else ()
     total, values = jax.lax.scan(step, start, pieces)
-    grads = total if plan.differentiate else jax.tree_util.tree_map(jnp.zeros_like, work.params)
+    grads = total if differentiate else jax.tree_util.tree_map(jnp.zeros_like, work.params)
     return values.reshape(-1)[:count], grads
 
 
@@ -219,6 +227,25 @@ def _pieces(flat: _Piece, count: int, batch_size: int) -> _Piece:
     split = jax.tree_util.tree_map(lambda leaf: leaf[rows].reshape(pieces, size, *leaf.shape[1:]), flat)
     real = (jnp.arange(pieces * size) < count).reshape(pieces, size)
     return split._replace(weights=jnp.where(real, split.weights, 0.0))
+
+
+def _score_live(plan: _Plan, work: _Work) -> tuple[Array, PyTree]:
+    """Score the items of weight 1, gathered to the front, in a loop that ends with the last of them."""
+    live = work.weights != 0
+    count = live.shape[0]
+    size = min(plan.batch_size, count)
+    # The last piece may reach beyond the end: its surplus rows repeat the last item.
+    order = jnp.pad(jnp.argsort(~live, stable=True), (0, size - 1), mode="edge")
+    flat = _Piece(work.items, work.weights, work.group)
+
+    def step(at: Array, values: Array) -> Array:
+        rows = jax.lax.dynamic_slice(order, (at * size,), (size,))
+        piece = jax.tree_util.tree_map(lambda leaf: leaf[rows], flat)
+        return values.at[rows].set(_score_piece(plan, work, work.params, piece))
+
+    pieces = (jnp.sum(live) + size - 1) // size
+    values = jax.lax.fori_loop(0, pieces, step, jnp.full(count, jnp.nan))
+    return jnp.where(live, values, jnp.nan), jax.tree_util.tree_map(jnp.zeros_like, work.params)
 
 
 def _score_piece(plan: _Plan, work: _Work, params: PyTree, piece: _Piece) -> Array:

@@ -14,7 +14,18 @@ import jaxplain as jx
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("repeatable")
 
-CORE = ("scores", "funnel", "perturb", "paths", "penalties", "objective", "descent", "engine", "causal")
+CORE = (
+    "scores",
+    "funnel",
+    "perturb",
+    "paths",
+    "penalties",
+    "objective",
+    "descent",
+    "engine",
+    "causal",
+    "sag_search",
+)
 
 
 @pytest.fixture(autouse=True, scope="module")

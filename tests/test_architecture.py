@@ -29,9 +29,10 @@ CORE = {
     "funnel": {"checks", "scores"},
     "masks": {"checks", "funnel", "paths", "perturb", "scores"},
     "metrics": {"checks", "funnel", "perturb", "scores"},
+    "sag": {"checks", "funnel", "paths", "perturb", "scores"},
     "zoo": {"checks", "images"},
-    "render": {"images"},
-    "__init__": {"images", "masks", "metrics", "paths", "perturb", "scores", "zoo"},
+    "render": {"images", "sag"},
+    "__init__": {"images", "masks", "metrics", "paths", "perturb", "sag", "scores", "zoo"},
 }
 
 
