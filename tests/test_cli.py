@@ -22,9 +22,10 @@ from tiny import photo, write_photo
 from typer.testing import CliRunner
 
 import jaxplain
-from jaxplain import explain, zoo
+from jaxplain import zoo
 from jaxplain.cli import app as cli
 from jaxplain.cli import screen
+from jaxplain.jobs import heatmap
 
 QUICK = ("--model", "tiny", "--size", "4", "--iterations", "1", "--steps", "1")
 FILES = {"heatmap.png", "mask.npy", "overlay.png", "panel.png", "photo.png", "result.json", "saliency.npy"}
@@ -519,7 +520,7 @@ def test_the_demo_explains_a_cat(monkeypatch):
 
 
 def test_the_whole_way_with_real_weights(monkeypatch):
-    monkeypatch.setattr(cli, "compile_job", explain.compile_job)
+    monkeypatch.setattr(cli, "compile_job", heatmap.compile_job)
     cat = cli._demo_photo()
     done = run("explain", cat, "--iterations", "1", "--steps", "1", "--out", "out")
     assert done.exit_code == 0, done.output

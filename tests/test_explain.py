@@ -26,11 +26,13 @@ from tiny import (
 )
 
 import jaxplain as jx
-from jaxplain.explain import Job, check_fits, compile_job, explain_photo, read_photo
 from jaxplain.files import OutputError
 from jaxplain.images import ImageError
+from jaxplain.jobs.heatmap import Job, check_fits, compile_job, explain_photo
+from jaxplain.jobs.heatmap_files import RECORD, save
+from jaxplain.jobs.photos import read_photo
+from jaxplain.jobs.shelf import Shelf, folder_names
 from jaxplain.masks import Optax, Status, parameters
-from jaxplain.results import Shelf, folder_names, save
 
 FILES = {"heatmap.png", "mask.npy", "overlay.png", "panel.png", "photo.png", "result.json", "saliency.npy"}
 
@@ -303,7 +305,7 @@ def test_a_later_run_replaces_results_of_the_same_photo_only(tmp_path):
     made = program()
 
     def explain(*paths):
-        shelf = Shelf(tmp_path / "out", paths)
+        shelf = Shelf(tmp_path / "out", paths, RECORD)
         photos = [read_photo(path) for path in paths]
         for source in photos:
             save(shelf.folder(source), made, source, explain_photo(made, source.rgb))
@@ -325,7 +327,7 @@ def test_a_damaged_record_is_nobody_s_to_replace(tmp_path, content):
     source = read_photo(write_photo(tmp_path / "cat.png"))
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "result.json").write_text(content, encoding="latin-1")
-    assert Shelf(tmp_path, [source.path]).folder(source) == tmp_path / "cat-2"
+    assert Shelf(tmp_path, [source.path], RECORD).folder(source) == tmp_path / "cat-2"
 
 
 def test_reading_a_photo(tmp_path):

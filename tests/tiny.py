@@ -8,7 +8,7 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
 
-from jaxplain.explain import Job, compile_job
+from jaxplain.jobs.heatmap import Job, compile_job
 from jaxplain.zoo import Classifier, InputSpec, ModelEntry, imagenet_labels
 from jaxplain.zoo.layers import Linear, Slot, load_slots
 

@@ -4,9 +4,7 @@ import logging
 import os
 import sys
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -16,29 +14,22 @@ from typing import Annotated, Any, NoReturn
 import jax
 import numpy as np
 import typer
-from rich import box
 from rich.table import Table
 
 import jaxplain
 from jaxplain import zoo
 from jaxplain.cli import screen
-from jaxplain.cli.run import DEBUG, Tally, distinct, for_each, interruptible, told
-from jaxplain.explain import (
-    Explanation,
-    Job,
-    Photo,
-    Program,
-    check_fits,
-    compile_job,
-    explain_photo,
-)
+from jaxplain.cli.endings import INTERRUPTED, clear_errors, display_names, finish, table
+from jaxplain.cli.options import Images, Method, Model, Out, Weights
+from jaxplain.cli.run import distinct, for_each, interruptible
 from jaxplain.files import OutputError, check_writable
-from jaxplain.masks import METHODS, PRESETS, Status
+from jaxplain.jobs.heatmap import Explanation, Job, Program, check_fits, compile_job, explain_photo
+from jaxplain.jobs.heatmap_files import RECORD, save
+from jaxplain.jobs.photos import Photo
+from jaxplain.jobs.shelf import Shelf
+from jaxplain.masks import PRESETS, Status
 from jaxplain.perturb import BASELINES
-from jaxplain.results import Shelf, save
 from jaxplain.zoo import Classifier
-
-FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, the command is wrong, Ctrl-C
 
 app = typer.Typer(
     help="Why does an image classifier decide as it does?",
@@ -49,19 +40,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Images = Annotated[
-    list[Path],
-    typer.Argument(metavar="IMAGE", help="Photos: JPEG, PNG, WebP, TIFF, ...", show_default=False),
-]
-Model = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(zoo.model_names())}.")]
-Weights = Annotated[
-    Path | None,
-    typer.Option(metavar="PATH", help="PyTorch or safetensors file; needed where no package ships weights."),
-]
-Method = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(METHODS)}.")]
-Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Folder for the results, one sub-folder a photo.")
-]
 RESULTS = Path("jaxplain-out")
 
 
@@ -137,7 +115,7 @@ def explain(
         "batch_size": batch_size,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    with _clear_errors():
+    with clear_errors():
         job = Job(method, options, baseline=baseline, seed=seed)
         classifier = zoo.load(model, weights=weights)
         if target is not None:
@@ -153,10 +131,10 @@ def predict(
     top: Annotated[int, typer.Option(metavar="N", help="Classes to show for each photo.", min=1)] = 5,
 ) -> None:
     """Show the most probable classes of photos."""
-    with _clear_errors():
+    with clear_errors():
         classifier = zoo.load(model, weights=weights)
         paths = distinct(images)
-        names = _display_names(paths)
+        names = display_names(paths)
 
         def rows(program: Callable[..., Any], photo: Photo) -> Iterator[tuple[str, ...]]:
             values = np.asarray(program(classifier, classifier.preprocess(photo.rgb)))
@@ -165,13 +143,13 @@ def predict(
                 yield name, classifier.labels[index], str(index), f"{values[index]:.4f}"
 
         tally = for_each(paths, partial(_compile_probabilities, classifier), rows)
-    _finish(tally, _table("image", "class", ">index", ">p"))
+    finish(tally, table("image", "class", ">index", ">p"))
 
 
 @app.command(epilog="Example: [bold]jaxplain demo --out somewhere[/]")
 def demo(method: Method = "igos++", out_dir: Out = RESULTS) -> None:
     """Explain a photo of a cat that ships with scikit-image: the whole job, in about a minute."""
-    with _clear_errors():
+    with clear_errors():
         job = Job(method)
         classifier = zoo.load("efficientnet-lite0")
         _explain_all(job, classifier, [_demo_photo()], out_dir)
@@ -197,7 +175,7 @@ def _explain_all(job: Job, classifier: Classifier, images: list[Path], out_dir: 
     check_fits(job, classifier)
     check_writable(out_dir)
     paths = distinct(images)
-    names, shelf = _display_names(paths), Shelf(out_dir, paths)
+    names, shelf = display_names(paths), Shelf(out_dir, paths, RECORD)
     remarks: list[str] = []
 
     def rows(program: Program, photo: Photo) -> Iterator[tuple[str, ...]]:
@@ -208,7 +186,7 @@ def _explain_all(job: Job, classifier: Classifier, images: list[Path], out_dir: 
         yield _row(names[photo.path], found)
 
     tally = for_each(paths, partial(compile_job, job, classifier), rows)
-    _finish(tally, _results_table(tally.program, out_dir), remarks)
+    finish(tally, _results_table(tally.program, out_dir), remarks)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -222,71 +200,17 @@ def _row(name: str, found: Explanation) -> tuple[str, ...]:
 
 
 def _results_table(program: Program | None, out_dir: Path) -> Table:
-    table = _table("image", "class", ">p", ">deletion", ">insertion", ">seconds")
+    shown = table("image", "class", ">p", ">deletion", ">insertion", ">seconds")
     if program is not None:
-        table.caption = screen.printable(
+        shown.caption = screen.printable(
             f"Low deletion and high insertion are good. Compiled in {program.compile_seconds:.1f} s "
             f"for {jax.default_backend()}. Results in {out_dir}"
         )
-    return table
-
-
-def _table(*headers: str) -> Table:
-    """A table that folds names where the screen is narrow and never numbers, whose headers start with ">"."""
-    table = Table(box=box.SIMPLE_HEAD, caption_justify="left")
-    for header in headers:
-        number = header.startswith(">")
-        table.add_column(
-            header.lstrip(">"), justify="right" if number else "left", no_wrap=number, overflow="fold"
-        )
-    return table
-
-
-def _finish(tally: Tally, table: Table, remarks: Sequence[str] = ()) -> None:
-    """Show what came out and what failed; the exit status says whether all is well."""
-    for row in tally.rows:
-        table.add_row(*map(screen.printable, row))
-    if tally.rows:
-        screen.show(table)
-    for remark in remarks:
-        screen.say(remark, "warning", "yellow")
-    for failure in tally.failures:
-        screen.say(failure, "failed", "red")
-    if tally.failures:
-        screen.say(f"{len(tally.failures)} of {tally.total} photos failed.")
-    if tally.interrupted:
-        screen.say(f"{tally.done} of {tally.total} photos were done.", "interrupted", "yellow")
-        raise typer.Exit(INTERRUPTED)
-    if tally.failures:
-        raise typer.Exit(FAILED)
-
-
-def _display_names(paths: list[Path]) -> dict[Path, str]:
-    """File names, and whole paths where a name comes twice."""
-    counts = Counter(path.name for path in paths)
-    return {path: path.name if counts[path.name] == 1 else str(path) for path in paths}
+    return shown
 
 
 # ---------------------------------------------------------------------------------------------------------
 # Errors and the process
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """A command that cannot run ends with one plain sentence and its own exit status."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError) as error:  # what jaxplain refuses says so in plain words
-        _refuse(error, str(error))
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        _refuse(error, told(error))
-
-
-def _refuse(error: Exception, text: str) -> NoReturn:
-    if os.environ.get(DEBUG):
-        raise error
-    screen.say(text, "error", "red")
-    raise typer.Exit(WRONG) from None
 
 
 def _leave_at_once(status: int) -> NoReturn:

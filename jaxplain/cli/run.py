@@ -10,9 +10,9 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from jaxplain.cli import screen
-from jaxplain.explain import Photo, read_photo
 from jaxplain.files import OutputError
 from jaxplain.images import ImageError
+from jaxplain.jobs.photos import Photo, read_photo
 
 DEBUG = "JAXPLAIN_DEBUG"  # environment variable: unexpected errors show their traceback
 

@@ -66,7 +66,7 @@ class AttentionGraph:
         return None if at is None else self.nodes[at]
 
     def pruned(self, max_children: int) -> "AttentionGraph":
-        """The same graph with at most so many children a node, those of largest drop: what a drawing shows."""
+        """The same graph with at most so many children a node, of largest drop: what a drawing shows."""
         kept: dict[int, list[Edge]] = {}
         for edge in sorted(self.edges, key=lambda edge: (math.isnan(edge.drop), -edge.drop)):
             if len(siblings := kept.setdefault(edge.parent, [])) < max_children:

@@ -1,16 +1,13 @@
-"""The main job: one compiled program for a run, and every photo of the run through it.
+"""Heatmaps of photos: one compiled program for a run, and every photo of the run through it.
 
-This is the rim: it reads files and times compilation. The explanation itself is a pure function of a score
-(`jaxplain.masks`, `jaxplain.metrics`); `jaxplain.results` writes what comes out.
+The explanation itself is a pure function of a score (`jaxplain.masks`, `jaxplain.metrics`);
+`jaxplain.jobs.heatmap_files` writes what comes out.
 """
 
-import hashlib
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,15 +17,12 @@ from jax import Array
 
 from jaxplain import funnel
 from jaxplain.checks import check_choice, check_positive_int
-from jaxplain.images import load_image
+from jaxplain.jobs.photos import check_class, check_seed, decode_target, encode_target, photo_key
 from jaxplain.masks import METHODS, Heatmap, Status, parameters
 from jaxplain.metrics import Curves, insertion_deletion
 from jaxplain.perturb import BASELINES, baseline
-from jaxplain.scores import KINDS, check_target, class_score, top_class
+from jaxplain.scores import KINDS, class_score
 from jaxplain.zoo import Classifier
-
-SEEDS = 2**32  # JAX drops higher bits without a word, so that 2**32 would be seed 0 again
-_TOP = -1  # stands for "the top prediction" inside the compiled program
 
 
 @dataclass(frozen=True)
@@ -52,8 +46,7 @@ class Job:
         check_choice(self.baseline, BASELINES, "baseline")
         check_choice(self.kind, KINDS, "score kind")
         check_positive_int(self.curve_steps, "curve_steps")
-        if not 0 <= self.seed < SEEDS:
-            raise ValueError(f"seed must be in 0..{SEEDS - 1}, got {self.seed}.")
+        check_seed(self.seed)
         chosen = self.parameters
         for name in ("iterations", "steps", "batch_size"):
             check_positive_int(chosen[name], name)
@@ -64,14 +57,6 @@ class Job:
         chosen = parameters(self.method, self.options)
         given = chosen.get("batch_size")
         return chosen | {"batch_size": funnel.default_batch_size() if given is None else given}
-
-
-class Photo(NamedTuple):
-    """A photo as read from its file."""
-
-    path: Path
-    rgb: np.ndarray  # uint8 [H, W, 3], any size
-    sha256: str  # of the file
 
 
 class Outcome(NamedTuple):
@@ -107,25 +92,13 @@ class Explanation(NamedTuple):
         return Status(int(self.outcome.heatmap.status))
 
 
-def read_photo(path: Path) -> Photo:
-    """Read a photo and take the digest that tells it from others of its name.
-
-    Raises:
-      ImageError: the file cannot be used as a photo.
-    """
-    rgb = load_image(path)
-    with open(path, "rb") as file:
-        return Photo(path, rgb, hashlib.file_digest(file, "sha256").hexdigest())
-
-
 def check_fits(job: Job, classifier: Classifier) -> None:
     """Refuse a job that a classifier cannot do, before minutes are spent on it.
 
     Raises:
       ValueError: the target is no class of it, or the mask is finer than its input.
     """
-    if job.target is not None:
-        check_target(job.target, len(classifier.labels))
+    check_class(job.target, len(classifier.labels))
     size, finest = job.parameters["size"], classifier.spec.size
     if size[0] > finest[0] or size[1] > finest[1]:
         raise ValueError(
@@ -155,7 +128,7 @@ def compile_job(job: Job, classifier: Classifier) -> Program:
 def _explain(
     job: Job, classifier: Classifier, image: Array, background: Array, target: Array, key: Array
 ) -> Outcome:
-    target = jnp.where(target == _TOP, top_class(classifier, image), target)
+    target = decode_target(target, classifier, image)
     score = class_score(classifier, target, job.kind)  # type: ignore[arg-type]
     heatmap = METHODS[job.method](score, image, background, key=key, **job.options)
     # Measured on the probability, whatever was optimised, and at the mask's own resolution.
@@ -178,10 +151,10 @@ def explain_photo(program: Program, rgb: np.ndarray) -> Explanation:
     job, classifier = program.job, program.classifier
     seen = classifier.crop_and_resize(rgb)
     image = classifier.normalize(seen)
-    key = jax.random.fold_in(jax.random.key(job.seed), zlib.crc32(seen.tobytes()))
+    key = photo_key(job.seed, seen)
     baseline_key, mask_key = jax.random.split(key)
     background = baseline(job.baseline, image, normalize=classifier.normalize, key=baseline_key)
-    target = jnp.int32(_TOP if job.target is None else job.target)
+    target = encode_target(job.target)
     start = time.perf_counter()
     outcome = jax.block_until_ready(program.run(classifier, image, background, target, mask_key))
     seconds = time.perf_counter() - start

@@ -1,0 +1,72 @@
+"""How a command ends: with its table, its failures in plain words, and an exit status that says which."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+import typer
+from rich import box
+from rich.table import Table
+
+from jaxplain.cli import screen
+from jaxplain.cli.run import DEBUG, Tally, told
+
+FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, the command is wrong, Ctrl-C
+
+
+def display_names(paths: list[Path]) -> dict[Path, str]:
+    """File names, and whole paths where a name comes twice."""
+    counts = Counter(path.name for path in paths)
+    return {path: path.name if counts[path.name] == 1 else str(path) for path in paths}
+
+
+def table(*headers: str) -> Table:
+    """A table that folds names where the screen is narrow and never numbers, whose headers start with ">"."""
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left")
+    for header in headers:
+        number = header.startswith(">")
+        table.add_column(
+            header.lstrip(">"), justify="right" if number else "left", no_wrap=number, overflow="fold"
+        )
+    return table
+
+
+def finish(tally: Tally, table: Table, remarks: Sequence[str] = ()) -> None:
+    """Show what came out and what failed; the exit status says whether all is well."""
+    for row in tally.rows:
+        table.add_row(*map(screen.printable, row))
+    if tally.rows:
+        screen.show(table)
+    for remark in remarks:
+        screen.say(remark, "warning", "yellow")
+    for failure in tally.failures:
+        screen.say(failure, "failed", "red")
+    if tally.failures:
+        screen.say(f"{len(tally.failures)} of {tally.total} photos failed.")
+    if tally.interrupted:
+        screen.say(f"{tally.done} of {tally.total} photos were done.", "interrupted", "yellow")
+        raise typer.Exit(INTERRUPTED)
+    if tally.failures:
+        raise typer.Exit(FAILED)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """A command that cannot run ends with one plain sentence and its own exit status."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:  # what jaxplain refuses says so in plain words
+        _refuse(error, str(error))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        _refuse(error, told(error))
+
+
+def _refuse(error: Exception, text: str) -> NoReturn:
+    if os.environ.get(DEBUG):
+        raise error
+    screen.say(text, "error", "red")
+    raise typer.Exit(WRONG) from None
