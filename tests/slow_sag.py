@@ -5,6 +5,7 @@ of patch numbers, a score a function of it.
 """
 
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,10 +29,11 @@ def earlier_first(score):
 def reduce(score, s, enough):
     """Remove the patch that leaves the highest score while that suffices."""
     while True:
-        smaller = [s - {p} for p in sorted(s) if score(s - {p}) >= enough]
-        if not smaller:
+        smaller = {s - {p}: score(s - {p}) for p in sorted(s)}
+        best = max(smaller, key=smaller.get, default=s)  # the first of equals
+        if not smaller or not smaller[best] >= enough:
             return s
-        s = max(smaller, key=score)  # the first of equals
+        s = best
 
 
 def reached(score, patches, threshold):
@@ -47,27 +49,38 @@ def reached(score, patches, threshold):
     return found
 
 
+class Found(NamedTuple):
+    """What a slow beam search found."""
+
+    roots: set
+    scored: dict  # the score of every set that it looked at
+    asked: int  # how often it looked: model calls without a memory
+
+
 def beam_search(
     score, patches, threshold, *, width, candidates, max_size, max_roots, proposal=None, supersets=False
 ):
-    """The beam search as documented; also returns which sets it had to score."""
-    scored = {}
+    """The beam search as documented."""
+    scored, asked = {}, 0
 
     def look(s):
+        nonlocal asked
+        asked += 1
         return scored.setdefault(s, score(s))
 
     enough = np.float32(threshold) * look(frozenset(range(patches)))
     if look(frozenset()) >= enough:
-        return {frozenset()}, scored
+        return Found({frozenset()}, scored, asked)
     ranks = np.zeros(patches) if proposal is None else proposal
     order = sorted(range(patches), key=lambda p: (-ranks[p], p))
-    best_first = earlier_first(look)
+    best_first = earlier_first(scored.get)
     roots, beam = [], [frozenset()]
     for _ in range(max_size):
         if not beam or len(roots) >= max_roots:
             break
-        larger = {s | {p} for s in beam for p in [p for p in order if p not in s][:candidates]}
-        sufficient = sorted((s for s in larger if look(s) >= enough), key=best_first)
+        successors = [s | {p} for s in beam for p in [p for p in order if p not in s][:candidates]]
+        larger = {s for s in successors if not np.isnan(look(s))}
+        sufficient = sorted((s for s in larger if scored[s] >= enough), key=best_first)
         if not supersets:
             known = list(roots)
             sufficient = [s for s in sufficient if not any(root <= s for root in known)]
@@ -78,5 +91,5 @@ def beam_search(
                 small = reduce(look, s, enough)
                 if small not in roots:
                     roots.append(small)
-        beam = sorted((s for s in larger if look(s) < enough), key=best_first)[:width]
-    return set(roots[:max_roots]), scored
+        beam = sorted((s for s in larger if scored[s] < enough), key=best_first)[:width]
+    return Found(set(roots[:max_roots]), scored, asked)

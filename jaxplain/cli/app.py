@@ -1,4 +1,4 @@
-"""The command line: `jaxplain explain`, `jaxplain predict`, `jaxplain demo`."""
+"""The command line: `jaxplain explain`, `predict` and `demo`, and the commands of `cli.sag`."""
 
 import logging
 import os
@@ -18,6 +18,7 @@ from rich.table import Table
 
 import jaxplain
 from jaxplain import zoo
+from jaxplain.cli import sag as sag_commands
 from jaxplain.cli import screen
 from jaxplain.cli.endings import INTERRUPTED, clear_errors, display_names, finish, table
 from jaxplain.cli.options import Images, Method, Model, Out, Weights
@@ -39,6 +40,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+sag_commands.register(app)
 
 RESULTS = Path("jaxplain-out")
 

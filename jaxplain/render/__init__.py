@@ -5,12 +5,14 @@ from jaxplain.render.curves import Curve, draw_curves
 from jaxplain.render.overlay import heatmap, overlay
 from jaxplain.render.panel import panel
 from jaxplain.render.png import to_png
+from jaxplain.render.shares import draw_shares
 
 __all__ = [
     "Curve",
     "colorize",
     "display_range",
     "draw_curves",
+    "draw_shares",
     "heatmap",
     "normalize",
     "overlay",

@@ -19,9 +19,9 @@ _GRID = (228, 228, 228)
 _SPINE = (130, 130, 130)
 _FILL_OPACITY = 34  # of 255
 _LINE = 3.0
-_SUPERSAMPLING = 4  # Pillow draws lines without antialiasing, so they are drawn larger and reduced
-_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_FONT = 14
+SUPERSAMPLING = 4  # Pillow draws lines without antialiasing, so they are drawn larger and reduced
+TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+TICK_FONT = 14
 # Room around the axes. Top and bottom are what a panel leaves above and below its photos, so axes line up.
 _LEFT, _RIGHT, TOP, BOTTOM = 62, 20, 44, 50
 _SMALLEST = (260, 180)
@@ -144,23 +144,24 @@ def format_area(area: float) -> str:
 
 def _draw_lines(series: tuple[_Series, ...], area: PlotArea, size: tuple[int, int]) -> Image.Image:
     """Everything without letters."""
-    scale = _SUPERSAMPLING
+    scale = SUPERSAMPLING
     large = Image.new("RGB", (size[0] * scale, size[1] * scale), "white")
     draw = ImageDraw.Draw(large, "RGBA")  # on an RGB picture, this mode blends what is drawn
     zoomed = PlotArea(*(scale * side for side in area))
-    _draw_grid(draw, zoomed)
+    draw_grid(draw, zoomed)
     runs = [(one.color, run) for one in series for run in _runs(one.curve, zoomed)]
     for color, run in runs:  # all fills first: no fill may tint a line
         base = [(run[-1][0], zoomed.bottom), (run[0][0], zoomed.bottom)]
         draw.polygon([*run, *base], fill=(*color, _FILL_OPACITY))
     for color, run in runs:
-        _draw_run(draw, run, color)
+        draw_run(draw, run, color)
     return large.reduce(scale)
 
 
-def _draw_grid(draw: ImageDraw.ImageDraw, area: PlotArea) -> None:
-    width = _SUPERSAMPLING
-    for tick in _TICKS:
+def draw_grid(draw: ImageDraw.ImageDraw, area: PlotArea) -> None:
+    """Grid lines at the ticks and the two axes, in a drawing that is `SUPERSAMPLING` times larger."""
+    width = SUPERSAMPLING
+    for tick in TICKS:
         x, y = area.point(tick, tick)
         draw.rectangle((area.left, y, area.right, y + width - 1), fill=_GRID)
         draw.rectangle((x, area.top, x + width - 1, area.bottom), fill=_GRID)
@@ -168,9 +169,9 @@ def _draw_grid(draw: ImageDraw.ImageDraw, area: PlotArea) -> None:
     draw.rectangle((area.left, area.top, area.left + width - 1, area.bottom), fill=_SPINE)
 
 
-def _draw_run(draw: ImageDraw.ImageDraw, run: list[tuple[float, float]], color: tuple[int, int, int]) -> None:
-    """A line with round ends, which also shows a run of a single point."""
-    width = round(_LINE * _SUPERSAMPLING)
+def draw_run(draw: ImageDraw.ImageDraw, run: list[tuple[float, float]], color: tuple[int, int, int]) -> None:
+    """A line with round ends, which also shows a run of a single point; larger as in `draw_grid`."""
+    width = round(_LINE * SUPERSAMPLING)
     draw.line(run, fill=color, width=width, joint="curve")
     for x, y in (run[0], run[-1]):
         draw.ellipse((x - width / 2, y - width / 2, x + width / 2 - 1, y + width / 2 - 1), fill=color)
@@ -191,26 +192,26 @@ def _runs(curve: Curve, area: PlotArea) -> list[list[tuple[float, float]]]:
 
 
 def _write_axes(picture: Image.Image, area: PlotArea) -> None:
-    for tick in _TICKS:
+    for tick in TICKS:
         x, y = area.point(tick, tick)
-        write(picture, (x, area.bottom + 14), f"{tick:g}", size=_FONT, anchor="mm", color=MUTED)
-        write(picture, (area.left - 8, y), f"{tick:g}", size=_FONT, anchor="rm", color=MUTED)
+        write(picture, (x, area.bottom + 14), f"{tick:g}", size=TICK_FONT, anchor="mm", color=MUTED)
+        write(picture, (area.left - 8, y), f"{tick:g}", size=TICK_FONT, anchor="rm", color=MUTED)
     middle = area.point(0.5, 0.5)
     write(
         picture,
         (middle[0], area.bottom + 36),
         "fraction of the cells deleted / inserted",
-        size=_FONT,
+        size=TICK_FONT,
         anchor="mm",
     )
-    _write_upwards(picture, (14, middle[1]), "softmax probability")
+    write_upwards(picture, (14, middle[1]), "softmax probability")
 
 
-def _write_upwards(picture: Image.Image, center: tuple[float, float], text: str) -> None:
+def write_upwards(picture: Image.Image, center: tuple[float, float], text: str) -> None:
     """Text that runs from bottom to top, by turning a mask of it."""
-    left, top, right, bottom = (round(side) for side in font(_FONT).getbbox(text))
+    left, top, right, bottom = (round(side) for side in font(TICK_FONT).getbbox(text))
     mask = Image.new("L", (right - left, bottom - top))
-    ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font(_FONT))
+    ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font(TICK_FONT))
     mask = mask.transpose(Image.Transpose.ROTATE_90)
     at = (round(center[0] - mask.width / 2), round(center[1] - mask.height / 2))
     picture.paste(INK, (*at, at[0] + mask.width, at[1] + mask.height), mask)
@@ -219,9 +220,9 @@ def _write_upwards(picture: Image.Image, center: tuple[float, float], text: str)
 def _write_legend(picture: Image.Image, series: tuple[_Series, ...]) -> None:
     """Above the axes, where no curve can pass behind it; the areas stand in one column."""
     draw = ImageDraw.Draw(picture)
-    column = _LEFT + 36 + max(font(_FONT).getlength(one.name) for one in series) + 14
+    column = _LEFT + 36 + max(font(TICK_FONT).getlength(one.name) for one in series) + 14
     for row, one in enumerate(series):
         y = 8 + 20 * row
         draw.rectangle((_LEFT, y - 1, _LEFT + 26, y + 1), fill=one.color)
-        write(picture, (_LEFT + 36, y), one.name, size=_FONT, anchor="lm")
-        write(picture, (column, y), format_area(one.curve.area), size=_FONT, anchor="lm")
+        write(picture, (_LEFT + 36, y), one.name, size=TICK_FONT, anchor="lm")
+        write(picture, (column, y), format_area(one.curve.area), size=TICK_FONT, anchor="lm")

@@ -111,6 +111,8 @@ class AttentionGraph:
             if content.pop("format") != FORMAT:
                 raise ValueError("unknown format")
             content["grid"] = tuple(content["grid"])
+            for name in ("image_score", "baseline_score"):
+                content[name] = _with_nan(content[name])
             content["nodes"] = tuple(map(_node, content["nodes"]))
             content["edges"] = tuple(map(_edge, content["edges"]))
             return cls(**content)

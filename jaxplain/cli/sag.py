@@ -1,0 +1,280 @@
+"""The commands of attention graphs: `jaxplain sag`, `jaxplain sag-stats`."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import typer
+
+from jaxplain import render, zoo
+from jaxplain.cli import screen
+from jaxplain.cli.endings import clear_errors, display_names, finish, table
+from jaxplain.cli.options import Images, Model, Weights
+from jaxplain.cli.run import Tally, distinct, for_each, interruptible
+from jaxplain.files import check_writable, staged_folder
+from jaxplain.jobs.photos import Photo
+from jaxplain.jobs.records import to_json
+from jaxplain.jobs.sag import SagExplanation, SagJob, SagProgram, check_fits, compile_sag, explain_sag
+from jaxplain.jobs.sag_files import RECORD, read_summaries, save_sag
+from jaxplain.jobs.shelf import Shelf
+from jaxplain.perturb import BASELINES
+from jaxplain.sag import Statistics, Status, Summary, statistics
+from jaxplain.sag.summary import LEVELS, OVERLAPS
+
+RESULTS, STATISTICS = Path("jaxplain-sag"), Path("jaxplain-sag-stats")
+STATISTICS_RECORD = "statistics.json"
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+_SIZES = (5, 10, 20)  # of the table's shares
+_OPEN_ENDED = (Status.BUFFER_FULL, Status.BUDGET_SPENT)  # there may be more explanations
+
+Grid = Annotated[int, typer.Option(metavar="N", help="Rows and columns of patches.")]
+BeamWidth = Annotated[int, typer.Option(metavar="N", help="Sets that are expanded at each size.")]
+Candidates = Annotated[int, typer.Option(metavar="N", help="Patches that each proposes; 0: all.", min=0)]
+Threshold = Annotated[
+    float, typer.Option(metavar="SHARE", help="Of the photo's score that suffices, above 0 and at most 1.")
+]
+MaxSize = Annotated[int, typer.Option(metavar="N", help="Largest set tried, in patches.")]
+MaxRoots = Annotated[int, typer.Option(metavar="N", help="Stop when so many explanations are found.")]
+Baseline = Annotated[str, typer.Option(metavar="NAME", help=f"What hides a patch: {', '.join(BASELINES)}.")]
+Target = Annotated[
+    str | None,
+    typer.Option(metavar="CLASS", help="Class index or name; left out: each photo's top prediction."),
+]
+MaxOverlap = Annotated[
+    int, typer.Option(metavar="N", help="Patches that two explanations of the graph may share.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(metavar="N", help="Images per model call; left out: by platform.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command(
+        epilog="Examples:\n\n"
+        "[bold]jaxplain sag cat.png[/]\n\n"
+        "[bold]jaxplain sag photos/*.jpg --baseline black --grid 8 --threshold 0.8 --out graphs[/]"
+    )(sag)
+    app.command(
+        name="sag-stats",
+        epilog="Examples:\n\n"
+        "[bold]jaxplain sag-stats photos/ --model efficientnet-lite0 --model efficientnet-lite2[/]\n\n"
+        "[bold]jaxplain sag-stats graphs-of-one/ graphs-of-another/[/]  (results of jaxplain sag --out)",
+    )(sag_stats)
+
+
+def sag(
+    images: Images,
+    model: Model = "efficientnet-lite0",
+    weights: Weights = None,
+    target: Target = None,
+    grid: Grid = 7,
+    beam_width: BeamWidth = 5,
+    candidates: Candidates = 15,
+    threshold: Threshold = 0.9,
+    max_size: MaxSize = 20,
+    max_roots: MaxRoots = 30,
+    baseline: Baseline = "blur",
+    max_overlap: MaxOverlap = 1,
+    shown: Annotated[int, typer.Option(metavar="N", help="Explanations in the graph, at most.")] = 3,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of a random baseline.")] = 0,
+    batch_size: BatchSize = None,
+    out_dir: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the results, one sub-folder a photo.")
+    ] = RESULTS,
+) -> None:
+    """All the ways a photo convinces the classifier: its minimal sufficient explanations, as a graph.
+
+    Each photo gets an interactive page (sag.html), the graph as SVG, PNG and DOT, its logic form, and a
+    record with all explanations found. A photo that fails does not stop the others; the exit status is then
+    1.
+    """
+    with clear_errors():
+        job = SagJob(
+            grid=(grid, grid),
+            beam_width=beam_width,
+            candidates=candidates or None,
+            threshold=threshold,
+            max_size=max_size,
+            max_roots=max_roots,
+            max_overlap=max_overlap,
+            shown=shown,
+            baseline=baseline,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        classifier = zoo.load(model, weights=weights)
+        if target is not None:
+            job = replace(job, target=zoo.find_class(target, classifier.labels))
+        check_fits(job, classifier)
+        check_writable(out_dir)
+        paths = distinct(images)
+        names, shelf = display_names(paths), Shelf(out_dir, paths, RECORD)
+        remarks: list[str] = []
+
+        def rows(program: SagProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
+            found = interruptible(partial(explain_sag, program, photo.rgb))
+            save_sag(shelf.folder(photo), program, photo, found)
+            if found.status not in (Status.OK, Status.BUFFER_FULL):
+                remarks.append(f"{photo.path}: {found.status.message}")
+            yield _row(names[photo.path], found)
+
+        tally = for_each(paths, partial(compile_sag, job, classifier), rows)
+    result = table(
+        "image", "class", ">p", ">explanations", ">diverse", ">patches", ">sets scored", ">seconds"
+    )
+    if tally.program is not None:
+        result.caption = screen.printable(
+            f"Explanations: minimal sets of patches that keep {threshold:.0%} of the score; +: maybe more. "
+            f"Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
+            f"Open sag.html in the folders of {out_dir}"
+        )
+    finish(tally, result, remarks)
+
+
+def _row(name: str, found: SagExplanation) -> tuple[str, ...]:
+    sizes = found.summary.sizes
+    more = "+" if found.status in _OPEN_ENDED else ""
+    span = f"{sizes[0]} to {sizes[-1]}" if sizes else "-"
+    return (
+        name,
+        found.label,
+        f"{found.probability:.3f}",
+        f"{len(sizes)}{more}",
+        str(int(found.diverse.chosen.sum())),
+        span,
+        str(int(found.roots.evaluations)),
+        f"{sum(found.seconds.values()):.1f}",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Statistics
+
+
+def sag_stats(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR", help="Folders of photos, or of results of jaxplain sag.", show_default=False
+        ),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="For photos; repeat to compare. [default: efficientnet-lite0]"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Photos of each folder, at most.", min=1)
+    ] = None,
+    grid: Grid = 7,
+    beam_width: BeamWidth = 5,
+    candidates: Candidates = 15,
+    threshold: Threshold = 0.9,
+    max_size: MaxSize = 20,
+    max_roots: MaxRoots = 30,
+    baseline: Baseline = "blur",
+    max_overlap: MaxOverlap = 1,
+    batch_size: BatchSize = None,
+    out_dir: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the curve.")
+    ] = STATISTICS,
+) -> None:
+    """Compare classifiers by their explanations: how many patches they need, in how many ways.
+
+    Prints a table and draws the share of photos that are explained with at most k patches. A classifier with
+    many sub-explanations is compositional, one with many explanations and few of those disjunctive.
+    """
+    with clear_errors():
+        job = SagJob(
+            grid=(grid, grid),
+            beam_width=beam_width,
+            candidates=candidates or None,
+            threshold=threshold,
+            max_size=max_size,
+            max_roots=max_roots,
+            max_overlap=max_overlap,
+            baseline=baseline,
+            batch_size=batch_size,
+        )
+        check_writable(out_dir)
+        tally = Tally(0)
+        columns: dict[str, list[Summary]] = {}
+        for folder in folders:
+            columns |= _summaries(folder, model or ["efficientnet-lite0"], job, limit, tally)
+        found = {name: statistics(summaries) for name, summaries in columns.items() if summaries}
+        if found:
+            _save_statistics(out_dir, found)
+    tally.rows = list(_statistics_rows(found))
+    result = table("", *(f">{screen.printable(name).plain}" for name in found))
+    result.caption = screen.printable(f"Means over photos. The curve and all figures are in {out_dir}")
+    finish(tally, result)
+
+
+def _summaries(
+    folder: Path, models: list[str], job: SagJob, limit: int | None, tally: Tally
+) -> dict[str, list[Summary]]:
+    """A column of the table for a folder of results, or for each model on a folder of photos."""
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder: name a folder of photos, or one of results.")
+    results = read_summaries(folder)
+    if results:
+        return {str(folder): results[:limit]}
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)[:limit]
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds neither photos nor results of jaxplain sag.")
+    return {f"{name} {folder}": _explain_folder(paths, zoo.load(name), job, tally) for name in models}
+
+
+def _explain_folder(
+    paths: list[Path], classifier: zoo.Classifier, job: SagJob, tally: Tally
+) -> list[Summary]:
+    check_fits(job, classifier)
+    summaries: list[Summary] = []
+
+    def rows(program: SagProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
+        summaries.append(interruptible(partial(explain_sag, program, photo.rgb)).summary)
+        return iter(())
+
+    part = for_each(paths, partial(compile_sag, job, classifier), rows)
+    tally.total += part.total
+    tally.done += part.done
+    tally.failures += part.failures
+    tally.interrupted |= part.interrupted
+    return summaries
+
+
+def _statistics_rows(found: dict[str, Statistics]) -> Iterator[tuple[str, ...]]:
+    columns = list(found.values())
+
+    def row(title: str, *values: float) -> tuple[str, ...]:
+        return title, *(f"{value:.2f}" for value in values)
+
+    if not columns:
+        return
+    yield "photos", *(str(one.images) for one in columns)
+    for size in _SIZES:
+        if all(size < len(one.explained) for one in columns):
+            title = f"explained with at most {size} patches"
+            yield row(title, *(float(one.explained[size]) for one in columns))
+    yield row("explained at all", *(float(one.explained[-1]) for one in columns))
+    yield row("explanations a photo", *(one.mses for one in columns))
+    yield row("patches of an explanation", *(one.mean_size for one in columns))
+    for at, overlap in enumerate(OVERLAPS):
+        yield row(f"diverse, at most {overlap} shared", *(one.diverse[at] for one in columns))
+    for at, level in enumerate(LEVELS):
+        yield row(f"sub-explanations above {level:.0%}", *(one.sub_explanations[at] for one in columns))
+    yield "photos with counts cut short", *(str(one.incomplete) for one in columns)
+
+
+def _save_statistics(out_dir: Path, found: dict[str, Statistics]) -> None:
+    curves = {name: one.explained for name, one in found.items()}
+    contents = {
+        "explained.png": render.to_png(render.draw_shares(curves)),
+        STATISTICS_RECORD: to_json({name: one.to_dict() for name, one in found.items()}),
+    }
+    with staged_folder(out_dir, marker=STATISTICS_RECORD) as staging:
+        for name, content in contents.items():
+            (staging / name).write_bytes(content)
