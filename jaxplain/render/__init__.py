@@ -2,6 +2,7 @@
 
 from jaxplain.render.colormap import colorize, display_range, normalize, symmetric_range
 from jaxplain.render.curves import Curve, draw_curves
+from jaxplain.render.graph import graph_page, graph_png, graph_svg, masked_photo
 from jaxplain.render.overlay import heatmap, overlay
 from jaxplain.render.panel import panel
 from jaxplain.render.png import to_png
@@ -13,7 +14,11 @@ __all__ = [
     "display_range",
     "draw_curves",
     "draw_shares",
+    "graph_page",
+    "graph_png",
+    "graph_svg",
     "heatmap",
+    "masked_photo",
     "normalize",
     "overlay",
     "panel",
