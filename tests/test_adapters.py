@@ -80,6 +80,7 @@ def keras_net():
     keras = pytest.importorskip("keras")
     if keras.backend.backend() != "jax":
         pytest.skip("Keras was imported with another backend")
+    keras.utils.set_random_seed(0)  # Keras draws its weights from a global seed of its own
     layers = keras.layers
     return keras.Sequential(
         [
