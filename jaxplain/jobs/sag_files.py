@@ -74,7 +74,7 @@ def _contents(program: SagProgram, photo: Photo, found: SagExplanation) -> Itera
 def _facts(program: SagProgram, photo: Photo, found: SagExplanation) -> Iterator[tuple[str, str]]:
     """What the page says of how it was made."""
     job = program.job
-    shown = len(found.graph.roots)
+    shown, shared = len(found.graph.roots), job.max_overlap
     yield "photo", photo.path.name
     yield "model", program.classifier.name
     yield "explained class", f"{found.label} ({found.target})"
@@ -83,7 +83,7 @@ def _facts(program: SagProgram, photo: Photo, found: SagExplanation) -> Iterator
     yield "explanations found", f"{len(found.roots)} ({found.status.message})"
     yield (
         "shown",
-        f"{shown} of {int(found.diverse.chosen.sum())} that share at most {job.max_overlap} patches",
+        f"{shown} of {int(found.diverse.chosen.sum())} that share at most {shared} patch{'es' * (shared != 1)}",
     )
     yield "beam", f"{job.beam_width} sets, {job.candidates or 'all'} candidates, up to {job.max_size} patches"
     yield "sets scored", str(int(found.roots.evaluations))
