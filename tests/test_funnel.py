@@ -319,3 +319,58 @@ def test_the_models_own_error_comes_through():
 
     with pytest.raises(RuntimeError, match="out of cheese"):
         funnel.evaluate(broken, render, *make()[1:4], batch_size=2)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Only some items
+
+
+@partial(jax.jit, static_argnums=0)
+def run_live(batch_size, problem, live):
+    return funnel.evaluate(problem.score, render, *problem[1:4], live=live, batch_size=batch_size)
+
+
+LIVE = {"none": [], "first": [0], "last": [COUNT - 1], "some": [1, 2, 5], "all": range(COUNT)}
+
+
+def of_places(places):
+    return jnp.asarray(np.isin(np.arange(COUNT), list(places)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, COUNT, COUNT + 4])
+@pytest.mark.parametrize("places", LIVE.values(), ids=LIVE)
+def test_live_items_get_their_scores_and_the_others_nan(places, batch_size):
+    problem, live = make(), of_places(places)
+    found = run_live(batch_size, problem, live)
+    np.testing.assert_allclose(found, jnp.where(live, loop(problem).values, jnp.nan), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_live_items_under_vmap(batch_size):
+    problems, lives = [make(seed) for seed in range(4)], [*map(of_places, list(LIVE.values())[:4])]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
+    found = jax.vmap(partial(run_live, batch_size))(stacked, jnp.stack(lives))
+    for row, problem, live in zip(found, problems, lives, strict=True):
+        np.testing.assert_allclose(row, run_live(batch_size, problem, live), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("mapped_count", [None, 3])
+def test_the_model_sees_no_more_images_than_are_live_and_padding(mapped_count):
+    seen = []
+
+    def score(images):
+        jax.debug.callback(lambda images: seen.append(len(images)), images)
+        return images.sum((1, 2, 3))
+
+    def run(live):
+        return funnel.evaluate(score, lambda _, __, item: item[None, None, None], None, None,
+                               jnp.arange(20.0), live=live, batch_size=3)  # fmt: skip
+
+    live = jnp.isin(jnp.arange(20), jnp.array([4, 9, 11, 19]))
+    if mapped_count is not None:
+        run, live = jax.vmap(run), jnp.stack([live] * mapped_count)
+    found = jax.block_until_ready(jax.jit(run)(live))
+    jax.effects_barrier()
+    needed = int(live.sum())
+    assert sum(seen) == -(-needed // 3) * 3
+    np.testing.assert_array_equal(np.isnan(found), ~live)

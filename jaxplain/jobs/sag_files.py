@@ -74,17 +74,15 @@ def _contents(program: SagProgram, photo: Photo, found: SagExplanation) -> Itera
 def _facts(program: SagProgram, photo: Photo, found: SagExplanation) -> Iterator[tuple[str, str]]:
     """What the page says of how it was made."""
     job = program.job
-    shown, shared = len(found.graph.roots), job.max_overlap
+    shown, diverse = len(found.graph.roots), int(found.diverse.chosen.sum())
+    shared = f"{job.max_overlap} patch{'es' * (job.max_overlap != 1)}"
     yield "photo", photo.path.name
     yield "model", program.classifier.name
     yield "explained class", f"{found.label} ({found.target})"
     yield "baseline", job.baseline
     yield "threshold", f"{job.threshold:.0%} of the photo's score"
     yield "explanations found", f"{len(found.roots)} ({found.status.message})"
-    yield (
-        "shown",
-        f"{shown} of {int(found.diverse.chosen.sum())} that share at most {shared} patch{'es' * (shared != 1)}",
-    )
+    yield "shown", f"{shown} of {diverse} that share at most {shared}"
     yield "beam", f"{job.beam_width} sets, {job.candidates or 'all'} candidates, up to {job.max_size} patches"
     yield "sets scored", str(int(found.roots.evaluations))
 
