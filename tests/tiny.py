@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from jaxplain.jobs.heatmap import Job, compile_job
+from jaxplain.jobs.sag import SagJob, compile_sag
 from jaxplain.zoo import Classifier, InputSpec, ModelEntry, imagenet_labels
 from jaxplain.zoo.layers import Linear, Slot, load_slots
 
@@ -80,10 +81,11 @@ _programs = {}
 
 
 def compiled(job, classifier):
-    """`compile_job`, but once for all tests: neither seed, target nor weights are part of a program."""
+    """A job's program, but made once for all tests: neither seed, target nor weights are part of it."""
+    compile_any = compile_sag if isinstance(job, SagJob) else compile_job
     key = repr(replace(job, seed=0, target=None))
     if key not in _programs:
-        _programs[key] = compile_job(job, classifier)
+        _programs[key] = compile_any(job, classifier)
     return _programs[key]._replace(job=job, classifier=classifier)
 
 

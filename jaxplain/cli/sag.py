@@ -199,11 +199,16 @@ def sag_stats(
             baseline=baseline,
             batch_size=batch_size,
         )
+        sources = {folder: _read_folder(folder, limit) for folder in folders}
         check_writable(out_dir)
         tally = Tally(0)
         columns: dict[str, list[Summary]] = {}
-        for folder in folders:
-            columns |= _summaries(folder, model or ["efficientnet-lite0"], job, limit, tally)
+        for folder, (results, paths) in sources.items():
+            if results:
+                columns[str(folder)] = results
+            else:
+                for name in model or ["efficientnet-lite0"]:
+                    columns[f"{name} {folder}"] = _explain_folder(paths, zoo.load(name), job, tally)
         found = {name: statistics(summaries) for name, summaries in columns.items() if summaries}
         if found:
             _save_statistics(out_dir, found)
@@ -213,19 +218,15 @@ def sag_stats(
     finish(tally, result)
 
 
-def _summaries(
-    folder: Path, models: list[str], job: SagJob, limit: int | None, tally: Tally
-) -> dict[str, list[Summary]]:
-    """A column of the table for a folder of results, or for each model on a folder of photos."""
+def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[Path]]:
+    """The results in a folder or, where there are none, its photos."""
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder: name a folder of photos, or one of results.")
-    results = read_summaries(folder)
-    if results:
-        return {str(folder): results[:limit]}
+    results = read_summaries(folder)[:limit]
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)[:limit]
-    if not paths:
+    if not results and not paths:
         raise FileNotFoundError(f"{folder} holds neither photos nor results of jaxplain sag.")
-    return {f"{name} {folder}": _explain_folder(paths, zoo.load(name), job, tally) for name in models}
+    return results, paths
 
 
 def _explain_folder(
