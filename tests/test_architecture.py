@@ -30,6 +30,7 @@ CORE = {
     "masks": {"checks", "funnel", "paths", "perturb", "scores"},
     "metrics": {"checks", "funnel", "perturb", "scores"},
     "sag": {"checks", "funnel", "paths", "perturb", "scores"},
+    "xnn": {"checks"},
     "zoo": {"checks", "images"},
     "render": {"images", "sag"},
     "__init__": {"images", "masks", "metrics", "paths", "perturb", "sag", "scores", "zoo"},
