@@ -11,6 +11,7 @@ import graphs
 import pytest
 
 from jaxplain import render
+from jaxplain.render.graph import page as pages
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 in_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium (Debian's package chromium)")
@@ -53,6 +54,13 @@ def test_everything_foreign_is_shown_as_text():
     facts = ["tr", "td", "td"]
     assert sorted(nasty.tags) == sorted(plain.tags + facts)
     assert len(nasty.scripts) == len(plain.scripts) == 2
+
+
+def test_text_in_the_data_could_not_end_their_element():
+    """Today they hold numbers and pictures only."""
+    inert = pages._inert({"name": NASTY})
+    assert "<" not in inert
+    assert json.loads(inert) == {"name": NASTY}
 
 
 def test_the_page_needs_nothing_else():
@@ -137,6 +145,7 @@ def test_hiding_patches_changes_the_verdicts(use):
         const patches = all(".patch");
         out.patches = patches.length;
         out.start = verdicts();
+        patches[8].click(); patches[8].click(); out.back = verdicts();
         patches[8].click(); out.without8 = verdicts(); out.summary = one("#summary").textContent;
         patches[1].click(); out.without18 = verdicts();
         patches[0].click(); patches[4].click(); out.without0148 = verdicts();
@@ -147,7 +156,7 @@ def test_hiding_patches_changes_the_verdicts(use):
     )
     assert out["patches"] == 9
     holds = ["holds|holds: 95% of the score", "holds|holds: 92% of the score"]
-    assert out["start"] == out["again"] == holds
+    assert out["start"] == out["back"] == out["again"] == holds
     assert out["without8"] == [holds[0], "lost|1 patch hidden: only 50% left"]
     assert out["summary"] == "1 of 2 explanations still hold."
     assert out["without18"] == ["lost|1 patch hidden: only 10% left", "lost|2 patches hidden: only 2% left"]

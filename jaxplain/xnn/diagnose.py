@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -108,4 +107,4 @@ def recall_and_precision(logits: Array, labels: Array, target: int) -> tuple[Arr
 
 def replace_logit(logits: Array, target: int, predicted: Array) -> Array:
     """All logits [N, K] with one class's replaced by a prediction [N]."""
-    return jax.numpy.asarray(logits).at[:, target].set(predicted)
+    return jnp.asarray(logits).at[:, target].set(predicted)

@@ -207,13 +207,16 @@ def _fit(
     )
     end = jax.lax.while_loop(lambda state: ~state.accepted & (state.number < max_rounds), once, first)
     srae: SRAE = nnx.merge(graphdef, end.best.params, constants)
+    status, best = _status(srae, train, end.accepted), end.best
+    return FitResult(srae, status, end.number, end.used, best.best_epoch, best.training, best.validation)
+
+
+def _status(srae: SRAE, train: Data, accepted: Array) -> Array:
     finite = jnp.isfinite(srae.read(train.features).logits).all() & jnp.isfinite(train.logits).all()
     constant = (train.logits.max(0) == train.logits.min(0)).any()
-    status = jnp.where(end.accepted, Status.OK, Status.NOT_ACCEPTED)
+    status = jnp.where(accepted, Status.OK, Status.NOT_ACCEPTED)
     status = jnp.where(constant, Status.CONSTANT_LOGITS, status)
-    status = jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32)
-    best = end.best
-    return FitResult(srae, status, end.number, end.used, best.best_epoch, best.training, best.validation)
+    return jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32)
 
 
 def _build(config: SRAEConfig, raw: Data, key: Array) -> SRAE:

@@ -96,7 +96,7 @@ def train(
     graphdef: Any, params: Any, constants: Any, train: Data, validation: Data, weights: Weights, q: Array,
     key: Array, schedule: Schedule,
 ) -> Trained:  # fmt: skip
-    """All of it: pretrain, regress the head, descend; the best epoch on validation wins."""
+    """All of it: pretrain, place the x-features, regress the head, descend; the best epoch wins."""
     pre_key, start_key, key = jax.random.split(key, 3)
     params = pretrain(graphdef, params, constants, train, pre_key, schedule)
     params = place_x_features(graphdef, params, constants, train, start_key)
@@ -139,15 +139,7 @@ def descend(
             keys = jax.random.split(drop_key, len(rows))
             (params, moments), parts = jax.lax.scan(step, (state.params, state.moments), (rows, keys))
             _, checked = loss(params, validation, None)
-            better = checked.total < state.lowest * (1 - _PATIENT_SHARE)
-            new = _Progress(
-                params,
-                moments,
-                jax.tree_util.tree_map(partial(jnp.where, better), params, state.best),
-                jnp.where(better, checked.total, state.lowest),
-                jnp.where(better, state.epoch, state.best_epoch),
-                state.epoch + 1,
-            )
+            new = _advance(state, params, moments, checked.total)
             return new, (jax.tree_util.tree_map(jnp.mean, parts), checked)
 
         def rest(state: _Progress) -> tuple[_Progress, tuple[Parts, Parts]]:
@@ -186,6 +178,19 @@ class _Progress(NamedTuple):
     lowest: Array  # []
     best_epoch: Array  # int32 []
     epoch: Array  # int32 []
+
+
+def _advance(state: _Progress, params: Any, moments: Any, loss: Array) -> _Progress:
+    """One epoch further; its parameters are kept where the loss on validation is the lowest so far."""
+    better = loss < state.lowest * (1 - _PATIENT_SHARE)
+    return _Progress(
+        params,
+        moments,
+        jax.tree_util.tree_map(partial(jnp.where, better), params, state.best),
+        jnp.where(better, loss, state.lowest),
+        jnp.where(better, state.epoch, state.best_epoch),
+        state.epoch + 1,
+    )
 
 
 def _adam(schedule: Schedule, steps: int) -> optax.GradientTransformation:
