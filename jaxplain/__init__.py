@@ -8,6 +8,7 @@ from jaxplain import masks as masks
 from jaxplain import metrics as metrics
 from jaxplain import paths as paths
 from jaxplain import sag as sag
+from jaxplain import xnn as xnn
 from jaxplain import zoo as zoo
 from jaxplain.images import load_image as load_image
 from jaxplain.masks import Heatmap as Heatmap

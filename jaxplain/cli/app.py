@@ -1,4 +1,4 @@
-"""The command line: `jaxplain explain`, `predict` and `demo`, and the commands of `cli.sag`."""
+"""The command line: `jaxplain explain`, `predict` and `demo`, and the commands of `cli.sag` and `cli.xnn`."""
 
 import logging
 import os
@@ -20,6 +20,7 @@ import jaxplain
 from jaxplain import zoo
 from jaxplain.cli import sag as sag_commands
 from jaxplain.cli import screen
+from jaxplain.cli import xnn as xnn_commands
 from jaxplain.cli.endings import INTERRUPTED, clear_errors, display_names, finish, table
 from jaxplain.cli.options import Images, Method, Model, Out, Weights
 from jaxplain.cli.run import distinct, for_each, interruptible
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 
 sag_commands.register(app)
+xnn_commands.register(app)
 
 RESULTS = Path("jaxplain-out")
 

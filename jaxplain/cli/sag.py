@@ -15,7 +15,7 @@ from jaxplain.cli.endings import clear_errors, display_names, finish, table
 from jaxplain.cli.options import Images, Model, Weights
 from jaxplain.cli.run import Tally, distinct, for_each, interruptible
 from jaxplain.files import check_writable, staged_folder
-from jaxplain.jobs.photos import Photo
+from jaxplain.jobs.photos import Photo, photos_in
 from jaxplain.jobs.records import to_json
 from jaxplain.jobs.sag import SagExplanation, SagJob, SagProgram, check_fits, compile_sag, explain_sag
 from jaxplain.jobs.sag_files import RECORD, read_summaries, save_sag
@@ -26,7 +26,6 @@ from jaxplain.sag.summary import LEVELS, OVERLAPS
 
 RESULTS, STATISTICS = Path("jaxplain-sag"), Path("jaxplain-sag-stats")
 STATISTICS_RECORD = "statistics.json"
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 _SIZES = (5, 10, 20)  # of the table's shares
 _OPEN_ENDED = (Status.BUFFER_FULL, Status.BUDGET_SPENT)  # there may be more explanations
 
@@ -223,7 +222,7 @@ def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[P
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder: name a folder of photos, or one of results.")
     results = read_summaries(folder)[:limit]
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)[:limit]
+    paths = photos_in(folder)[:limit]
     if not results and not paths:
         raise FileNotFoundError(f"{folder} holds neither photos nor results of jaxplain sag.")
     return results, paths

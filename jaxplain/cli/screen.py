@@ -89,7 +89,7 @@ class Bar:
         if self._in_log:
             say(f"[{self._done + 1}/{self._total}] {doing}")
 
-    def advance(self) -> None:
-        """One photo is through."""
-        self._done += 1
-        self._bar.advance(self._task)
+    def advance(self, count: int = 1) -> None:
+        """So many photos are through."""
+        self._done += count
+        self._bar.advance(self._task, count)

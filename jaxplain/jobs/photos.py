@@ -14,6 +14,7 @@ from jaxplain.images import load_image
 from jaxplain.scores import Classifier, check_target, top_class
 
 SEEDS = 2**32  # JAX drops higher bits without a word, so that 2**32 would be seed 0 again
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 _TOP = -1  # stands for "the top prediction" inside a compiled program
 
 
@@ -34,6 +35,11 @@ def read_photo(path: Path) -> Photo:
     rgb = load_image(path)
     with open(path, "rb") as file:
         return Photo(path, rgb, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """Photos of a folder, by the endings of their names and in the order of those."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def check_seed(seed: int) -> None:

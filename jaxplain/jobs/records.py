@@ -37,6 +37,13 @@ def npy(array: Any) -> bytes:
     return buffer.getvalue()
 
 
+def npz(**arrays: Any) -> bytes:
+    """As `np.savez` writes them."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
 def number(value: Any) -> float | None:
     """A float of float32's digits for JSON, which has no NaN."""
     number = float(value)

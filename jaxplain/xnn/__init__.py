@@ -1,10 +1,18 @@
-"""Explanation networks: a class's logit through a few faithful, orthogonal x-features (under way)."""
+"""Explanation networks: a class's logit through a few faithful, orthogonal x-features."""
 
+from jaxplain.xnn.checkpoint import CheckpointError as CheckpointError
+from jaxplain.xnn.checkpoint import load as load
+from jaxplain.xnn.checkpoint import load_probe as load_probe
+from jaxplain.xnn.checkpoint import save as save
+from jaxplain.xnn.checkpoint import save_probe as save_probe
+from jaxplain.xnn.diagnose import MEASURES as MEASURES
 from jaxplain.xnn.diagnose import Diagnosis as Diagnosis
 from jaxplain.xnn.diagnose import diagnose as diagnose
+from jaxplain.xnn.diagnose import locality as locality
 from jaxplain.xnn.diagnose import recall_and_precision as recall_and_precision
 from jaxplain.xnn.diagnose import replace_logit as replace_logit
 from jaxplain.xnn.diagnose import significant as significant
+from jaxplain.xnn.diagnose import table as table
 from jaxplain.xnn.fit import DEFAULT_WEIGHTS as DEFAULT_WEIGHTS
 from jaxplain.xnn.fit import FitResult as FitResult
 from jaxplain.xnn.fit import Status as Status
@@ -13,7 +21,15 @@ from jaxplain.xnn.losses import dominance_loss as dominance_loss
 from jaxplain.xnn.losses import faithfulness_loss as faithfulness_loss
 from jaxplain.xnn.losses import pull_away_loss as pull_away_loss
 from jaxplain.xnn.losses import sparse_reconstruction_loss as sparse_reconstruction_loss
+from jaxplain.xnn.network import ExplanationNetwork as ExplanationNetwork
+from jaxplain.xnn.network import FeatureScore as FeatureScore
+from jaxplain.xnn.network import Head as Head
+from jaxplain.xnn.network import Layer as Layer
+from jaxplain.xnn.network import Trunk as Trunk
 from jaxplain.xnn.probe import Probe as Probe
 from jaxplain.xnn.probe import linear_probe as linear_probe
+from jaxplain.xnn.select import Selection as Selection
+from jaxplain.xnn.select import criterion as criterion
+from jaxplain.xnn.select import select_n_features as select_n_features
 from jaxplain.xnn.srae import SRAE as SRAE
 from jaxplain.xnn.srae import SRAEConfig as SRAEConfig

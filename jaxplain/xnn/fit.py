@@ -16,8 +16,8 @@ from jaxplain.xnn.srae import SRAE, Activation, Head, Output, SRAEConfig
 from jaxplain.xnn.training import Data, Parts, Schedule, Trained, Weights
 
 Over = Literal["x-features", "images"]
-DEFAULT_WEIGHTS = (3.0, 15.0, 20.0, 40.0)
-_SPREAD = 10.0  # deviation of the standardised logits: published weights belong to scores from 0 to 50
+DEFAULT_WEIGHTS = (6.0, 15.0, 20.0, 40.0)
+SPREAD = 10.0  # deviation of the standardised logits: published weights belong to scores from 0 to 50
 _SECOND = 0.3  # of the largest mean contribution, which the second must reach
 _LOUDER, _SOFTER = 1.2, 0.8  # what a retry does to the weights of reconstruction and pull-away
 
@@ -29,6 +29,19 @@ class Status(IntEnum):
     NOT_FINITE = 1  # features, logits or the fit itself hold NaN or infinity
     CONSTANT_LOGITS = 2  # nothing to explain
     NOT_ACCEPTED = 3  # no round met the retry rule; the best one is returned
+
+    @property
+    def message(self) -> str:
+        """What it means, for people."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.OK: "ok",
+    Status.NOT_FINITE: "features, logits or the fit hold NaN or infinity",
+    Status.CONSTANT_LOGITS: "the logit is the same on all images, so there is nothing to explain",
+    Status.NOT_ACCEPTED: "one x-feature carries nearly everything, in every round; the best one was kept",
+}
 
 
 class FitResult(NamedTuple):
@@ -222,7 +235,7 @@ def _status(srae: SRAE, train: Data, accepted: Array) -> Array:
 def _build(config: SRAEConfig, raw: Data, key: Array) -> SRAE:
     """An untrained SRAE that standardises as these images ask; what never varies keeps its scale."""
     srae = SRAE(config, rngs=nnx.Rngs(key))
-    spread, logit_spread = raw.features.std(0), raw.logits.std(0) / _SPREAD
+    spread, logit_spread = raw.features.std(0), raw.logits.std(0) / SPREAD
     srae.feature_shift[...] = raw.features.mean(0)
     srae.feature_scale[...] = jnp.where(spread > 0, spread, 1)
     srae.logit_shift[...] = raw.logits.mean(0)

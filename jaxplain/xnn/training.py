@@ -24,6 +24,7 @@ from jaxplain.xnn.srae import ACTIVATIONS, OUTPUTS, SRAE, Reading, drop_out
 _RIDGE = 1e-3  # of the head's regression, as a share of the x-features' mean square
 _SHIFT = 1.5  # deviations; an x-feature starts active on 93% of the images
 _PATIENT_SHARE = 1e-4  # an improvement of validation smaller than this share is none
+_REVIVED = 0.1  # weight of an x-feature that starts again, as a share of the mean of those that live
 
 
 class Data(NamedTuple):
@@ -140,6 +141,7 @@ def descend(
             (params, moments), parts = jax.lax.scan(step, (state.params, state.moments), (rows, keys))
             _, checked = loss(params, validation, None)
             new = _advance(state, params, moments, checked.total)
+            new = new._replace(params=_woken(graphdef, constants, train, drop_key, schedule, new))
             return new, (jax.tree_util.tree_map(jnp.mean, parts), checked)
 
         def rest(state: _Progress) -> tuple[_Progress, tuple[Parts, Parts]]:
@@ -169,6 +171,19 @@ def mix(key: Array, batch: Data, reach: float) -> Data:
     share = jax.random.uniform(share_key, (len(batch.features), 1), minval=-reach, maxval=1 + reach)
     order = jax.random.permutation(order_key, len(batch.features))
     return jax.tree_util.tree_map(lambda part: share * part + (1 - share) * part[order], batch)
+
+
+def _woken(
+    graphdef: Any, constants: Any, train: Data, key: Array, schedule: Schedule, state: "_Progress"
+) -> Any:
+    """Parameters for the next epoch, without dead x-features while the rate is still high."""
+    early = (state.epoch < schedule.decay_every) & (state.epoch < schedule.epochs - 1)
+    return jax.lax.cond(
+        early,
+        lambda params: revive(graphdef, params, constants, train, key),
+        lambda params: params,
+        state.params,
+    )
 
 
 class _Progress(NamedTuple):
@@ -296,6 +311,12 @@ def place_x_features(graphdef: Any, params: Any, constants: Any, train: Data, ke
     layer below (of class k mod K) and as much noise, shifted so that it is active on most images.
     """
     srae: SRAE = nnx.merge(graphdef, params, constants)
+    _write(srae.encoder[-1], _starting_layer(srae, train, key))
+    return nnx.split(srae, nnx.Param, ...)[1]
+
+
+def _starting_layer(srae: SRAE, train: Data, key: Array) -> "_Affine":
+    """Encoder's last layer, for x-features that are noisy copies of the logits' directions."""
     below = srae.hidden(train.features)
     mean = below.mean(0)
     centred = below - mean
@@ -307,7 +328,23 @@ def place_x_features(graphdef: Any, params: Any, constants: Any, train: Data, ke
         return kernel / jnp.maximum((centred @ kernel).std(0), _RIDGE)
 
     kernel = unit(unit(direction)[:, jnp.arange(count) % classes] + unit(noise))
-    _write(srae.encoder[-1], _Affine(kernel, _SHIFT - mean @ kernel))
+    return _Affine(kernel, _SHIFT - mean @ kernel)
+
+
+def revive(graphdef: Any, params: Any, constants: Any, train: Data, key: Array) -> Any:
+    """Let x-features that are active on no image start again, with a small weight on the logits.
+
+    A ReLU that is 0 everywhere has no slope, so the descent alone never wakes it.
+    """
+    srae: SRAE = nnx.merge(graphdef, params, constants)
+    dead = srae.encode(train.features).max(0) <= 0  # [n]
+    old, new = _read(srae.encoder[-1]), _starting_layer(srae, train, key)
+    _write(srae.encoder[-1], jax.tree_util.tree_map(partial(jnp.where, dead), new, old))
+    fresh = srae.encode(train.features).mean(0) * dead  # [n], mean activation of what was woken
+    head = _read(srae.head)
+    living = jnp.sum(jnp.abs(head.kernel) * ~dead[:, None], 0) / jnp.maximum(jnp.sum(~dead), 1)
+    kernel = jnp.where(dead[:, None], _REVIVED * living, head.kernel)
+    _write(srae.head, _Affine(kernel, head.bias - fresh @ kernel))  # the mean logit stays
     return nnx.split(srae, nnx.Param, ...)[1]
 
 

@@ -1,0 +1,155 @@
+"""The commands of explanation networks: `jaxplain xnn fit`, `xnn explain`, `xnn report`."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from jaxplain import xnn as networks
+from jaxplain import zoo
+from jaxplain.cli import screen
+from jaxplain.cli.endings import INTERRUPTED, clear_errors, finish, table
+from jaxplain.cli.options import Model, Weights
+from jaxplain.cli.run import Tally, interruptible
+from jaxplain.files import check_writable
+from jaxplain.jobs.features import (
+    Extraction,
+    FeatureStore,
+    LabelledPhoto,
+    class_folders,
+    labelled_photos,
+    weights_digest,
+)
+from jaxplain.jobs.xnn import ClassFit, Dataset, Fitted, XnnJob, dataset, fit_networks
+from jaxplain.jobs.xnn_files import Source, save_networks
+
+app = typer.Typer(
+    help="Explanation networks: what a classifier's logit is made of, and what tells classes apart.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+RESULTS = Path("jaxplain-xnn")
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    root.add_typer(app, name="xnn")
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "[bold]jaxplain xnn fit birds/ --classes Heermann_Gull,Ivory_Gull --out gulls[/]\n\n"
+    "[bold]jaxplain xnn report gulls[/]"
+)
+def fit(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Photos, one sub-folder a class.", show_default=False),
+    ],
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Classes that get a network; left out: all of them."),
+    ] = None,
+    model: Model = "efficientnet-lite0",
+    weights: Weights = None,
+    layer: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose features: penultimate, or maps.")
+    ] = "penultimate",
+    n_features: Annotated[int, typer.Option(metavar="N", help="X-features of a network.")] = 5,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Over the photos; left out: 120, or more of few photos.")
+    ] = None,
+    holdout: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of each class's photos, kept for the figures.")
+    ] = 0.25,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of all randomness.")] = 0,
+    features: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where extracted features are kept. [default: OUT-features]"),
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the networks.")] = RESULTS,
+) -> None:
+    """Fit explanation networks to photos in one sub-folder a class.
+
+    Features are extracted once and kept; a linear probe learns all classes, and for each of `--classes` a
+    network learns to say the probe's logit through a few x-features. The table's figures are of photos held
+    out. An interrupted extraction goes on where it stopped.
+    """
+    with clear_errors():
+        names = class_folders(folder)
+        explained = tuple(names if classes is None else (part.strip() for part in classes.split(",")))
+        options = {"n_features": n_features} | ({} if epochs is None else {"epochs": epochs})
+        job = XnnJob(explained, layer, seed, holdout, options)  # type: ignore[arg-type]
+        for name in explained:
+            if name not in names:
+                raise ValueError(f"{folder} has no class {name!r}; it has {', '.join(names)}.")
+        networks.SRAEConfig(features=10**6, n_features=n_features)  # refused before hours of work
+        check_writable(out_dir)
+        classifier = zoo.load(model, weights=weights)
+        kept = features or out_dir.with_name(f"{out_dir.name}-features")
+        tally = Tally(0)
+        try:
+            found = _extract(FeatureStore(kept, classifier, job.layer), labelled_photos(folder, names))
+            tally.failures = found.failures
+            data = dataset(found.photos, found.features, names, holdout)
+            fitted = _fit(job, data)
+            source = Source(folder, model, weights, weights_digest(classifier))
+            save_networks(out_dir, job, source, data, fitted)
+        except KeyboardInterrupt:
+            screen.say(f"features extracted so far are in {kept}.", "interrupted", "yellow")
+            raise typer.Exit(INTERRUPTED) from None
+    tally.total = len(found.photos) + len(found.failures)
+    tally.rows = [_row(one) for one in fitted.classes]
+    finish(tally, _table(fitted, out_dir), [*found.remarks, *_remarks(fitted)])
+
+
+def _extract(store: FeatureStore, photos: list[LabelledPhoto]) -> Extraction:
+    missing = len(store.missing(photos))
+    with screen.Bar(missing) as bar:
+        if missing:
+            bar.tell(f"features of {missing} photos")
+        return interruptible(partial(store.extract, photos, bar.advance))
+
+
+def _fit(job: XnnJob, data: Dataset) -> Fitted:
+    with screen.Bar(len(job.explained) + 1) as bar:  # the probe is one
+        return interruptible(partial(fit_networks, job, data, bar.tell, bar.advance))
+
+
+def _row(one: ClassFit) -> tuple[str, ...]:
+    numbers = one.diagnosis
+    return (
+        one.name,
+        f"{float(numbers.r2):.3f}",
+        f"{float(numbers.rmse):.2f}",
+        f"{one.recall.before:.2f} {one.recall.after:.2f}",
+        f"{one.precision.before:.2f} {one.precision.after:.2f}",
+        f"{float(numbers.agreement):.3f}",
+        f"{float(numbers.significant):.1f}",
+        f"{float(numbers.pull_away):.2f}",
+        f"{float(numbers.dominance):.2f}",
+        str(int(numbers.dead)),
+    )
+
+
+def _table(fitted: Fitted, out_dir: Path) -> Table:
+    result = table(
+        "class", ">R2", ">RMSE", ">recall", ">precision", ">agreement", ">significant", ">pull-away",
+        ">dominance", ">dead",
+    )  # fmt: skip
+    result.caption = screen.printable(
+        f"On photos held out, of which the probe names {fitted.accuracy:.1%} right. Recall and precision: "
+        f"with the probe's logit, then with the network's. Next: jaxplain xnn report {out_dir}"
+    )
+    return result
+
+
+def _remarks(fitted: Fitted) -> list[str]:
+    return [
+        f"{one.name}: {networks.Status(int(one.found.status)).message}"
+        for one in fitted.classes
+        if one.found.status != networks.Status.OK
+    ]
