@@ -1,5 +1,7 @@
 """The commands of explanation networks: `jaxplain xnn fit`, `xnn explain`, `xnn report`."""
 
+import itertools
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +12,9 @@ from rich.table import Table
 from jaxplain import xnn as networks
 from jaxplain import zoo
 from jaxplain.cli import screen
-from jaxplain.cli.endings import INTERRUPTED, clear_errors, finish, table
-from jaxplain.cli.options import Model, Weights
-from jaxplain.cli.run import Tally, interruptible
+from jaxplain.cli.endings import INTERRUPTED, clear_errors, display_names, finish, table
+from jaxplain.cli.options import Images, Model, Out, Weights
+from jaxplain.cli.run import Tally, distinct, for_each, interruptible
 from jaxplain.files import check_writable
 from jaxplain.jobs.features import (
     Extraction,
@@ -22,8 +24,14 @@ from jaxplain.jobs.features import (
     labelled_photos,
     weights_digest,
 )
+from jaxplain.jobs.photos import Photo
+from jaxplain.jobs.shelf import Shelf
 from jaxplain.jobs.xnn import ClassFit, Dataset, Fitted, XnnJob, dataset, fit_networks
-from jaxplain.jobs.xnn_files import Source, save_networks
+from jaxplain.jobs.xnn_files import Networks, Source, load_networks, save_networks
+from jaxplain.jobs.xnn_look import Program, prepare, view
+from jaxplain.jobs.xnn_report import PHOTO_RECORD, heatmaps_of_report, save_photo
+from jaxplain.jobs.xnn_report import report as write_report
+from jaxplain.jobs.xnn_sheets import photo_sheet
 
 app = typer.Typer(
     help="Explanation networks: what a classifier's logit is made of, and what tells classes apart.",
@@ -31,7 +39,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-RESULTS = Path("jaxplain-xnn")
+RESULTS, SHEETS = Path("jaxplain-xnn"), Path("jaxplain-xnn-sheets")
+_ALL_PAIRS = 4  # classes, of which every pair gets a sheet unless told otherwise
 
 
 def register(root: typer.Typer) -> None:
@@ -153,3 +162,103 @@ def _remarks(fitted: Fitted) -> list[str]:
         for one in fitted.classes
         if one.found.status != networks.Status.OK
     ]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Sheets
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="XNN", help="Folder of jaxplain xnn fit.", show_default=False)
+]
+
+
+@app.command(epilog="Example: [bold]jaxplain xnn explain gulls photo.jpg --class Ivory_Gull[/]")
+def explain(
+    folder: Folder,
+    images: Images,
+    name: Annotated[
+        str | None,
+        typer.Option("--class", metavar="NAME", help="Left out: the explained class of highest logit."),
+    ] = None,
+    out_dir: Out = SHEETS,
+) -> None:
+    """Explain photos: the significant x-features of a class, where each looks, and what else it is active on.
+
+    Each photo gets sheet.html, sheet.png and a record.
+    """
+    with clear_errors():
+        found = load_networks(folder)
+        if name is not None:
+            _check_class(found, name)
+        check_writable(out_dir)
+        paths = distinct(images)
+        names, shelf = display_names(paths), Shelf(out_dir, paths, PHOTO_RECORD)
+
+        def rows(program: Program, photo: Photo) -> Iterator[tuple[str, ...]]:
+            seen = view(program, photo.path.name, photo.rgb)
+            sheet = interruptible(partial(photo_sheet, program, seen, name))
+            save_photo(shelf.folder(photo), program, photo, sheet)
+            logit = sheet.logits[found.names.index(sheet.name)]
+            features = ", ".join(f"{k + 1} ({sheet.contributions[k]:+.2f})" for k in sheet.seen)
+            yield names[photo.path], sheet.name, f"{logit:.2f}", f"{sheet.predicted:.2f}", features
+
+        tally = for_each(paths, partial(prepare, found), rows)
+    result = table("image", "class", ">logit", ">network", "significant x-features")
+    result.caption = screen.printable(f"Open sheet.html in the folders of {out_dir}")
+    finish(tally, result)
+
+
+@app.command(epilog="Example: [bold]jaxplain xnn report gulls --pairs Ivory_Gull:Heermann_Gull[/]")
+def report(
+    folder: Folder,
+    pairs: Annotated[
+        str | None,
+        typer.Option(metavar="A:B,...", help="Classes to tell apart; left out: all pairs of up to four."),
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="[default: XNN/../XNN-report]")
+    ] = None,
+) -> None:
+    """Draw every network's x-features, and which of them tell two classes apart: one page, and PNGs."""
+    with clear_errors():
+        found = load_networks(folder)
+        chosen = _pairs(found, pairs)
+        target = out_dir or folder.with_name(f"{folder.resolve().name}-report")
+        check_writable(target.parent)
+        try:
+            with screen.Bar(heatmaps_of_report(found, len(chosen))) as bar:
+                bar.tell("compiling")
+
+                def tell(doing: str) -> None:
+                    bar.tell(doing)
+                    bar.advance()
+
+                spread = interruptible(lambda: write_report(target, prepare(found), chosen, tell))
+        except KeyboardInterrupt:
+            screen.say("nothing was written.", "interrupted", "yellow")
+            raise typer.Exit(INTERRUPTED) from None
+    result = table("class", ">locality of its heatmaps")
+    for name, value in spread.items():
+        result.add_row(screen.printable(name), f"{value:.3f}")
+    result.caption = screen.printable(f"Open {target / 'report.html'}")
+    screen.show(result)
+
+
+def _pairs(found: Networks, pairs: str | None) -> list[tuple[str, str]]:
+    if pairs is None:
+        few = list(found.explained)
+        return list(itertools.combinations(few, 2)) if len(few) <= _ALL_PAIRS else []
+    chosen = []
+    for text in pairs.split(","):
+        one, colon, two = text.strip().partition(":")
+        if not colon or one == two:
+            raise ValueError(f"a pair is two classes, A:B; got {text!r}.")
+        _check_class(found, one)
+        _check_class(found, two)
+        chosen.append((one, two))
+    return chosen
+
+
+def _check_class(found: Networks, name: str) -> None:
+    if name not in found.explained:
+        raise ValueError(f"there is no network of {name!r}; there are {', '.join(found.explained)}.")

@@ -127,7 +127,7 @@ def fit_networks(
 
 
 def schedule(photos: int, batch_size: int = 50) -> dict[str, int]:
-    """Epochs of a fit to so many photos, for `xnn.fit`: the published 120, and more where that is few steps."""
+    """Epochs of a fit to so many photos: the published 120, and more where those are few steps."""
     epochs = max(120, -(-STEPS // max(1, photos // batch_size)))
     return {"epochs": epochs, "decay_every": epochs // 3}
 

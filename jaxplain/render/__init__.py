@@ -7,9 +7,14 @@ from jaxplain.render.overlay import heatmap, overlay
 from jaxplain.render.panel import panel
 from jaxplain.render.png import to_png
 from jaxplain.render.shares import draw_shares
+from jaxplain.render.sheet import Bar, Row, Sheet, Tile, sheet_png, sheets_page
 
 __all__ = [
+    "Bar",
     "Curve",
+    "Row",
+    "Sheet",
+    "Tile",
     "colorize",
     "display_range",
     "draw_curves",
@@ -22,6 +27,8 @@ __all__ = [
     "normalize",
     "overlay",
     "panel",
+    "sheet_png",
+    "sheets_page",
     "symmetric_range",
     "to_png",
 ]

@@ -82,6 +82,7 @@ def fit(
     weight_decay: float = 1e-4,
     patience: int | None = None,
     mixing: float = 0.3,
+    jitter: float = 0.3,
     max_rounds: int = 5,
     over: Over = "x-features",
     widths: tuple[int, ...] = (800, 100),
@@ -158,7 +159,7 @@ def fit(
     config = SRAEConfig(features.shape[1], n_features, logits.shape[1], widths, activation, output, head)
     schedule = Schedule(
         epochs, pretrain_epochs, batch_size, learning_rate, decay_every, weight_decay,
-        epochs if patience is None else patience, mixing, over,
+        epochs if patience is None else patience, mixing, jitter, over,
     )  # fmt: skip
     strengths = Weights(*(jnp.asarray(number, jnp.float32) for number in numbers))
     return _fit(config, schedule, max_rounds, held, features, logits, strengths, jnp.float32(q), key)

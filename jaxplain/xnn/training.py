@@ -64,6 +64,7 @@ class Schedule(NamedTuple):
     weight_decay: float
     patience: int  # epochs without improvement on validation; then a fit stands still
     mixing: float  # how far mixtures of two images reach beyond them; see `mix`
+    jitter: float  # deviations of noise on the features; see `slopes`
     over: str  # rows of the pull-away loss: "x-features" or "images"
 
 
@@ -116,10 +117,11 @@ def descend(
     """Adam on all parameters; a scan over epochs of a scan over batches."""
     steps = max(1, len(train.features) // schedule.batch_size)
     optimizer = _adam(schedule, steps)
+    gradient = slopes(train) if schedule.jitter else None
 
-    def loss(params: Any, batch: Data, key: Array | None) -> tuple[Array, Parts]:
+    def loss(params: Any, batch: Data, key: Array | None, noise: Array | float = 0.0) -> tuple[Array, Parts]:
         srae: SRAE = nnx.merge(graphdef, params, constants)
-        reading = srae.read(batch.features, key)
+        reading = srae.read(batch.features + noise, key)
         parts = measure(reading, srae.kernel, batch, weights, q, schedule.over)
         return parts.total, parts
 
@@ -128,8 +130,12 @@ def descend(
         rows, key = work
         batch = jax.tree_util.tree_map(lambda part: part[rows], train)
         mix_key, key = jax.random.split(key)
-        batch = mix(mix_key, batch, schedule.mixing)
-        slope, parts = jax.grad(loss, has_aux=True)(params, batch, key)
+        batch, noise = mix(mix_key, batch, schedule.mixing), jnp.zeros(())
+        if gradient is not None:
+            noise_key, key = jax.random.split(key)
+            noise = schedule.jitter * jax.random.normal(noise_key, batch.features.shape)
+            batch = batch._replace(logits=batch.logits + noise @ gradient)
+        slope, parts = jax.grad(loss, has_aux=True)(params, batch, key, noise)
         updates, moments = optimizer.update(slope, moments, params)
         return (optax.apply_updates(params, updates), moments), parts
 
@@ -184,6 +190,16 @@ def _woken(
         lambda params: params,
         state.params,
     )
+
+
+def slopes(train: Data) -> Array:
+    """How logits change with features, by ridge regression on all images: [D, K].
+
+    With it, an image whose features have been jittered has a logit too (an exact one where the logit is
+    linear in the features): the network learns which directions do not matter, although the images, fewer
+    than the features perhaps, never show them.
+    """
+    return _ridge(train.features - train.features.mean(0), train.logits - train.logits.mean(0))
 
 
 class _Progress(NamedTuple):

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from jaxplain.render.graph import style
 from jaxplain.render.graph.layout import Engine
 from jaxplain.render.graph.patches import outlines
-from jaxplain.render.graph.svg import data_uri, graph_body
+from jaxplain.render.graph.svg import graph_body
+from jaxplain.render.png import data_uri
 from jaxplain.sag import AttentionGraph
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from jaxplain.render.graph import style
 from jaxplain.render.graph.layout import Engine
+from jaxplain.render.png import data_uri
 from jaxplain.sag import AttentionGraph
 
 _PHOTO = 190  # pixels, width of the photo beside the graph
@@ -135,10 +133,3 @@ def _photo(rgb: NDArray[np.uint8], label: str, height: float) -> str:
         f"<g transform='translate({style.MARGIN} {style.MARGIN})'>"
         f"<image width='{_PHOTO}' height='{height:.0f}' href='{data_uri(rgb)}'/>{''.join(texts)}</g>"
     )
-
-
-def data_uri(rgb: NDArray[np.uint8]) -> str:
-    """A picture inside a document: JPEG as a data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
