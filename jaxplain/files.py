@@ -103,7 +103,7 @@ def staged_folder(
         ...     _ = (folder / "result.json").write_text("{}")
     """
     final = Path(os.path.realpath(final))
-    _check_replaceable(final, marker)
+    check_replaceable(final, marker)
     staging, aside = _sibling(final), _sibling(final)
     _make_folder(staging, final)
     try:
@@ -151,6 +151,36 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise _output_error(folder, error) from error
     return folder
+
+
+def check_replaceable(final: str | os.PathLike[str], marker: str | os.PathLike[str] | None) -> None:
+    """Refuse to replace what is not, or may not be, an older result; `staged_folder` asks this itself.
+
+    Args:
+        final: the folder that a result would replace.
+        marker: a file name that tells a result folder from any other.
+
+    Raises:
+        OutputError: ``final`` is a file, the current folder or one around it, or lacks the marker.
+
+    Example:
+        >>> check_replaceable("/tmp/jaxplain-nothing-here", "result.json")
+    """
+    final = Path(os.path.realpath(final))
+    if not final.exists():
+        return
+    if not final.is_dir():
+        raise _output_error(final, FileExistsError(errno.EEXIST, "File exists"))
+    with contextlib.suppress(FileNotFoundError):  # the current folder may itself be gone
+        if Path.cwd().resolve().is_relative_to(final):
+            raise OutputError(
+                f"cannot replace {final}: it is, or holds, the current folder. Name a new folder inside it."
+            )
+    if marker is not None and not (final / marker).exists() and any(final.iterdir()):
+        raise OutputError(
+            f"cannot replace {final}: it holds files but no {os.fspath(marker)}, so it is no older result. "
+            "Choose a new or an empty folder."
+        )
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:
@@ -216,21 +246,3 @@ def _swap(staging: Path, final: Path, aside: Path) -> None:
     except OSError as error:
         raise _output_error(final, error) from error
     _sync(final.parent)
-
-
-def _check_replaceable(final: Path, marker: str | os.PathLike[str] | None) -> None:
-    """Refuse to replace what is not, or may not be, an older result."""
-    if not os.path.lexists(final):
-        return
-    if not final.is_dir():
-        raise _output_error(final, FileExistsError(errno.EEXIST, "File exists"))
-    with contextlib.suppress(FileNotFoundError):  # the current folder may itself be gone
-        if Path.cwd().resolve().is_relative_to(final):
-            raise OutputError(
-                f"cannot replace {final}: it is, or holds, the current folder. Name a new folder inside it."
-            )
-    if marker is not None and not (final / marker).exists() and any(final.iterdir()):
-        raise OutputError(
-            f"cannot replace {final}: it holds files but no {os.fspath(marker)}, so it is no older result. "
-            "Choose a new or an empty folder."
-        )

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxplain import xnn
+from jaxplain.xnn import training
+from jaxplain.xnn.losses import is_dead
 
 fit_module = sys.modules["jaxplain.xnn.fit"]  # the name in the package is the function
 seeds = st.integers(0, 10**6)
@@ -141,7 +143,7 @@ def planted(seed=0, count=600):
     """Features of two hidden causes, a logit that is the sum of both: [N, 20], [N]."""
     random = np.random.default_rng(seed)
     causes = np.maximum(random.standard_normal((count, 2)), 0)
-    spread = np.abs(random.standard_normal((2, 20)))
+    spread = np.abs(np.random.default_rng(99).standard_normal((2, 20)))
     features = causes @ spread + 0.1 * np.abs(random.standard_normal((count, 20)))
     return jnp.asarray(features, jnp.float32), jnp.asarray(3 * causes.sum(1) - 1, jnp.float32)
 
@@ -254,6 +256,62 @@ def test_negative_features_with_a_linear_output():
     features, logits = planted(count=100)
     found = xnn.fit(features - 1, logits, key=jax.random.key(0), output="linear", **SMALL | {"epochs": 3})
     assert np.isfinite(found.srae(features - 1)).all()
+
+
+def parts(fitted):
+    """Graph, parameters, constants and standardised data of the planted problem."""
+    split = nnx.split(fitted.srae, nnx.Param, ...)
+    features, logits = planted()
+    standardized = (logits[:, None] - fitted.srae.logit_shift[...]) / fitted.srae.logit_scale[...]
+    return split, training.Data(fitted.srae.standardize(features), standardized)
+
+
+def test_dead_x_features_start_again_and_the_others_stay(fitted):
+    (graphdef, params, constants), data = parts(fitted)
+    srae = nnx.merge(graphdef, params, constants)
+    kernel = srae.encoder[-1].kernel[...].at[:, 1].set(0)
+    bias = srae.encoder[-1].bias[...].at[1].set(-1)
+    srae.encoder[-1].kernel[...], srae.encoder[-1].bias[...] = kernel, bias
+    before = srae.read(data.features)
+    assert before.x_features[:, 1].max() == 0
+    params = nnx.split(srae, nnx.Param, ...)[1]
+    params = training.revive(graphdef, params, constants, data, jax.random.key(0))
+    after = nnx.merge(graphdef, params, constants).read(data.features)
+    assert (after.x_features[:, 1] > 0).mean() > 0.5
+    assert np.corrcoef(after.x_features[:, 1], data.logits[:, 0])[0, 1] > 0.3
+    others = np.delete(np.arange(before.x_features.shape[1]), 1)
+    np.testing.assert_array_equal(after.x_features[:, others], before.x_features[:, others])
+    np.testing.assert_allclose(after.logits.mean(), before.logits.mean(), rtol=1e-3, atol=1e-3)
+
+
+def test_balancing_changes_sizes_and_nothing_else(fitted):
+    (graphdef, params, constants), data = parts(fitted)
+    srae = nnx.merge(graphdef, params, constants)
+    srae.encoder[-1].kernel[...] *= 7
+    srae.encoder[-1].bias[...] *= 7
+    before = srae.read(data.features)
+    params = training.balance(graphdef, nnx.split(srae, nnx.Param, ...)[1], constants, data)
+    after = nnx.merge(graphdef, params, constants).read(data.features)
+    sizes = np.sqrt((np.asarray(after.x_features) ** 2).mean(0))
+    np.testing.assert_allclose(sizes[sizes > 0], 1, rtol=1e-4)
+    np.testing.assert_allclose(after.logits, before.logits, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(after.reconstruction, before.reconstruction, rtol=1e-3, atol=1e-3)
+
+
+def test_the_slopes_of_a_linear_logit_are_exact():
+    features = normal(0, 60, 5)
+    weights = normal(1, 5, 2)
+    found = training.slopes(training.Data(jnp.asarray(features), jnp.asarray(features @ weights)))
+    np.testing.assert_allclose(found, weights, rtol=1e-2, atol=1e-2)
+
+
+def test_x_features_that_add_next_to_nothing_count_as_dead():
+    contributions = np.abs(normal(0, 30, 4))[:, :, None] * np.array([1, 1e-3, 0, 0.5])[None, :, None]
+    assert is_dead(jnp.asarray(contributions)).tolist() == [False, True, True, False]
+    assert is_dead(jnp.zeros((3, 2, 1))).all()
+    # Of several classes, one that it speaks for is enough.
+    two = np.concatenate([contributions, np.abs(normal(1, 30, 4))[:, :, None]], axis=2)
+    assert not is_dead(jnp.asarray(two)).any()
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from jaxplain.cli import screen
 from jaxplain.cli.endings import INTERRUPTED, clear_errors, display_names, finish, table
 from jaxplain.cli.options import Images, Model, Out, Weights
 from jaxplain.cli.run import Tally, distinct, for_each, interruptible
-from jaxplain.files import check_writable
+from jaxplain.files import check_replaceable, check_writable
 from jaxplain.jobs.features import (
     Extraction,
     FeatureStore,
@@ -27,9 +27,9 @@ from jaxplain.jobs.features import (
 from jaxplain.jobs.photos import Photo
 from jaxplain.jobs.shelf import Shelf
 from jaxplain.jobs.xnn import ClassFit, Dataset, Fitted, XnnJob, dataset, fit_networks
-from jaxplain.jobs.xnn_files import Networks, Source, load_networks, save_networks
+from jaxplain.jobs.xnn_files import RECORD, Networks, Source, load_networks, save_networks
 from jaxplain.jobs.xnn_look import Program, prepare, view
-from jaxplain.jobs.xnn_report import PHOTO_RECORD, heatmaps_of_report, save_photo
+from jaxplain.jobs.xnn_report import PHOTO_RECORD, REPORT_RECORD, heatmaps_of_report, save_photo
 from jaxplain.jobs.xnn_report import report as write_report
 from jaxplain.jobs.xnn_sheets import photo_sheet
 
@@ -96,7 +96,8 @@ def fit(
             if name not in names:
                 raise ValueError(f"{folder} has no class {name!r}; it has {', '.join(names)}.")
         networks.SRAEConfig(features=10**6, n_features=n_features)  # refused before hours of work
-        check_writable(out_dir)
+        check_replaceable(out_dir, RECORD)
+        check_writable(out_dir.parent)
         classifier = zoo.load(model, weights=weights)
         kept = features or out_dir.with_name(f"{out_dir.name}-features")
         tally = Tally(0)
@@ -224,6 +225,7 @@ def report(
         found = load_networks(folder)
         chosen = _pairs(found, pairs)
         target = out_dir or folder.with_name(f"{folder.resolve().name}-report")
+        check_replaceable(target, REPORT_RECORD)
         check_writable(target.parent)
         try:
             with screen.Bar(heatmaps_of_report(found, len(chosen))) as bar:

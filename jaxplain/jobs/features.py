@@ -6,6 +6,7 @@ extraction that is interrupted goes on where it stopped.
 """
 
 import hashlib
+import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -101,7 +102,8 @@ class FeatureStore:
 
     def _read(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as chunk:
+            # From bytes: numpy leaves a damaged file open.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as chunk:
                 digests, features = chunk["sha256"], chunk["features"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             self.damaged.append(f"{path} is damaged ({error}); its photos are done again.")

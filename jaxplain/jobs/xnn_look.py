@@ -47,8 +47,8 @@ class Seen(NamedTuple):
     def caption(self) -> str:
         """How active it is, or why there is no heatmap."""
         if self.saliency is None:
-            return "not active" if self.activation <= 0 else "no more active than on the blur"
-        return f"active {self.activation:.2f}"
+            return "not active" if self.activation <= 0 else f"{self.activation:.2f}, on a blur too"
+        return f"{self.activation:.2f}"
 
 
 def prepare(networks: Networks) -> Program:

@@ -133,7 +133,7 @@ def _table(networks: Networks, spread: dict[str, float]) -> Iterator[list[str]]:
 
 
 def _written(value: float | None) -> str:
-    return "n/a" if value is None or not np.isfinite(value) else f"{value:.3g}"
+    return "n/a" if value is None or not np.isfinite(value) else f"{value:.3f}"
 
 
 def _facts(networks: Networks) -> Iterator[tuple[str, str]]:

@@ -91,10 +91,10 @@ def class_sheet(program: Program, name: str, tell: Callable[[str], None] = lambd
             Row(f"x-feature {k + 1}", note, bars, (*tiles, *_examples(networks, name, int(k), EXAMPLES)))
         )
     notes = (
-        "Each x-feature on the same typical photos, then the training photos it is most active on. Bars: "
-        "what it adds to the logit.",
+        "Each x-feature on the same typical photos, then on the training photos it is most active on.",
+        "Bars: what it adds to the logit. Numbers: how active it is, 1 being usual.",
     )
-    lead = tuple(Tile(photo.seen, f"typical: {photo.name}") for photo in photos)
+    lead = tuple(Tile(photo.seen, Path(photo.name).name) for photo in photos)
     return ClassSheet(Sheet(name, notes, lead, tuple(rows)), looks)
 
 
@@ -132,7 +132,7 @@ def pair_sheet(
             tell(f"{one} or {two}, x-feature {k + 1} of {name}")
             known = (looks or {}).get(name, {}).get((photo.name, k))
             found = known or look(program, networks.explained[name], photo, k)
-            tiles.append(Tile(found.picture, f"{other}: {found.caption}"))
+            tiles.append(Tile(found.picture, f"{other} {found.caption}"))
         bars = tuple(
             Bar(f"mean on {other}", float(mean)) for other, mean in zip((one, two), means, strict=True)
         )
@@ -145,10 +145,10 @@ def pair_sheet(
             )
         )
     notes = (
-        "X-features of both networks, those first whose mean contribution differs most between the two. "
+        "X-features of both networks, those first whose mean contribution differs most between the two.",
         "Heatmaps: the same x-feature on a typical photo of either; then the photos it is most active on.",
     )
-    lead = tuple(Tile(photo.seen, f"{name}: {photo.name}") for name, photo in typical.items() if photo)
+    lead = tuple(Tile(photo.seen, name) for name, photo in typical.items() if photo)
     return Sheet(f"{one} or {two}?", notes, lead, tuple(rows))
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxplain.xnn.losses import dominance_loss, pull_away_loss
+from jaxplain.xnn.losses import dominance_loss, is_dead, pull_away_loss
 from jaxplain.xnn.srae import SRAE
 
 COVERED = 0.9  # of the positive contributions, which the significant x-features reach
@@ -46,7 +46,7 @@ MEASURES: dict[str, Measure] = {
     "significant": Measure("few", "mean_i of the fewest x-features with 90% of the positive contributions"),
     "dominance": Measure("low", "sum_ik c_ik^2 / sum_i (sum_k |c_ik|)^2: 1/n if all count alike, 1 for one"),
     "locality": Measure("low", "mean entropy of a heatmap's mass over 7 x 7 cells / log 49; 0 is one cell"),
-    "dead": Measure("low", "x-features that are active on no image"),
+    "dead": Measure("low", "x-features whose mean |c_k| is below 1% of the mean x-feature's"),
 }
 
 
@@ -140,7 +140,7 @@ def diagnose(
         significant=significant(contributions).sum(1).mean(),
         dominance=dominance_loss(contributions),
         locality=jnp.float32(jnp.nan) if saliency is None else locality(saliency).mean(),
-        dead=jnp.sum(reading.x_features.max(0) <= 0).astype(jnp.int32),
+        dead=jnp.sum(is_dead(contributions[:, :, None])).astype(jnp.int32),
     )
 
 

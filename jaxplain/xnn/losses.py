@@ -6,6 +6,7 @@ In shapes N is a number of images, D of features, n of x-features, K of classes.
 import jax.numpy as jnp
 from jax import Array
 
+DEAD = 0.01  # of the mean x-feature's contributions, below which one counts as dead
 _EPSILON = 1e-8  # keeps the direction of a vector of zeros defined
 
 
@@ -78,6 +79,18 @@ def dominance_loss(contributions: Array) -> Array:
     sizes = jnp.where(contributions >= 0, contributions, -contributions)
     whole = jnp.sum(jnp.sum(sizes, axis=1) ** 2)
     return jnp.sum(contributions**2) / jnp.maximum(whole, _EPSILON)
+
+
+def is_dead(contributions: Array) -> Array:
+    """X-features that add next to nothing, below 1% of an equal share: [N, n, K] -> bool [n].
+
+    Example:
+      >>> is_dead(jnp.array([[[5.0], [3.0], [0.001]]])).tolist()
+      [False, False, True]
+    """
+    sizes = jnp.mean(jnp.abs(contributions), axis=0)  # [n, K]
+    shares = sizes / jnp.maximum(jnp.mean(sizes, axis=0), _EPSILON)
+    return jnp.max(shares, axis=1) < DEAD
 
 
 def _same_shape(one: Array, other: Array, name: str) -> None:

@@ -16,6 +16,7 @@ from jax import Array
 from jaxplain.xnn.losses import (
     dominance_loss,
     faithfulness_loss,
+    is_dead,
     pull_away_loss,
     sparse_reconstruction_loss,
 )
@@ -103,7 +104,8 @@ def train(
     params = pretrain(graphdef, params, constants, train, pre_key, schedule)
     params = place_x_features(graphdef, params, constants, train, start_key)
     params = regress_head(graphdef, params, constants, train)
-    return descend(graphdef, params, constants, train, validation, weights, q, key, schedule)
+    found = descend(graphdef, params, constants, train, validation, weights, q, key, schedule)
+    return found._replace(params=balance(graphdef, found.params, constants, train))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -347,13 +349,28 @@ def _starting_layer(srae: SRAE, train: Data, key: Array) -> "_Affine":
     return _Affine(kernel, _SHIFT - mean @ kernel)
 
 
+def balance(graphdef: Any, params: Any, constants: Any, train: Data) -> Any:
+    """Give every x-feature a root mean square of 1 over the images, and leave what is computed as it is.
+
+    A ReLU passes factors through, so between an x-feature's size and its weights only the product is fitted.
+    """
+    srae: SRAE = nnx.merge(graphdef, params, constants)
+    sizes = jnp.sqrt(jnp.mean(srae.encode(train.features) ** 2, axis=0))
+    sizes = jnp.where(sizes > 0, sizes, 1)  # [n]
+    last, first, head = (_read(layer) for layer in (srae.encoder[-1], srae.decoder[0], srae.head))
+    _write(srae.encoder[-1], _Affine(last.kernel / sizes, last.bias / sizes))
+    _write(srae.decoder[0], _Affine(first.kernel * sizes[:, None], first.bias))
+    _write(srae.head, _Affine(head.kernel * sizes[:, None], head.bias))
+    return nnx.split(srae, nnx.Param, ...)[1]
+
+
 def revive(graphdef: Any, params: Any, constants: Any, train: Data, key: Array) -> Any:
-    """Let x-features that are active on no image start again, with a small weight on the logits.
+    """Let dead x-features start again, with a small weight on the logits.
 
     A ReLU that is 0 everywhere has no slope, so the descent alone never wakes it.
     """
     srae: SRAE = nnx.merge(graphdef, params, constants)
-    dead = srae.encode(train.features).max(0) <= 0  # [n]
+    dead = is_dead(srae.encode(train.features)[:, :, None] * srae.kernel)  # [n]
     old, new = _read(srae.encoder[-1]), _starting_layer(srae, train, key)
     _write(srae.encoder[-1], jax.tree_util.tree_map(partial(jnp.where, dead), new, old))
     fresh = srae.encode(train.features).mean(0) * dead  # [n], mean activation of what was woken
