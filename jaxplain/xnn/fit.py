@@ -1,5 +1,6 @@
 """Fitting an SRAE to a layer's features and a class's logits."""
 
+from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -16,7 +17,7 @@ from jaxplain.xnn.srae import SRAE, Activation, Head, Output, SRAEConfig
 from jaxplain.xnn.training import Data, Parts, Schedule, Trained, Weights
 
 Over = Literal["x-features", "images"]
-DEFAULT_WEIGHTS = (6.0, 15.0, 20.0, 40.0)
+DEFAULT_WEIGHTS = (20.0, 15.0, 40.0, 60.0)
 SPREAD = 10.0  # deviation of the standardised logits: published weights belong to scores from 0 to 50
 _SECOND = 0.3  # of the largest mean contribution, which the second must reach
 _LOUDER, _SOFTER = 1.2, 0.8  # what a retry does to the weights of reconstruction and pull-away
@@ -89,6 +90,7 @@ def fit(
     activation: Activation = "relu",
     output: Output = "relu",
     head: Head = "positive",
+    progress: Callable[[Array], None] | None = None,
 ) -> FitResult:
     """Fit an SRAE: few x-features that say a class's logit, differ from each other and rebuild some features.
 
@@ -106,8 +108,8 @@ def fit(
       key: of the weights, the order, dropout and mixing.
       n_features: n, the x-features.
       weights: of faithfulness, reconstruction, pull-away and (0 if left out) dominance; traced numbers. The
-        published ones are (1, 15, 5). The default was chosen on two species of gulls: faithful, several
-        x-features an image, and not parallel.
+        published ones are (1, 15, 5). The default was chosen on a dozen species of birds: faithful,
+        several x-features an image, and not parallel.
       q: of `sparse_reconstruction_loss`.
       validation: share of the images held out, by whose loss the best epoch is chosen.
       epochs: of the descent.
@@ -119,12 +121,16 @@ def fit(
       patience: epochs without improvement on the held-out images after which the fit stands still; None: all
         epochs are run.
       mixing: how far mixtures of images reach; 0 for none. See `jaxplain.xnn.training.mix`.
+      jitter: deviations of noise on the features, whose logits follow by a linear regression; 0 for none. See
+        `jaxplain.xnn.training.slopes`.
       max_rounds: of training; 1 for no retry.
       over: rows of the pull-away loss, "x-features" or "images".
       widths: of the layers between features and x-features.
       activation: of those layers.
       output: of the decoder; "linear" for features that may be negative.
       head: "positive", or "signed" as published, where x-features may speak against the class too.
+      progress: called on the host with the number of each epoch, from 0 and again in each round, for a bar
+        such as `tqdm`'s. A new function object is a new compilation.
 
     Returns:
       A `FitResult`.
@@ -159,7 +165,7 @@ def fit(
     config = SRAEConfig(features.shape[1], n_features, logits.shape[1], widths, activation, output, head)
     schedule = Schedule(
         epochs, pretrain_epochs, batch_size, learning_rate, decay_every, weight_decay,
-        epochs if patience is None else patience, mixing, jitter, over,
+        epochs if patience is None else patience, mixing, jitter, over, progress,
     )  # fmt: skip
     strengths = Weights(*(jnp.asarray(number, jnp.float32) for number in numbers))
     return _fit(config, schedule, max_rounds, held, features, logits, strengths, jnp.float32(q), key)

@@ -4,6 +4,7 @@ Everything here is pure and works under `vmap`: over keys and loss weights, so t
 In shapes N is a number of images, D of features, n of x-features, K of classes.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ class Schedule(NamedTuple):
     mixing: float  # how far mixtures of two images reach beyond them; see `mix`
     jitter: float  # deviations of noise on the features; see `slopes`
     over: str  # rows of the pull-away loss: "x-features" or "images"
+    progress: Callable[[Array], None] | None = None  # told the number of every epoch that is done
 
 
 class Trained(NamedTuple):
@@ -156,6 +158,8 @@ def descend(
             nothing = Parts(*(jnp.full((), jnp.nan),) * 5)
             return state, (nothing, nothing)
 
+        if schedule.progress is not None:
+            jax.debug.callback(schedule.progress, state.epoch)
         waiting = state.epoch - state.best_epoch > schedule.patience
         return jax.lax.cond(waiting, rest, work, state)
 
