@@ -172,6 +172,20 @@ def test_a_fit_does_not_depend_on_the_scale_of_features_and_logits(fitted):
     np.testing.assert_allclose(other.srae(features * 64) / 16, fitted.srae(features), rtol=1e-3, atol=1e-3)
 
 
+def test_several_classes_share_x_features_and_progress_is_told():
+    features, logits = planted()
+    two = jnp.stack([logits, features[:, 0]], axis=1)
+    seen = []
+    options = SMALL | {"max_rounds": 1, "progress": lambda epoch: seen.append(int(epoch))}
+    found = xnn.fit(features, two, key=jax.random.key(0), **options)
+    jax.block_until_ready(found)
+    jax.effects_barrier()
+    assert sorted(seen) == list(range(SMALL["epochs"]))
+    assert found.srae(features).shape == (600, 2)
+    for target in range(2):
+        assert xnn.diagnose(found.srae, features, two, target).r2 > 0.9
+
+
 def test_the_same_key_gives_the_same_fit(fitted):
     again = xnn.fit(*planted(), key=jax.random.key(0), **SMALL)
     for one, other in zip(jax.tree.leaves(fitted), jax.tree.leaves(again), strict=True):

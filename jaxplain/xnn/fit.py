@@ -19,6 +19,7 @@ from jaxplain.xnn.training import Data, Parts, Schedule, Trained, Weights
 Over = Literal["x-features", "images"]
 DEFAULT_WEIGHTS = (20.0, 15.0, 40.0, 60.0)
 SPREAD = 10.0  # deviation of the standardised logits: published weights belong to scores from 0 to 50
+_FLOOR = 0.5  # of the features' median deviation, which every feature's scale has besides its own
 _SECOND = 0.3  # of the largest mean contribution, which the second must reach
 _LOUDER, _SOFTER = 1.2, 0.8  # what a retry does to the weights of reconstruction and pull-away
 
@@ -240,11 +241,16 @@ def _status(srae: SRAE, train: Data, accepted: Array) -> Array:
 
 
 def _build(config: SRAEConfig, raw: Data, key: Array) -> SRAE:
-    """An untrained SRAE that standardises as these images ask; what never varies keeps its scale."""
+    """An untrained SRAE that standardises as these images ask; what never varies keeps its scale.
+
+    Divided by its deviation alone, a feature that hardly ever stirs would now and then be 60 deviations away
+    and throw the logit off; so the typical deviation counts too.
+    """
     srae = SRAE(config, rngs=nnx.Rngs(key))
     spread, logit_spread = raw.features.std(0), raw.logits.std(0) / SPREAD
     srae.feature_shift[...] = raw.features.mean(0)
-    srae.feature_scale[...] = jnp.where(spread > 0, spread, 1)
+    scale = jnp.hypot(spread, _FLOOR * jnp.median(spread))
+    srae.feature_scale[...] = jnp.where(scale > 0, scale, 1)
     srae.logit_shift[...] = raw.logits.mean(0)
     srae.logit_scale[...] = jnp.where(logit_spread > 0, logit_spread, 1)
     return srae
