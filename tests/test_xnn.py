@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxplain import xnn
-from jaxplain.xnn import training
+from jaxplain.xnn import start, training
 from jaxplain.xnn.losses import is_dead
+from jaxplain.xnn.objective import Data
 
 fit_module = sys.modules["jaxplain.xnn.fit"]  # the name in the package is the function
 seeds = st.integers(0, 10**6)
@@ -233,6 +234,16 @@ def test_constant_logits_and_traced_nan_are_told():
     assert xnn.Status(int(bad.status)) is xnn.Status.NOT_FINITE
 
 
+def test_a_feature_that_hardly_stirs_is_not_blown_up():
+    features, logits = planted(count=60)
+    features = features.at[:, 3].multiply(1e-6)
+    found = xnn.fit(features, logits, key=jax.random.key(0), **SMALL | {"epochs": 1, "max_rounds": 1})
+    spread = np.asarray(features).std(0)
+    scale = np.asarray(found.srae.feature_scale)
+    assert scale[3] > 0.3 * np.median(spread)
+    assert (scale > 0.9 * spread).all()
+
+
 def test_features_that_never_vary_and_fewer_rows_than_a_batch_are_no_trouble():
     features, logits = planted(count=20)
     found = xnn.fit(
@@ -277,7 +288,7 @@ def parts(fitted):
     split = nnx.split(fitted.srae, nnx.Param, ...)
     features, logits = planted()
     standardized = (logits[:, None] - fitted.srae.logit_shift[...]) / fitted.srae.logit_scale[...]
-    return split, training.Data(fitted.srae.standardize(features), standardized)
+    return split, Data(fitted.srae.standardize(features), standardized)
 
 
 def test_dead_x_features_start_again_and_the_others_stay(fitted):
@@ -289,7 +300,7 @@ def test_dead_x_features_start_again_and_the_others_stay(fitted):
     before = srae.read(data.features)
     assert before.x_features[:, 1].max() == 0
     params = nnx.split(srae, nnx.Param, ...)[1]
-    params = training.revive(graphdef, params, constants, data, jax.random.key(0))
+    params = start.revive(graphdef, params, constants, data, jax.random.key(0))
     after = nnx.merge(graphdef, params, constants).read(data.features)
     assert (after.x_features[:, 1] > 0).mean() > 0.5
     assert np.corrcoef(after.x_features[:, 1], data.logits[:, 0])[0, 1] > 0.3
@@ -304,7 +315,7 @@ def test_balancing_changes_sizes_and_nothing_else(fitted):
     srae.encoder[-1].kernel[...] *= 7
     srae.encoder[-1].bias[...] *= 7
     before = srae.read(data.features)
-    params = training.balance(graphdef, nnx.split(srae, nnx.Param, ...)[1], constants, data)
+    params = start.balance(graphdef, nnx.split(srae, nnx.Param, ...)[1], constants, data)
     after = nnx.merge(graphdef, params, constants).read(data.features)
     sizes = np.sqrt((np.asarray(after.x_features) ** 2).mean(0))
     np.testing.assert_allclose(sizes[sizes > 0], 1, rtol=1e-4)
@@ -315,7 +326,7 @@ def test_balancing_changes_sizes_and_nothing_else(fitted):
 def test_the_slopes_of_a_linear_logit_are_exact():
     features = normal(0, 60, 5)
     weights = normal(1, 5, 2)
-    found = training.slopes(training.Data(jnp.asarray(features), jnp.asarray(features @ weights)))
+    found = training.slopes(Data(jnp.asarray(features), jnp.asarray(features @ weights)))
     np.testing.assert_allclose(found, weights, rtol=1e-2, atol=1e-2)
 
 

@@ -13,8 +13,9 @@ from jax import Array
 
 from jaxplain.checks import check_choice, check_positive_int
 from jaxplain.xnn import training
+from jaxplain.xnn.objective import Data, Parts, Schedule, Weights
 from jaxplain.xnn.srae import SRAE, Activation, Head, Output, SRAEConfig
-from jaxplain.xnn.training import Data, Parts, Schedule, Trained, Weights
+from jaxplain.xnn.training import Trained
 
 Over = Literal["x-features", "images"]
 DEFAULT_WEIGHTS = (20.0, 15.0, 40.0, 60.0)
