@@ -121,7 +121,7 @@ def _extract(store: FeatureStore, photos: list[LabelledPhoto]) -> Extraction:
     with screen.Bar(missing) as bar:
         if missing:
             bar.tell(f"features of {missing} photos")
-        return interruptible(partial(store.extract, photos, bar.advance))
+        return store.extract(photos, bar.advance)  # in this thread, which Ctrl-C lets put away what it has
 
 
 def _fit(job: XnnJob, data: Dataset) -> Fitted:

@@ -85,7 +85,7 @@ def fit(
     weight_decay: float = 1e-4,
     patience: int | None = None,
     mixing: float = 0.3,
-    jitter: float = 0.3,
+    jitter: float = 0.5,
     max_rounds: int = 5,
     over: Over = "x-features",
     widths: tuple[int, ...] = (800, 100),
