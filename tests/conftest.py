@@ -41,6 +41,8 @@ def strict_and_quick(request):
     with jax.numpy_rank_promotion("raise" if strict else "allow"):
         yield
     jax.config.update("jax_disable_most_optimizations", False)
+    # Thousands of compiled programs in one process run into the system's limit of memory maps.
+    jax.clear_caches()
 
 
 class Net(NamedTuple):

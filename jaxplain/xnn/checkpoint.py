@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
 from jaxplain.files import write_atomic
 from jaxplain.xnn.probe import Probe
@@ -54,7 +52,7 @@ def save(path: str | os.PathLike[str], srae: SRAE, about: Mapping[str, Any] | No
         "config": json.dumps(asdict(srae.config)),
         "about": json.dumps(dict(about or {}), allow_nan=False),
     }
-    write_atomic(path, to_bytes(numbers, header))
+    _write(path, numbers, header)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[SRAE, dict[str, Any]]:
@@ -81,7 +79,7 @@ def save_probe(path: str | os.PathLike[str], probe: Probe) -> None:
       OutputError: the file cannot be written.
     """
     numbers = {name: np.asarray(part) for name, part in probe._asdict().items()}
-    write_atomic(path, to_bytes(numbers, {"format": PROBE_FORMAT}))
+    _write(path, numbers, {"format": PROBE_FORMAT})
 
 
 def load_probe(path: str | os.PathLike[str]) -> Probe:
@@ -96,8 +94,19 @@ def load_probe(path: str | os.PathLike[str]) -> Probe:
     return Probe(jnp.asarray(numbers["kernel"]), jnp.asarray(numbers["bias"]))
 
 
+# safetensors is imported where it is needed: most who import jaxplain never do.
+
+
+def _write(path: str | os.PathLike[str], numbers: dict[str, np.ndarray], header: dict[str, str]) -> None:
+    from safetensors.numpy import save as to_bytes
+
+    write_atomic(path, to_bytes(numbers, header))
+
+
 def _read(path: Path, wanted: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Header and arrays of a safetensors file of a format of ours."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
