@@ -33,7 +33,7 @@ def sheet_png(sheet: Sheet) -> Image.Image:
         >>> import numpy as np
         >>> row = Row("x-feature 1", "", (Bar("here", 1.0),), (Tile(np.zeros((4, 4, 3), np.uint8), "a"),))
         >>> sheet_png(Sheet("gull", ("one note",), (), (row,))).size[0]
-        1040
+        1018
     """
     wide = max([4, *(len(row.tiles) for row in sheet.rows)])
     wide = max(wide, len(sheet.lead) - 2)
