@@ -4,6 +4,7 @@ One idea: a *score* is a callable pytree from images to numbers; every explanati
 score. Importing this package starts no device.
 """
 
+from jaxplain import attributions as attributions
 from jaxplain import masks as masks
 from jaxplain import metrics as metrics
 from jaxplain import paths as paths

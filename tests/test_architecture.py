@@ -27,13 +27,25 @@ CORE = {
     "perturb": {"checks"},
     "scores": {"checks"},
     "funnel": {"checks", "scores"},
+    "attributions": {"checks", "funnel", "paths", "perturb", "scores"},
     "masks": {"checks", "funnel", "paths", "perturb", "scores"},
     "metrics": {"checks", "funnel", "perturb", "scores"},
     "sag": {"checks", "funnel", "paths", "perturb", "scores"},
     "xnn": {"checks", "files", "scores"},
     "zoo": {"checks", "images"},
     "render": {"images", "sag"},
-    "__init__": {"images", "masks", "metrics", "paths", "perturb", "sag", "scores", "xnn", "zoo"},
+    "__init__": {
+        "attributions",
+        "images",
+        "masks",
+        "metrics",
+        "paths",
+        "perturb",
+        "sag",
+        "scores",
+        "xnn",
+        "zoo",
+    },
 }
 
 
