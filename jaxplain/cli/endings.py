@@ -13,7 +13,8 @@ from rich import box
 from rich.table import Table
 
 from jaxplain.cli import screen
-from jaxplain.cli.run import DEBUG, Tally, told
+from jaxplain.cli.run import DEBUG, Tally
+from jaxplain.jobs.records import told
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, the command is wrong, Ctrl-C
 

@@ -13,6 +13,7 @@ from jaxplain.cli import screen
 from jaxplain.files import OutputError
 from jaxplain.images import ImageError
 from jaxplain.jobs.photos import Photo, read_photo
+from jaxplain.jobs.records import told
 
 DEBUG = "JAXPLAIN_DEBUG"  # environment variable: unexpected errors show their traceback
 
@@ -95,9 +96,3 @@ def distinct(images: list[Path]) -> list[Path]:
     for path in images:
         first.setdefault(os.path.abspath(path), path)
     return list(first.values())
-
-
-def told(error: Exception) -> str:
-    """Kind and first line of an error, whose other lines are for programmers."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -67,3 +67,9 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     return number(value) if np.ndim(value) == 0 and not callable(value) else repr(value)
+
+
+def told(error: Exception) -> str:
+    """Kind and first line of an error, whose other lines are for programmers."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

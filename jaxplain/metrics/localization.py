@@ -1,0 +1,129 @@
+"""Localisation: does a map point at the object that people marked?
+
+Low values do not prove a map wrong: a classifier may well look elsewhere, and then an honest map does too.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxplain.metrics.maps import at_size
+
+
+def pointing_game(saliency: Array, mask: Array, tolerance: float | Array = 15.0) -> Array:
+    """Does the map's maximum lie on the object, or within `tolerance` pixels of it?
+
+    A hit where the Euclidean distance from the maximum to the object's nearest pixel is at most `tolerance`;
+    15 is the published number, for images of about 224 to 500 pixels. Ties: the first in reading order is
+    the maximum, as in `insertion_deletion`. The accuracy over a data set is the `jnp.nanmean` of the
+    answers (over the images, or first over each class's and then over the classes); high is good.
+
+    Args:
+      saliency: [h, w], high = important; one coarser than the mask is upsampled to it (bilinear, aligned
+        corners).
+      mask: bool [H, W], True on the object; of several objects of one class, on all of them.
+      tolerance: pixels of the mask; may be traced.
+
+    Returns:
+      float32 []: 1 for a hit, 0 for a miss; NaN where the mask is empty or the map holds NaN.
+
+    Raises:
+      TypeError, ValueError: not one map of floats, not a mask of booleans, or a map finer than the mask.
+
+    References:
+      Zhang et al. Top-down Neural Attention by Excitation Backprop. IJCV 2018.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> saliency = jnp.zeros((8, 8)).at[2, 3].set(1.0)
+      >>> mask = jx.metrics.box_mask((4, 3, 8, 8), (8, 8))
+      >>> [float(jx.metrics.pointing_game(saliency, mask, tolerance)) for tolerance in (0, 1, 2)]
+      [0.0, 0.0, 1.0]
+    """
+    _check_mask(mask)
+    full = at_size(saliency, mask.shape, "mask")
+    rows, cols = mask.shape
+    top = jnp.argmax(full)
+    squared = (jnp.arange(rows) - top // cols)[:, None] ** 2 + (jnp.arange(cols) - top % cols)[None, :] ** 2
+    nearest = jnp.sqrt(jnp.min(jnp.where(mask, squared.astype(jnp.float32), jnp.inf)))
+    known = jnp.any(mask) & ~jnp.any(jnp.isnan(full))
+    return jnp.where(known, (nearest <= tolerance).astype(jnp.float32), jnp.nan)
+
+
+def energy_pointing_game(saliency: Array, mask: Array) -> Array:
+    """The share of a map's positive mass that lies on the object.
+
+    `sum over the object of max(S, 0) / sum of max(S, 0)`; high is good, and the object's share of the area is
+    what a map without any knowledge gets. Negative values count as 0.
+
+    Args:
+      saliency: [h, w], high = important; one coarser than the mask is upsampled to it (bilinear, aligned
+        corners).
+      mask: bool [H, W], True on the object.
+
+    Returns:
+      float32 [], 0 to 1; NaN where the mask is empty, nothing is positive, or the map holds NaN.
+
+    Raises:
+      TypeError, ValueError: not one map of floats, not a mask of booleans, or a map finer than the mask.
+
+    References:
+      Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks. CVPR
+      Workshops 2020.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> mask = jx.metrics.box_mask((0, 0, 4, 2), (4, 4))
+      >>> float(jx.metrics.energy_pointing_game(jnp.ones((4, 4)), mask))
+      0.5
+    """
+    _check_mask(mask)
+    positive = jnp.maximum(at_size(saliency, mask.shape, "mask"), 0.0)
+    positive = positive / jnp.max(positive)
+    share = jnp.sum(jnp.where(mask, positive, 0.0)) / jnp.sum(positive)
+    return jnp.where(jnp.any(mask), share, jnp.nan)
+
+
+def box_mask(box: Any, shape: tuple[int, int]) -> Array:
+    """A box as a mask: bool [H, W], True where `top <= row < bottom` and `left <= column < right`.
+
+    Rows and columns are counted from 0; bottom and right are the first ones outside (Pascal VOC counts from 1
+    and its last ones are inside: `(ymin - 1, xmin - 1, ymax, xmax)`). What reaches beyond the image is cut
+    off. Several boxes: `jax.vmap(lambda box: box_mask(box, shape))(boxes).any(0)`.
+
+    Args:
+      box: (top, left, bottom, right), in pixels of `shape`; numbers or an array [4], which may be traced.
+      shape: H, W (static).
+
+    Raises:
+      ValueError: not four numbers or two sides, or (known values) NaN or a box with bottom <= top or
+        right <= left. Traced, such a box gives an empty mask.
+
+    Example:
+      >>> import jaxplain as jx
+      >>> jx.metrics.box_mask((0, 1, 2, 3), (2, 4)).astype(int).tolist()
+      [[0, 1, 1, 0], [0, 1, 1, 0]]
+    """
+    traced = isinstance(box, jax.core.Tracer)
+    sides = box if traced else np.asarray(box)
+    if sides.shape != (4,) or not jnp.issubdtype(sides.dtype, jnp.number):
+        raise ValueError(f"box must be four numbers (top, left, bottom, right), got {box!r}.")
+    if len(shape) != 2 or not all(isinstance(side, int | np.integer) and side > 0 for side in shape):
+        raise ValueError(f"shape must be (rows, columns) of the mask, got {shape!r}.")
+    if not traced and not (sides[0] < sides[2] and sides[1] < sides[3]):
+        raise ValueError(f"box (top, left, bottom, right) must not be empty, got {sides.tolist()}.")
+    top, left, bottom, right = (sides[side] for side in range(4))
+    rows, cols = jnp.arange(shape[0]), jnp.arange(shape[1])
+    return ((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right))[None, :]
+
+
+def _check_mask(mask: Any) -> None:
+    dtype = getattr(mask, "dtype", None)
+    if dtype is None or dtype != jnp.bool_:
+        got = type(mask).__name__ if dtype is None else str(dtype)
+        raise TypeError(f"mask must be an array of booleans, True on the object, got {got}.")
+    if mask.ndim != 2 or 0 in mask.shape:
+        raise ValueError(f"mask must have shape [H, W], got {mask.shape}.")
