@@ -1,6 +1,8 @@
 """Mask optimisation: an engine (engine, objective, penalties, descent), its recipes and their settings."""
 
+from jaxplain.masks.ablations import ABLATIONS as ABLATIONS
 from jaxplain.masks.descent import BestStep as BestStep
+from jaxplain.masks.descent import FixedStep as FixedStep
 from jaxplain.masks.descent import LineSearch as LineSearch
 from jaxplain.masks.descent import Nesterov as Nesterov
 from jaxplain.masks.descent import Optax as Optax

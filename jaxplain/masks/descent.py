@@ -1,4 +1,4 @@
-"""How masks move: line search, best of several steps, Nesterov, any optax optimiser; all project on [0, 1].
+"""How masks move: line search, best of several steps, a fixed step, Nesterov, optax; all project on [0, 1].
 
 A descent is a frozen dataclass, a pytree whose leaves are its numbers, so that a sweep over them is a vmap.
 It is asked to `init` its state and then to `move` masks [M, h, w] once an iteration.
@@ -153,6 +153,29 @@ class BestStep:
 def _at_least_tiny(size: Array) -> Array:
     """A divisor for a gradient that is 0 everywhere, whose steps then change nothing."""
     return jnp.maximum(size, 1e-30)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["first_change"], meta_fields=[])
+@dataclass(frozen=True)
+class FixedStep:
+    """Plain gradient descent, for ablations: the same factor on every gradient, none searched for.
+
+    The factor is the one whose first move changes a mask cell by `first_change` in the mean, as `BestStep`
+    begins: a number that suits masks of any size and scores of any scale, where the published 1000 suits one.
+    """
+
+    first_change: float | Array = 0.1
+
+    def init(self, masks: Array) -> Array:
+        """The factor, not known before the first gradient: []."""
+        return jnp.float32(0.0)
+
+    def move(self, start: Start, state: Array, measure: Measure) -> Move:
+        """One step."""
+        first = self.first_change / _at_least_tiny(jnp.mean(jnp.abs(start.grads)))
+        step = jnp.where(start.iteration == 0, first, state).astype(jnp.float32)
+        masks = project(start.masks - step * start.grads)
+        return Move(masks, measure(masks[None])[0], step, jnp.int32(1), step)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["step"], meta_fields=[])

@@ -1,21 +1,16 @@
 """I-GOS, iGOS+ and iGOS++: the recipes. Each binds choices of the one engine and cites its paper."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Unpack
+from typing import Unpack
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from jaxplain import funnel, paths, scores
-from jaxplain.checks import check_choice, check_finite, check_image, check_positive_int
-from jaxplain.masks.descent import Descent
-from jaxplain.masks.engine import Heatmap, Static, optimize_mask
-from jaxplain.masks.objective import Coefficients, Objective, Problem, Term
-from jaxplain.masks.penalties import edge_weights
-from jaxplain.masks.settings import Options, mask_shape, parameters
+from jaxplain import scores
+from jaxplain.masks.engine import Heatmap
+from jaxplain.masks.objective import Objective, Term
+from jaxplain.masks.run import run_recipe
+from jaxplain.masks.settings import Options, mask_shape
 
 
 def _single(masks: Array) -> Array:
@@ -77,7 +72,7 @@ def igos(score: scores.Score, image: Array, baseline: Array, **options: Unpack[O
       >>> heatmap.saliency.shape, int(heatmap.status)
       ((16, 16), 0)
     """
-    return _run(IGOS, "igos", score, image, baseline, options)
+    return run_recipe(IGOS, "igos", score, image, baseline, options)
 
 
 def igos_plus(score: scores.Score, image: Array, baseline: Array, **options: Unpack[Options]) -> Heatmap:
@@ -99,7 +94,7 @@ def igos_plus(score: scores.Score, image: Array, baseline: Array, **options: Unp
       >>> jx.igos_plus(score, image, jnp.zeros((16, 16, 3)), size=8).mask.shape
       (8, 8)
     """
-    return _run(IGOS_PLUS, "igos+", score, image, baseline, options)
+    return run_recipe(IGOS_PLUS, "igos+", score, image, baseline, options)
 
 
 def igos_pp(score: scores.Score, image: Array, baseline: Array, **options: Unpack[Options]) -> Heatmap:
@@ -123,7 +118,7 @@ def igos_pp(score: scores.Score, image: Array, baseline: Array, **options: Unpac
       >>> jax.vmap(explain)(jnp.array([0.1, 1.0, 10.0])).shape  # a sweep is one compilation
       (3, 8, 8)
     """
-    return _run(IGOS_PP, "igos++", score, image, baseline, options)
+    return run_recipe(IGOS_PP, "igos++", score, image, baseline, options)
 
 
 def diverse_init(
@@ -138,111 +133,6 @@ def diverse_init(
     inside_row = jnp.arange(rows) * grid // rows == cell[0]
     inside_col = jnp.arange(cols) * grid // cols == cell[1]
     return 1.0 - value * (inside_row[:, None] & inside_col[None, :])
-
-
-def _run(
-    objective: Objective, method: str, score: Any, image: Array, baseline: Array, options: Options
-) -> Heatmap:
-    """Resolve the options against the preset, check them, run the compiled engine."""
-    chosen = parameters(method, options)
-    image, baselines = _check_pictures(image, baseline)
-    shape = chosen["size"]
-    if shape[0] > image.shape[0] or shape[1] > image.shape[1]:
-        raise ValueError(f"size {shape} is finer than the image {image.shape[:2]}.")
-    noise = _noise(chosen["noise"])
-    if noise is not None and options.get("key") is None:
-        raise ValueError("path noise is random: pass key=jax.random.key(...), or noise=0.")
-    static = Static(
-        objective=objective,
-        iterations=check_positive_int(chosen["iterations"], "iterations"),
-        search=check_choice(chosen["search"], ("endpoint", "path"), "search"),
-        rescue=bool(chosen["rescue"]),
-        batch_size=_check_batch_size(chosen.get("batch_size")),
-    )
-    rule = check_choice(chosen["rule"], paths.RULES, "rule")
-    descent = chosen["descent"]
-    if not hasattr(descent, "move"):
-        raise TypeError(f"descent must be a LineSearch, BestStep, Nesterov or Optax, got {descent!r}.")
-    numbers = {name: _one_number(chosen[name], name) for name in Coefficients._fields if name != "noise"}
-    sigma = _one_number(chosen["sigma"], "sigma")
-    _check_concrete(lambda s: s > 0, sigma, f"sigma must be above 0, got {sigma}.")  # flat areas: 0/0
-    return _compiled(
-        static,
-        scores.as_pytree(score),
-        image,
-        baselines,
-        Coefficients(noise=None if noise is None else _one_number(noise, "noise"), **numbers),
-        sigma,
-        paths.RULES[rule](check_positive_int(chosen["steps"], "steps")),
-        descent,
-        _starting_masks(objective, options.get("init"), shape),
-        None if noise is None else options.get("key"),
-    )
-
-
-@partial(jax.jit, static_argnums=0)
-def _compiled(
-    static: Static,
-    score: Any,
-    image: Array,
-    baselines: Array,
-    coefficients: Coefficients,
-    sigma: Array,
-    path: paths.Path,
-    descent: Descent,
-    masks: Array,
-    key: Array | None,
-) -> Heatmap:
-    problem = Problem(score, image, baselines, edge_weights(image, sigma), path, coefficients)
-    return optimize_mask(static, problem, descent, masks, key)
-
-
-def _check_pictures(image: Array, baseline: Array) -> tuple[Array, Array]:
-    """Image [H, W, C] and baselines [H, W, C] or [K, H, W, C] -> float32 [H, W, C] and [K, H, W, C]."""
-    check_image(image)
-    rank = getattr(baseline, "ndim", 0)
-    if rank not in (3, 4) or baseline.shape[-3:] != image.shape or 0 in baseline.shape:
-        raise ValueError(
-            f"baseline must be {image.shape} like the image, or K of them [K, H, W, C]; "
-            f"got shape {getattr(baseline, 'shape', type(baseline).__name__)}."
-        )
-    check_image(baseline.reshape(-1, *image.shape[1:]), "baseline")
-    image, baseline = jnp.asarray(image, jnp.float32), jnp.asarray(baseline, jnp.float32)
-    return image, baseline if rank == 4 else baseline[None]
-
-
-def _starting_masks(objective: Objective, init: Array | None, shape: tuple[int, int]) -> Array:
-    if init is None:
-        init = jnp.ones(shape)
-    if getattr(init, "shape", None) != shape:
-        raise ValueError(f"init must be a mask of shape {shape}, got {getattr(init, 'shape', init)!r}.")
-    check_finite(init, "init")
-    _check_concrete(lambda m: (m >= 0) & (m <= 1), init, "init must lie in 0..1, where 1 keeps a pixel.")
-    return jnp.broadcast_to(jnp.asarray(init, jnp.float32), (objective.masks, *shape))
-
-
-def _check_concrete(holds: Callable[[np.ndarray], Any], values: Array, message: str) -> None:
-    """Refuse concrete values of which a condition does not hold; traced ones cannot be looked at."""
-    if not isinstance(values, jax.core.Tracer) and not np.all(holds(np.asarray(values))):
-        raise ValueError(message)
-
-
-def _noise(noise: float | Array) -> float | Array | None:
-    """None for a concrete 0, which then costs nothing."""
-    return None if not isinstance(noise, jax.core.Tracer) and np.all(np.asarray(noise) == 0) else noise
-
-
-def _one_number(value: float | Array, name: str) -> Array:
-    """float32 []; it may be traced."""
-    number = jnp.asarray(value, jnp.float32)
-    if number.ndim:
-        raise ValueError(f"{name} must be one number, got shape {number.shape}; use jax.vmap for a sweep.")
-    check_finite(number, name)
-    return number
-
-
-def _check_batch_size(batch_size: int | None) -> int:
-    return funnel.default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
 
 
 METHODS: dict[str, Callable[..., Heatmap]] = {"igos": igos, "igos+": igos_plus, "igos++": igos_pp}

@@ -44,7 +44,7 @@ class Options(TypedDict, total=False):
     steps: int  # nodes along the integration path
     rule: str  # "riemann", "midpoint", "gauss_legendre"
     search: str  # where candidate masks are measured
-    descent: Descent  # LineSearch, BestStep, Nesterov, Optax
+    descent: Descent  # LineSearch, BestStep, FixedStep, Nesterov, Optax
     l1: float | Array  # weight of the mask's size
     l2: float | Array  # weight of its roughness
     noise: float | Array  # standard deviation along the path, model space
