@@ -38,7 +38,7 @@ def compare(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of photos.", show_default=False)],
     methods: Annotated[
         str,
-        typer.Option(metavar=_NAMES, help=f"All, or some of {', '.join(comparison.METHODS)}."),
+        typer.Option(metavar=_NAMES, help=f"all, ablations, or some of {', '.join(comparison.METHODS)}."),
     ] = ",".join(comparison.DEFAULT_METHODS),
     models: Annotated[
         str, typer.Option(metavar=_NAMES, help=f"Of {', '.join(zoo.model_names())}.")
@@ -70,8 +70,7 @@ def compare(
     """
     with clear_errors():
         settings = comparison.Settings(tuple(_split(measures, "measures")), baseline, seed, steps)
-        names = list(comparison.METHODS) if methods.strip() == "all" else _split(methods, "methods")
-        chosen = comparison.choose_methods(names)
+        chosen = comparison.choose_methods(_split(methods, "methods"))
         sizes = [_whole(text) for text in _split(size, "size")]
         photos, unreadable = _photos(folder, limit)
         classifiers = _classifiers(_split(models, "models"), weights)

@@ -1,6 +1,6 @@
 """The methods that a comparison knows: a plain dictionary of functions."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -91,8 +91,10 @@ METHODS: dict[str, Method] = {
     "rise": _rise,
     "occlusion": _occlusion,
     **masks.METHODS,
+    **{f"igos++ {name}": ablation for name, ablation in masks.ABLATIONS.items() if name != "no noise"},
 }
-"""By name. Add your own by passing `METHODS | {"mine": function}` to `jaxplain.compare.compare`."""
+"""By name; "igos++ ..." are its ablations (it has no noise by default). Add your own by passing
+`METHODS | {"mine": function}` to `jaxplain.compare.compare`."""
 
 DEFAULT_METHODS = (
     "random",
@@ -105,12 +107,27 @@ DEFAULT_METHODS = (
 )
 
 
+ABLATIONS = tuple(name for name in METHODS if name.startswith("igos++ "))
+
+
+def expand(names: Iterable[str]) -> Iterator[str]:
+    """Names, with "all" (all but ablations) and "ablations" (and iGOS++) replaced by what they stand for."""
+    for name in names:
+        if name == "all":
+            yield from (one for one in METHODS if one not in ABLATIONS)
+        elif name == "ablations":
+            yield from ("igos++", *ABLATIONS)
+        else:
+            yield name
+
+
 def choose_methods(names: Iterable[str], known: Mapping[str, Method] = METHODS) -> dict[str, Method]:
-    """Methods by name, each once.
+    """Methods by name, each once; see `expand` for names of several.
 
     Raises:
       ValueError: no name, or an unknown one; says which come nearest.
     """
+    names = list(expand(names))
     chosen = {name: known[check_choice(name, known, "method")] for name in names}
     if not chosen:
         raise ValueError("methods must name at least one method.")

@@ -39,7 +39,7 @@ def _with_options(**fixed: Any) -> Callable[..., Heatmap]:
 ABLATIONS: dict[str, Callable[..., Heatmap]] = {
     "insertion only": _with_objective(INSERTION_ONLY),
     "deletion only": _with_objective(DELETION_ONLY),
-    "one mask, naive sum": _with_objective(IGOS_PLUS),
+    "naive sum": _with_objective(IGOS_PLUS),
     "no noise": _with_options(noise=0.0),
     "with noise": _with_options(noise=0.2),
     "fixed step": _with_options(descent=FixedStep()),
@@ -48,7 +48,7 @@ ABLATIONS: dict[str, Callable[..., Heatmap]] = {
 """Name -> a function like `igos_pp`: the same arguments, settings and result, but for what the name says.
 
 - "insertion only", "deletion only": one mask, one kind of score term, the bilateral penalty.
-- "one mask, naive sum": both kinds for one mask, the objective of iGOS+ with the settings of iGOS++.
+- "naive sum": both kinds for one mask, the objective of iGOS+ with the settings of iGOS++.
 - "no noise", "with noise": along the path (0 and 0.2). The default preset has none and the published one 0.2,
   so each is an ablation of one preset and the full method under the other. "with noise" needs a `key`.
 - "fixed step": no search for a step, see `FixedStep`.
