@@ -17,6 +17,11 @@ def foolbox(numbers: tuple[str, ...] = ()) -> list[Path]:
     return [photo for photo in photos if not numbers or photo.name.split("_")[1] in numbers]
 
 
+def cat() -> Path:
+    """Path of scikit-image's cat (CC0)."""
+    return Path(find_spec("skimage").submodule_search_locations[0], "data", "chelsea.png")
+
+
 def folder(path: Path) -> list[Path]:
     """Paths of a folder's photos, CLASS_name.JPEG, in order."""
     return sorted(photo for photo in Path(path).iterdir() if re.match(r"\d+_", photo.name))
