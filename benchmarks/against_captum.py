@@ -3,12 +3,12 @@
     pip install -e ".[bench]" && python benchmarks/against_captum.py
 
 EfficientNet-Lite0 (`efficientnet-lite-pytorch` for Captum), one photo of 224 x 224. First the maps are
-compared: gradient, integrated gradients (50 Gauss-Legendre steps), SmoothGrad with the same noise, occlusion
-(window 32, stride 8, the same baseline). Then seconds and peak memory of one explanation: every library, method
-and batch size in a process of its own, one after the other, `--rounds` times; the libraries take turns.
-Seconds: the least of `--calls` warm calls, compilation apart. Memory: the largest resident size during a call,
-above that before it (freed memory given back to the system first). Captum runs in both layouts, without
-gradients for parameters.
+compared: gradient, integrated gradients (50 Gauss-Legendre steps), SmoothGrad with the same noise,
+occlusion (window 32, stride 8, the same baseline). Then seconds and peak memory of one explanation: every
+library, method and batch size in a process of its own, one after the other, `--rounds` times; the libraries
+take turns. Seconds: the least of `--calls` warm calls, compilation apart. Memory: the largest resident size
+during a call, above that before it (freed memory given back to the system first). Captum runs in both
+layouts, without gradients for parameters.
 """
 
 import argparse
