@@ -386,13 +386,20 @@ def explain(name, image, baseline=BASELINE, key=KEY, target=TARGET, net=NET, bat
         "var_grad": lambda: attributions.var_grad(score, image, key=key, n_samples=7, **several),
         "grad_cam": lambda: attributions.grad_cam(net, image, target),
         "grad_cam_pp": lambda: attributions.grad_cam_pp(net, image, target),
+        "excitation_backprop": lambda: attributions.excitation_backprop(net, image, target),
         "rise": lambda: attributions.rise(score, image, baseline, key=key, n_masks=9, grid=2, **several),
         "occlusion": lambda: attributions.occlusion(score, image, baseline, window=3, **several),
     }
     return call[name]()
 
 
-RAW = {"rise": (6, 8), "occlusion": (6, 8), "grad_cam": (3, 4), "grad_cam_pp": (3, 4)}
+RAW = {
+    "rise": (6, 8),
+    "occlusion": (6, 8),
+    "grad_cam": (3, 4),
+    "grad_cam_pp": (3, 4),
+    "excitation_backprop": (3, 4),
+}
 MANY = ["integrated_gradients", "smooth_grad", "var_grad", "rise", "occlusion"]
 
 

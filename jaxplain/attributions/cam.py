@@ -3,37 +3,19 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxplain import scores
+from jaxplain.attributions.parts import Head, MapClassifier, Maps, check_parts
 from jaxplain.attributions.result import Attribution, checked_image, make_result
 from jaxplain.perturb import upsample
 
 Weighting = Callable[[Array, Array], Array]
 """`weighting(maps [h, w, d], gradient [h, w, d]) -> weights [d]`."""
-
-
-class MapClassifier(Protocol):
-    """A classifier cut at its last convolution: `head(pool(feature_maps(images)))` are its logits.
-
-    Every classifier of the zoo is one, and so is any pytree (or plain object) with these three methods.
-    """
-
-    def feature_maps(self, images: Array, /) -> Array:
-        """Activations of the last convolution: [N, H, W, C] -> [N, h, w, d]."""
-        ...
-
-    def pool(self, maps: Array, /) -> Array:
-        """From the last convolution to the penultimate features: [N, h, w, d] -> [N, D]."""
-        ...
-
-    def head(self, features: Array, /) -> Array:
-        """From penultimate features to logits: [N, D] -> [N, K]."""
-        ...
 
 
 def grad_cam(
@@ -127,41 +109,12 @@ def _plus_plus(maps: Array, gradient: Array) -> Array:
     return jnp.sum(alpha * jax.nn.relu(gradient), axis=(0, 1))
 
 
-class _Maps(NamedTuple):
-    """The first half of a classifier: images -> maps."""
-
-    classifier: Any
-
-    def __call__(self, images: Array) -> Array:
-        return self.classifier.feature_maps(images)
-
-
-class _Head(NamedTuple):
-    """The second half: maps -> logits."""
-
-    classifier: Any
-
-    @property
-    def labels(self) -> Any:
-        return getattr(self.classifier, "labels", None)
-
-    def __call__(self, maps: Array) -> Array:
-        return self.classifier.head(self.classifier.pool(maps))
-
-
 def _run(
     weighting: Weighting, classifier: Any, image: Array, target: int | Array | None, kind: scores.ScoreKind
 ) -> Attribution:
-    missing = [
-        name for name in ("feature_maps", "pool", "head") if not callable(getattr(classifier, name, None))
-    ]
-    if missing:
-        raise TypeError(
-            f"Grad-CAM needs a classifier with feature_maps, pool and head, as those of jaxplain.zoo; "
-            f"{type(classifier).__name__} has no {' and no '.join(missing)}."
-        )
-    score = scores.class_score(_Head(classifier), 0 if target is None else target, kind)
-    maps = scores.as_pytree(_Maps(classifier))
+    check_parts(classifier, "Grad-CAM")
+    score = scores.class_score(Head(classifier), 0 if target is None else target, kind)
+    maps = scores.as_pytree(Maps(classifier))
     return _cam(maps, score, checked_image(image), weighting=weighting, top=target is None)
 
 

@@ -9,10 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxplain.checks import check_choice, check_finite, check_image
+from jaxplain.checks import check_choice, check_finite, check_image, check_positive_int
 
 Reduce = Literal["abs_sum", "abs_max", "sum"]
 """How the channels of a pixel become one number; see `reduce_channels`."""
+
+
+Pair = int | tuple[int, int]
+"""Rows and columns; one number stands for both."""
 
 
 class Status(IntEnum):
@@ -77,6 +81,11 @@ _REDUCTIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def checked_reduction(reduce: str) -> None:
+    """Raise a ValueError unless a reduction is known, before the program is traced."""
+    check_choice(reduce, REDUCTIONS, "reduction")
+
+
 def make_result(
     attribution: Array, saliency: Array, scores: Array, evaluations: int, error: Array | None = None
 ) -> Attribution:
@@ -127,6 +136,19 @@ def checked_number(value: float | Array, name: str, low: float, high: float = np
         limits = f"at least {low:g}" if np.isinf(high) else f"in {low:g}..{high:g}"
         raise ValueError(f"{name} must be {limits}, got {float(number):g}.")
     return number
+
+
+def checked_pair(value: Pair, name: str) -> tuple[int, int]:
+    """Rows and columns; one number stands for both.
+
+    Raises:
+      TypeError, ValueError: not one or two whole numbers of at least 1.
+    """
+    if isinstance(value, tuple | list):
+        if len(value) != 2:
+            raise ValueError(f"{name} must be one whole number or (rows, columns), got {value!r}.")
+        return check_positive_int(value[0], name), check_positive_int(value[1], name)
+    return check_positive_int(value, name), check_positive_int(value, name)
 
 
 def checked_key(key: Any, method: str) -> Array:

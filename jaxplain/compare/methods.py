@@ -46,6 +46,16 @@ def _grad_cam_pp(score: ClassScore, image: Array, baseline: Array) -> Any:
     return _at_own_resolution(attributions.grad_cam_pp(score.classifier, image, score.target))
 
 
+def _excitation_backprop(score: ClassScore, image: Array, baseline: Array) -> Any:
+    return _at_own_resolution(attributions.excitation_backprop(score.classifier, image, score.target))
+
+
+def _contrastive(score: ClassScore, image: Array, baseline: Array) -> Any:
+    return _at_own_resolution(
+        attributions.excitation_backprop(score.classifier, image, score.target, contrastive=True)
+    )
+
+
 def _at_own_resolution(found: attributions.Attribution) -> attributions.Attribution:
     """A class activation map before it is upsampled, so that a coarse size sees what was computed."""
     return found._replace(saliency=jax.nn.relu(found.attribution))
@@ -88,6 +98,8 @@ METHODS: dict[str, Method] = {
     "var_grad": _var_grad,
     "grad_cam": _grad_cam,
     "grad_cam++": _grad_cam_pp,
+    "excitation_backprop": _excitation_backprop,
+    "contrastive_excitation": _contrastive,
     "rise": _rise,
     "occlusion": _occlusion,
     **masks.METHODS,
