@@ -102,7 +102,7 @@ def test_a_fixed_step_is_fixed_by_the_first_move(scene):
     pictures = np.asarray(scene.image, np.float64), np.asarray(scene.baseline, np.float64)[None]
     rule = map(np.asarray, paths.gauss_legendre(3))
     grads = oracles.objective("igos++", scene.score, np.ones((2, 3, 4)), *pictures, *rule, numbers).grads
-    assert step[0] == pytest.approx(0.1 / np.abs(grads).mean(), rel=1e-3)
+    assert step[0] == pytest.approx(0.03 / np.abs(grads).mean(), rel=1e-3)
 
 
 def test_a_fixed_step_of_a_flat_score_stays():

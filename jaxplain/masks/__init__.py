@@ -9,6 +9,7 @@ from jaxplain.masks.descent import Optax as Optax
 from jaxplain.masks.engine import Heatmap as Heatmap
 from jaxplain.masks.engine import History as History
 from jaxplain.masks.engine import Status as Status
+from jaxplain.masks.meaningful import meaningful_perturbation as meaningful_perturbation
 from jaxplain.masks.recipes import METHODS as METHODS
 from jaxplain.masks.recipes import diverse_init as diverse_init
 from jaxplain.masks.recipes import igos as igos

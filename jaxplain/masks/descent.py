@@ -160,11 +160,13 @@ def _at_least_tiny(size: Array) -> Array:
 class FixedStep:
     """Plain gradient descent, for ablations: the same factor on every gradient, none searched for.
 
-    The factor is the one whose first move changes a mask cell by `first_change` in the mean, as `BestStep`
-    begins: a number that suits masks of any size and scores of any scale, where the published 1000 suits one.
+    The factor is the one whose first move changes a mask cell by `first_change` in the mean: a number that
+    suits masks of any size and scores of any scale, where the published 1000 suits one. (One photo,
+    iGOS++ at 28 x 28, deletion / insertion: .056 / .388 with 0.03, .132 / .192 with 0.1, .106 / .296 with the
+    factor 1000.)
     """
 
-    first_change: float | Array = 0.1
+    first_change: float | Array = 0.03
 
     def init(self, masks: Array) -> Array:
         """The factor, not known before the first gradient: []."""

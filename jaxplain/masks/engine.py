@@ -1,4 +1,4 @@
-"""The one engine behind I-GOS, iGOS+ and iGOS++: optimise masks for an objective by a descent."""
+"""The one engine behind all mask recipes: optimise masks for an objective by a descent."""
 
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -75,12 +75,18 @@ class _State(NamedTuple):
     descent: Any
 
 
+SEARCHES = ("endpoint", "path", "gradient")
+"""Where the loss of candidate masks is measured: at the end of the path, or all along it. With "gradient" a
+move is not measured at all; its loss is the one that comes with the next gradient, for nothing. Only for a
+descent that compares no candidates."""
+
+
 class Static(NamedTuple):
     """Every choice that shapes the program."""
 
     objective: obj.Objective
     iterations: int
-    search: str  # "endpoint" or "path": where the loss of candidates is measured
+    search: str  # one of SEARCHES
     rescue: bool
     batch_size: int | None
 
@@ -117,6 +123,8 @@ def optimize_mask(
         descent=descent.init(masks),
     )
     end, history = jax.lax.scan(step, start, jnp.arange(static.iterations))
+    if static.search == "gradient":
+        end, history = _last_measured(static, setup, problem, end, history, key)
     return _result(static, setup, problem, end, history, image_score, baseline_score)
 
 
@@ -132,16 +140,17 @@ def _iterate(
     gradient_key, search_key = _keys(key, iteration)
     problem = problem._replace(coefficients=problem.coefficients._replace(l1=state.l1))
     slopes = obj.slopes(setup, problem, state.masks, gradient_key)
-    loss = slopes.loss if static.search == "path" else state.loss
+    if static.search == "gradient":
+        state = _keep_better(state, slopes.loss)
+    loss = state.loss if static.search == "endpoint" else slopes.loss
     move = descent.move(
         Start(state.masks, slopes.grads, loss, iteration),
         state.descent,
         _measure(static, setup, problem, search_key),
     )
-    better = move.loss < state.best_loss  # False for NaN
     mask = obj.explained_mask(setup.objective, move.masks)
     row = History(
-        loss=move.loss,
+        loss=slopes.loss if static.search == "gradient" else move.loss,
         deletion=slopes.scores.deletion,
         insertion=slopes.scores.insertion,
         l1=obj.l1(mask),
@@ -150,21 +159,35 @@ def _iterate(
         trials=move.trials,
     )
     first_score = jnp.where(iteration == 0, slopes.scores.deletion, state.first_score)
-    state = state._replace(
-        masks=move.masks,
-        loss=move.loss,
-        best_masks=jnp.where(better, move.masks, state.best_masks),
-        best_loss=jnp.where(better, move.loss, state.best_loss),
-        first_score=first_score,
-        descent=move.state,
-    )
+    state = state._replace(masks=move.masks, first_score=first_score, descent=move.state)
+    state = _keep_better(state, move.loss)
     moved = jnp.abs(first_score - slopes.scores.deletion)
     return (_rescued(static, setup, state, moved, iteration) if static.rescue else state), row
 
 
+def _keep_better(state: _State, loss: Array) -> _State:
+    """The loss of the present masks has become known."""
+    better = loss < state.best_loss  # False for NaN
+    return state._replace(
+        loss=loss,
+        best_masks=jnp.where(better, state.masks, state.best_masks),
+        best_loss=jnp.where(better, loss, state.best_loss),
+    )
+
+
+def _last_measured(
+    static: Static, setup: obj.Setup, problem: obj.Problem, end: _State, history: History, key: Array | None
+) -> tuple[_State, History]:
+    """The loss of the last masks, after which no gradient comes; losses move to the iteration they end."""
+    last_key, _ = _keys(key, jnp.int32(static.iterations))
+    problem = problem._replace(coefficients=problem.coefficients._replace(l1=end.l1))
+    last = obj.path_losses(setup, problem, end.masks[None], last_key)
+    return _keep_better(end, last[0]), history._replace(loss=jnp.concatenate([history.loss[1:], last]))
+
+
 def _first_loss(static: Static, setup: obj.Setup, problem: obj.Problem, masks: Array) -> Array:
     """Loss where the masks start; along a path it comes with every gradient and need not be measured."""
-    if static.search == "path":
+    if static.search != "endpoint":
         return jnp.float32(jnp.inf)
     return obj.endpoint_losses(setup, problem, masks[None])[0]
 
@@ -179,6 +202,8 @@ def _keys(key: Array | None, iteration: Array) -> tuple[Array | None, Array | No
 def _measure(static: Static, setup: obj.Setup, problem: obj.Problem, key: Array | None) -> Measure:
     if static.search == "endpoint":
         return lambda candidates: obj.endpoint_losses(setup, problem, candidates)
+    if static.search == "gradient":
+        return lambda candidates: jnp.full(len(candidates), jnp.nan)  # not known, never the best
     return lambda candidates: obj.path_losses(setup, problem, candidates, key)
 
 
@@ -227,9 +252,11 @@ def _result(
     found = jnp.isfinite(end.best_loss)
     finite = jnp.isfinite(image_score) & jnp.isfinite(baseline_score) & found
     status = jnp.where(image_score > baseline_score, Status.OK, Status.NOT_ABOVE_BASELINE)
-    per_search = obj.evaluations(setup, problem, endpoint=static.search == "endpoint")
+    per_end = obj.evaluations(setup, problem, endpoint=True)
     per_slope = obj.evaluations(setup, problem, endpoint=False)
-    fixed = 1 + len(problem.baselines) + (0 if static.search == "path" else per_search)
+    per_search = {"endpoint": per_end, "path": per_slope, "gradient": 0}[static.search]
+    alone = {"endpoint": per_end, "path": 0, "gradient": per_slope}[static.search]  # first or last masks
+    fixed = 1 + len(problem.baselines) + alone
     return Heatmap(
         mask=mask,
         saliency=1.0 - upsample(mask, (problem.image.shape[0], problem.image.shape[1])),

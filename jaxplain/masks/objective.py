@@ -34,6 +34,7 @@ class Objective:
     combine: Callable[[Array], Array]  # [M, ...] -> [L, ...]; the last layer is the explanation
     terms: tuple[Term, ...]
     smoothness: Literal["tv", "btv"]
+    power: float = 2.0  # of the neighbour differences in it
 
 
 class Coefficients(NamedTuple):
@@ -45,6 +46,7 @@ class Coefficients(NamedTuple):
     score_weight: Array  # of the score terms against the penalties in the gradient, not in the measured loss
     deletion: Array  # weight of the deletion terms
     insertion: Array  # weight of the insertion terms
+    jitter: Array | None = None  # largest random shift of the picture, pixels; None leaves it out
 
 
 class Problem(NamedTuple):
@@ -106,8 +108,8 @@ def penalty(setup: Setup, problem: Problem, masks: Array) -> Array:
 def smoothness(setup: Setup, problem: Problem, mask: Array) -> Array:
     """TV or BTV of one mask: [h, w] -> []."""
     if setup.objective.smoothness == "tv":
-        return total_variation(mask)
-    return bilateral_total_variation(mask, problem.edges)
+        return total_variation(mask, setup.objective.power)
+    return bilateral_total_variation(mask, problem.edges, setup.objective.power)
 
 
 def slopes(setup: Setup, problem: Problem, masks: Array, key: Array | None) -> Slopes:
@@ -135,7 +137,8 @@ def endpoint_losses(setup: Setup, problem: Problem, candidates: Array) -> Array:
     S times cheaper than `path_losses`, and deterministic.
     """
     one = jnp.ones(1, jnp.float32)
-    end = problem._replace(path=Path(one, one), coefficients=problem.coefficients._replace(noise=None))
+    still = problem.coefficients._replace(noise=None, jitter=None)
+    end = problem._replace(path=Path(one, one), coefficients=still)
     return _losses(setup, end, candidates, _path_items(setup.objective, end, len(candidates), None))
 
 
@@ -158,12 +161,13 @@ class _Context(NamedTuple):
 
     image: Array  # [H, W, C]
     baselines: Array  # [K, H, W, C]
-    noise: Array  # []
+    noise: Array | None  # []
+    jitter: Array | None  # []
 
 
 def _context(problem: Problem) -> _Context:
-    noise = problem.coefficients.noise
-    return _Context(problem.image, problem.baselines, jnp.zeros(()) if noise is None else noise)
+    numbers = problem.coefficients
+    return _Context(problem.image, problem.baselines, numbers.noise, numbers.jitter)
 
 
 def _path_items(objective: Objective, problem: Problem, candidates: int, key: Array | None) -> _Items:
@@ -177,6 +181,7 @@ def _path_items(objective: Objective, problem: Problem, candidates: int, key: Ar
     )  # fmt: skip
     candidate, term, baseline, node = (index.reshape(-1).astype(jnp.int32) for index in grid)
     numbers = problem.coefficients
+    still = numbers.noise is None and numbers.jitter is None
     sign = jnp.where(insertion, -numbers.insertion, numbers.deletion)
     return _Items(
         candidate=candidate,
@@ -185,12 +190,12 @@ def _path_items(objective: Objective, problem: Problem, candidates: int, key: Ar
         node=problem.path.nodes[node],
         baseline=baseline,
         weight=sign[term] * problem.path.weights[node] / count,
-        key=None if key is None or numbers.noise is None else jax.random.split(key, candidate.size),
+        key=None if key is None or still else jax.random.split(key, candidate.size),
     )
 
 
 def _render(items: _Items) -> funnel.Render:
-    return _draw if items.key is None else _draw_noisy
+    return _draw if items.key is None else _draw_random
 
 
 def _draw(layers: Array, context: _Context, item: _Items) -> Array:
@@ -201,8 +206,23 @@ def _draw(layers: Array, context: _Context, item: _Items) -> Array:
     return blend(end, start, item.node * layers[item.candidate, item.layer])
 
 
-def _draw_noisy(layers: Array, context: _Context, item: _Items) -> Array:
-    return add_noise(_draw(layers, context, item), item.key, context.noise)
+def _draw_random(layers: Array, context: _Context, item: _Items) -> Array:
+    picture = _draw(layers, _jittered(context, item.key), item)
+    return picture if context.noise is None else add_noise(picture, item.key, context.noise)
+
+
+def _jittered(context: _Context, key: Array) -> _Context:
+    """Image and baselines shifted at random under the mask, which stays; border pixels are repeated."""
+    if context.jitter is None:
+        return context
+    most = context.jitter.astype(jnp.int32)
+    down, right = jax.random.randint(jax.random.fold_in(key, 1), (2,), -most, most + 1)
+    height, width = context.image.shape[:2]
+    rows = jnp.clip(jnp.arange(height) - down, 0, height - 1)
+    cols = jnp.clip(jnp.arange(width) - right, 0, width - 1)
+    return context._replace(
+        image=context.image[rows][:, cols], baselines=context.baselines[:, rows][:, :, cols]
+    )
 
 
 def _mean_scores(objective: Objective, problem: Problem, values: Array) -> Scores:

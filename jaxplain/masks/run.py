@@ -11,8 +11,8 @@ from jax import Array
 
 from jaxplain import funnel, paths, scores
 from jaxplain.checks import check_choice, check_finite, check_image, check_positive_int
-from jaxplain.masks.descent import Descent
-from jaxplain.masks.engine import Heatmap, Static, optimize_mask
+from jaxplain.masks.descent import BestStep, Descent, LineSearch
+from jaxplain.masks.engine import SEARCHES, Heatmap, Static, optimize_mask
 from jaxplain.masks.objective import Coefficients, Objective, Problem
 from jaxplain.masks.penalties import edge_weights
 from jaxplain.masks.settings import Options, parameters
@@ -27,23 +27,22 @@ def run_recipe(
     shape = chosen["size"]
     if shape[0] > image.shape[0] or shape[1] > image.shape[1]:
         raise ValueError(f"size {shape} is finer than the image {image.shape[:2]}.")
-    noise = _noise(chosen["noise"])
-    if noise is not None and options.get("key") is None:
-        raise ValueError("path noise is random: pass key=jax.random.key(...), or noise=0.")
+    noise, jitter = _unless_zero(chosen["noise"], "noise"), _unless_zero(chosen["jitter"], "jitter")
+    random = {"path noise": noise, "jitter": jitter}
+    for name in [name for name, amount in random.items() if amount is not None]:
+        if options.get("key") is None:
+            raise ValueError(f"{name} is random: pass key=jax.random.key(...), or {name.split()[-1]}=0.")
     static = Static(
         objective=objective,
         iterations=check_positive_int(chosen["iterations"], "iterations"),
-        search=check_choice(chosen["search"], ("endpoint", "path"), "search"),
+        search=check_choice(chosen["search"], SEARCHES, "search"),
         rescue=bool(chosen["rescue"]),
         batch_size=checked_batch_size(chosen.get("batch_size")),
     )
     rule = check_choice(chosen["rule"], paths.RULES, "rule")
-    descent = chosen["descent"]
-    if not hasattr(descent, "move"):
-        raise TypeError(
-            f"descent must be a LineSearch, BestStep, FixedStep, Nesterov or Optax, got {descent!r}."
-        )
-    numbers = {name: one_number(chosen[name], name) for name in Coefficients._fields if name != "noise"}
+    descent = _checked_descent(chosen["descent"], static.search)
+    plain = [name for name in Coefficients._fields if name not in ("noise", "jitter")]
+    numbers = {name: one_number(chosen[name], name) for name in plain}
     sigma = one_number(chosen["sigma"], "sigma")
     check_concrete(lambda s: s > 0, sigma, f"sigma must be above 0, got {sigma}.")  # flat areas: 0/0
     return _compiled(
@@ -51,12 +50,12 @@ def run_recipe(
         scores.as_pytree(score),
         image,
         baselines,
-        Coefficients(noise=None if noise is None else one_number(noise, "noise"), **numbers),
+        Coefficients(noise=noise, jitter=jitter, **numbers),
         sigma,
         paths.RULES[rule](check_positive_int(chosen["steps"], "steps")),
         descent,
         _starting_masks(objective, options.get("init"), shape),
-        None if noise is None else options.get("key"),
+        None if noise is None and jitter is None else options.get("key"),
     )
 
 
@@ -107,9 +106,21 @@ def check_concrete(holds: Callable[[np.ndarray], Any], values: Array, message: s
         raise ValueError(message)
 
 
-def _noise(noise: float | Array) -> float | Array | None:
+def _unless_zero(amount: float | Array, name: str) -> Array | None:
     """None for a concrete 0, which then costs nothing."""
-    return None if not isinstance(noise, jax.core.Tracer) and np.all(np.asarray(noise) == 0) else noise
+    nothing = not isinstance(amount, jax.core.Tracer) and np.all(np.asarray(amount) == 0)
+    return None if nothing else one_number(amount, name)
+
+
+def _checked_descent(descent: Any, search: str) -> Descent:
+    if not hasattr(descent, "move"):
+        kinds = "a LineSearch, BestStep, FixedStep, Nesterov or Optax"
+        raise TypeError(f"descent must be {kinds}, got {descent!r}.")
+    if search == "gradient" and isinstance(descent, LineSearch | BestStep):
+        raise ValueError(
+            f"{type(descent).__name__} compares candidates: search must be 'endpoint' or 'path'."
+        )
+    return descent
 
 
 def one_number(value: float | Array, name: str) -> Array:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
+import optax
 from jax import Array
 
 from jaxplain.checks import check_choice, check_positive_int
-from jaxplain.masks.descent import BestStep, Descent, LineSearch
+from jaxplain.masks.descent import BestStep, Descent, LineSearch, Optax
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Settings:
     insertion: float = 1.0
     sigma: float = 0.01
     rescue: bool = False
+    jitter: float = 0.0
 
 
 class Options(TypedDict, total=False):
@@ -34,16 +36,16 @@ class Options(TypedDict, total=False):
 
     Static (a new value compiles anew): size, preset, iterations, steps, rule, search, rescue, batch_size.
     Numbers (may be traced, so a sweep is one `jax.vmap`): l1, l2, noise, score_weight, deletion, insertion,
-    sigma, and the fields of `descent`.
+    jitter, sigma, and the fields of `descent`.
     """
 
-    key: Array | None  # for the path noise; consumed. Needed unless noise is 0
+    key: Array | None  # for path noise and jitter; consumed. Needed unless both are 0
     size: int | tuple[int, int]  # mask rows and columns, up to the image's; 28
     preset: str  # "default" or "paper"
     iterations: int
     steps: int  # nodes along the integration path
     rule: str  # "riemann", "midpoint", "gauss_legendre"
-    search: str  # where candidate masks are measured
+    search: str  # where candidate masks are measured: "endpoint", "path", "gradient"; see `engine.SEARCHES`
     descent: Descent  # LineSearch, BestStep, FixedStep, Nesterov, Optax
     l1: float | Array  # weight of the mask's size
     l2: float | Array  # weight of its roughness
@@ -51,6 +53,7 @@ class Options(TypedDict, total=False):
     score_weight: float | Array  # of the score terms against the penalties in the gradient
     deletion: float | Array  # weight of the deletion terms
     insertion: float | Array  # weight of the insertion terms
+    jitter: float | Array  # largest random shift of the picture under the mask, whole pixels
     sigma: float | Array  # of the bilateral weights
     rescue: bool  # I-GOS's rescue: a smaller l1 for a score that hardly moves
     init: Array | None  # [h, w] starting mask; all ones when None. See `diverse_init`
@@ -87,6 +90,19 @@ _MEASURED = Settings(
     score_weight=1.0,
     deletion=2.0,
 )
+# One node at the path's end: no integration. The loss comes with the next gradient, which saves the forward
+# pass of measuring it. The optimiser is made once, or every call would compile anew.
+_MEANINGFUL = Settings(
+    iterations=300,
+    steps=1,
+    rule="riemann",
+    search="gradient",
+    descent=Optax(optax.adam(0.1)),
+    l1=lambda side: 0.01,
+    l2=0.2,
+    noise=0.0,
+    score_weight=1.0,
+)
 PRESETS: dict[str, dict[str, Settings]] = {
     "igos": {
         "default": replace(_MEASURED, iterations=15, steps=5, l1=lambda side: 0.1, l2=10.0),
@@ -97,6 +113,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "default": replace(_MEASURED, score_weight=0.5),
         "paper": replace(_PAPER, score_weight=0.5),
     },
+    "meaningful perturbation": {"default": _MEANINGFUL, "paper": _MEANINGFUL},
 }
 
 
