@@ -102,6 +102,7 @@ METHODS: dict[str, Method] = {
     "contrastive_excitation": _contrastive,
     "rise": _rise,
     "occlusion": _occlusion,
+    "meaningful_perturbation": masks.meaningful_perturbation,
     **masks.METHODS,
     **{f"igos++ {name}": ablation for name, ablation in masks.ABLATIONS.items() if name != "no noise"},
 }
@@ -115,6 +116,7 @@ DEFAULT_METHODS = (
     "integrated_gradients",
     "smooth_grad",
     "grad_cam",
+    "meaningful_perturbation",
     *masks.METHODS,
 )
 

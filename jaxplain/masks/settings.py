@@ -21,7 +21,7 @@ class Settings:
     search: str
     descent: Descent
     l1: Callable[[int], float]  # of the mask's longer side
-    l2: float
+    l2: Callable[[int], float]  # of the same
     noise: float
     score_weight: float
     deletion: float = 1.0
@@ -64,6 +64,14 @@ def _paper_l1(side: int) -> float:
     return 10.0 if side >= 224 else 1.0
 
 
+def _roughness(at_224: float) -> Callable[[int], float]:
+    """A weight of the roughness that grows with the side of the mask.
+
+    A mean over neighbours counts the edge of what is masked, whose share of all neighbours falls as 1 / side.
+    """
+    return lambda side: at_224 * side / 224
+
+
 _PAPER = Settings(
     iterations=15,
     steps=20,
@@ -71,7 +79,7 @@ _PAPER = Settings(
     search="path",
     descent=LineSearch(),
     l1=_paper_l1,
-    l2=20.0,
+    l2=lambda side: 20.0,
     noise=0.2,
     score_weight=1.0,
 )
@@ -85,7 +93,7 @@ _MEASURED = Settings(
     search="endpoint",
     descent=BestStep(),
     l1=lambda side: 1.0,
-    l2=20.0,
+    l2=_roughness(10.0),
     noise=0.0,
     score_weight=1.0,
     deletion=2.0,
@@ -99,13 +107,13 @@ _MEANINGFUL = Settings(
     search="gradient",
     descent=Optax(optax.adam(0.1)),
     l1=lambda side: 0.01,
-    l2=0.2,
+    l2=lambda side: 0.2,
     noise=0.0,
     score_weight=1.0,
 )
 PRESETS: dict[str, dict[str, Settings]] = {
     "igos": {
-        "default": replace(_MEASURED, iterations=15, steps=5, l1=lambda side: 0.1, l2=10.0),
+        "default": replace(_MEASURED, iterations=15, steps=5, l1=lambda side: 0.1, l2=_roughness(10.0)),
         "paper": _PAPER,
     },
     "igos+": {"default": replace(_MEASURED, iterations=10), "paper": _PAPER},
@@ -140,5 +148,6 @@ def parameters(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     name = check_choice(options.get("preset", "default"), PRESETS[method], "preset")
     preset = PRESETS[method][name]
     filled = {field.name: getattr(preset, field.name) for field in fields(Settings)}
-    filled |= {"l1": preset.l1(max(shape))} | {k: v for k, v in options.items() if k not in ("key", "init")}
+    filled |= {name: filled[name](max(shape)) for name in ("l1", "l2")}
+    filled |= {k: v for k, v in options.items() if k not in ("key", "init")}
     return filled | {"size": shape, "preset": name}
