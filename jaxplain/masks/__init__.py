@@ -9,6 +9,9 @@ from jaxplain.masks.descent import Optax as Optax
 from jaxplain.masks.engine import Heatmap as Heatmap
 from jaxplain.masks.engine import History as History
 from jaxplain.masks.engine import Status as Status
+from jaxplain.masks.extremal import ExtremalHistory as ExtremalHistory
+from jaxplain.masks.extremal import ExtremalMasks as ExtremalMasks
+from jaxplain.masks.extremal import extremal_perturbation as extremal_perturbation
 from jaxplain.masks.meaningful import meaningful_perturbation as meaningful_perturbation
 from jaxplain.masks.recipes import METHODS as METHODS
 from jaxplain.masks.recipes import diverse_init as diverse_init

@@ -24,9 +24,7 @@ def run_recipe(
     """Resolve the options against the preset, check them, run the compiled engine."""
     chosen = parameters(method, options)
     image, baselines = checked_pictures(image, baseline)
-    shape = chosen["size"]
-    if shape[0] > image.shape[0] or shape[1] > image.shape[1]:
-        raise ValueError(f"size {shape} is finer than the image {image.shape[:2]}.")
+    shape = fitting_shape(chosen["size"], image)
     noise, jitter = _unless_zero(chosen["noise"], "noise"), _unless_zero(chosen["jitter"], "jitter")
     random = {"path noise": noise, "jitter": jitter}
     for name in [name for name, amount in random.items() if amount is not None]:
@@ -88,6 +86,13 @@ def checked_pictures(image: Array, baseline: Array) -> tuple[Array, Array]:
     check_image(baseline.reshape(-1, *image.shape[1:]), "baseline")
     image, baseline = jnp.asarray(image, jnp.float32), jnp.asarray(baseline, jnp.float32)
     return image, baseline if rank == 4 else baseline[None]
+
+
+def fitting_shape(shape: tuple[int, int], image: Array) -> tuple[int, int]:
+    """The rows and columns of a mask that is no finer than its image."""
+    if shape[0] > image.shape[0] or shape[1] > image.shape[1]:
+        raise ValueError(f"size {shape} is finer than the image {image.shape[:2]}.")
+    return shape
 
 
 def _starting_masks(objective: Objective, init: Array | None, shape: tuple[int, int]) -> Array:
