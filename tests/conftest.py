@@ -25,6 +25,9 @@ CORE = (
     "engine",
     "causal",
     "sag_search",
+    "attributions",
+    "attributions_gradients",
+    "attributions_maps",
 )
 
 
