@@ -170,6 +170,18 @@ def test_sanity_checks_as_measures(model, photos):
         assert found[1].measures[name].mean < 0.7
 
 
+def test_a_map_that_is_gone_is_like_no_other(model, photos):
+    """Flat for every class but the top one, as masks are where there is nothing to explain."""
+
+    def only_top(score, image, baseline):
+        top = jnp.argmax(score.classifier(image[None])[0]) == score.target
+        return jnp.where(top, image.mean(-1), 0.0)
+
+    settings = Settings(("target_randomization",), curve_steps=2)
+    found = compare(photos, [model], {"m": only_top}, sizes=(4,), settings=settings)
+    assert [row.values["target_randomization"] for row in found.rows] == [0.0] * 3
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_of_the_registry_makes_a_row(name, model, photos):
     if name in ("rise", "extremal_perturbation", "meaningful_perturbation"):

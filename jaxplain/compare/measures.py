@@ -40,12 +40,22 @@ def _increase(seen: Evidence) -> Array:
 
 def _rank_of_forgetful(seen: Evidence) -> Array:
     assert seen.forgetful is not None
-    return jnp.abs(metrics.rank_correlation(seen.saliency, seen.forgetful))
+    return _likeness(seen.saliency, seen.forgetful)
 
 
 def _rank_of_other(seen: Evidence) -> Array:
     assert seen.other_class is not None
-    return jnp.abs(metrics.rank_correlation(seen.saliency, seen.other_class))
+    return _likeness(seen.saliency, seen.other_class)
+
+
+def _likeness(saliency: Array, other: Array) -> Array:
+    """|rank correlation|; 0 where the other map is the same everywhere.
+
+    A mask method that finds nothing to explain in a network that has forgotten its task, or in a class of no
+    probability, leaves its mask as it was: the map is gone, which is what the check asks for.
+    """
+    rank = jnp.abs(metrics.rank_correlation(saliency, other))
+    return jnp.where(jnp.ptp(other) == 0, 0.0, rank)
 
 
 MEASURES: dict[str, Measure] = {
@@ -76,13 +86,13 @@ MEASURES: dict[str, Measure] = {
     "parameter_randomization": Measure(
         _rank_of_forgetful,
         "low",
-        "sanity check: |rank correlation| with the map after all parameters are shuffled",
+        "sanity check: |rank correlation| with the map after all parameters are shuffled; 0 if that is flat",
         "forgetful",
     ),
     "target_randomization": Measure(
         _rank_of_other,
         "low",
-        "sanity check: |rank correlation| with the map of another class",
+        "sanity check: |rank correlation| with the map of another class; 0 if that is flat",
         "other_class",
     ),
 }
