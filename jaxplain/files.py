@@ -73,6 +73,34 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         raise _output_error(path, error) from error
 
 
+def append_durably(path: str | os.PathLike[str], data: bytes) -> None:
+    """Add bytes to the end of a file: all of them, on the disk when this returns, or none.
+
+    Args:
+        path: the file; made if it is not there.
+        data: what to add.
+
+    Raises:
+        OutputError: the folder is missing, not writable or full, or ``path`` is a folder.
+
+    Example:
+        >>> append_durably("rows.txt", b"one more")
+    """
+    try:
+        with open(path, "ab") as file:
+            end = file.tell()
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.truncate(path, end)
+                raise
+    except OSError as error:
+        raise _output_error(Path(path), error) from error
+
+
 @contextlib.contextmanager
 def staged_folder(
     final: str | os.PathLike[str], *, marker: str | os.PathLike[str] | None = None

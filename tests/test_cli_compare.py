@@ -1,5 +1,6 @@
 """`jaxplain compare` as its users meet it."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import tiny
 from tiny import write_photo
 from typer.testing import CliRunner
 
-from jaxplain import zoo
+from jaxplain import files, zoo
 from jaxplain.cli import app as cli
 from jaxplain.cli import compare as command
 from jaxplain.compare import METHODS
@@ -88,6 +89,26 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(monkeypatch):
     assert Path("comparison.md").exists()
     monkeypatch.setattr(command, "interruptible", true)
     assert run("photos", *QUICK, "--methods", "random").exit_code == 0
+
+
+def test_a_full_disk_ends_the_run_and_leaves_whole_rows(monkeypatch):
+    true, calls = files.os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 8:  # after the head, a map and a row or two
+            raise OSError(errno.ENOSPC, "No space left on device")
+        true(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    done = run("photos", *QUICK, "--methods", "random,gradient")
+    assert done.exit_code == 2
+    assert "the disk is full" in words(done.stderr)
+    lines = Path("comparison-rows.jsonl").read_text().splitlines()
+    assert all(json.loads(line) for line in lines)
+    monkeypatch.setattr(files.os, "fsync", true)
+    assert run("photos", *QUICK, "--methods", "random,gradient").exit_code == 0
+    assert Path("comparison-rows.jsonl").read_text().splitlines()[: len(lines)] == lines
 
 
 def test_all_methods_are_named_by_all(monkeypatch):

@@ -25,6 +25,7 @@ from jaxplain.compare.program import (
 )
 from jaxplain.compare.rows import FAILED, OK, MapFolder, Row, RowFile
 from jaxplain.compare.settings import Settings
+from jaxplain.files import OutputError
 from jaxplain.images import load_image
 from jaxplain.jobs.features import weights_digest
 from jaxplain.jobs.photos import photo_key
@@ -112,6 +113,8 @@ class Bench:
         try:
             subject = self._subject(sha, path)
             return list(self._explained(stage, program, subject, blank))
+        except OutputError:  # nothing more can be kept: the run ends, with what it has
+            raise
         except Exception as error:
             return [_failed(row, told(error)) for row in blank]
 

@@ -6,7 +6,6 @@ the rows that are missing; a line that was cut off counts as missing.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxplain.files import write_atomic
+from jaxplain.files import append_durably, write_atomic
 from jaxplain.jobs.records import npy
 
 OK, FAILED = "ok", "failed"
@@ -99,14 +98,14 @@ class RowFile:
         return key in self._rows and self._rows[key].status == OK
 
     def add(self, row: Row) -> None:
-        """Keep a row; when this returns it is on the disk."""
+        """Keep a row; when this returns it is on the disk.
+
+        Raises:
+          OutputError: the file cannot be written; it then ends with the row before.
+        """
+        if self.path is not None:
+            append_durably(self.path, (json.dumps(asdict(row), allow_nan=False) + "\n").encode())
         self._rows[row.key] = row
-        if self.path is None:
-            return
-        with open(self.path, "ab") as file:
-            file.write((json.dumps(asdict(row), allow_nan=False) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def _whole_lines(path: Path) -> list[str]:
