@@ -93,7 +93,7 @@ _MEASURED = Settings(
     search="endpoint",
     descent=BestStep(),
     l1=lambda side: 1.0,
-    l2=_roughness(10.0),
+    l2=_roughness(20.0),
     noise=0.0,
     score_weight=1.0,
     deletion=2.0,
@@ -113,7 +113,7 @@ _MEANINGFUL = Settings(
 )
 PRESETS: dict[str, dict[str, Settings]] = {
     "igos": {
-        "default": replace(_MEASURED, iterations=15, steps=5, l1=lambda side: 0.1, l2=_roughness(10.0)),
+        "default": replace(_MEASURED, iterations=15, steps=5, l1=lambda side: 0.1, l2=_roughness(20.0)),
         "paper": _PAPER,
     },
     "igos+": {"default": replace(_MEASURED, iterations=10), "paper": _PAPER},
