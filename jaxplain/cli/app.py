@@ -18,6 +18,7 @@ from rich.table import Table
 
 import jaxplain
 from jaxplain import zoo
+from jaxplain.cli import batch as batch_commands
 from jaxplain.cli import compare as compare_command
 from jaxplain.cli import sag as sag_commands
 from jaxplain.cli import screen
@@ -46,6 +47,7 @@ app = typer.Typer(
 sag_commands.register(app)
 compare_command.register(app)
 xnn_commands.register(app)
+batch_commands.register(app)
 
 RESULTS = Path("jaxplain-out")
 

@@ -1,6 +1,7 @@
 """What the command line shows: messages and a progress bar on standard error, tables on standard output."""
 
 import os
+import time
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,7 @@ from rich.text import Text
 
 _FILE_WIDTH = 200  # of a table in a file or a pipe, where nothing needs to be folded
 _NAME_WIDTH = 28  # of a file name beside the bar
+_LOG_SECONDS = 10.0  # between lines of progress where nobody watches
 _SPEED_PERIOD = 3600.0  # seconds of history behind the remaining time; one photo may take minutes
 
 
@@ -58,6 +60,7 @@ class Bar:
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
+        self._told = -_LOG_SECONDS
         console = _errors()
         self._in_log = not console.is_terminal
         self._bar = Progress(
@@ -88,6 +91,13 @@ class Bar:
         self._bar.update(self._task, description=shortened(printable(doing).plain), refresh=True)
         if self._in_log:
             say(f"[{self._done + 1}/{self._total}] {doing}")
+
+    def pace(self, text: str) -> None:
+        """Say how fast it goes: beside the bar, or in a log now and then."""
+        self._bar.update(self._task, description=printable(text).plain, refresh=True)
+        if self._in_log and (time.monotonic() - self._told > _LOG_SECONDS or self._done == self._total):
+            self._told = time.monotonic()
+            say(f"[{self._done}/{self._total}] {text}")
 
     def advance(self, count: int = 1) -> None:
         """So many photos are through."""

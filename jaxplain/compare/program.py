@@ -60,13 +60,13 @@ def compile_method(method: Method, classifier: Classifier, size: int | None) -> 
     image = jax.ShapeDtypeStruct((*classifier.spec.size, 3), jnp.float32)
     target = jax.ShapeDtypeStruct((), jnp.int32)
     start = time.perf_counter()
-    lowered = jax.jit(partial(_explain, method, size)).lower(
+    lowered = jax.jit(partial(explain_with, method, size)).lower(
         classifier, image, image, target, jax.random.key(0)
     )
     return Program(lowered.compile(), time.perf_counter() - start)
 
 
-def _explain(
+def explain_with(
     method: Method,
     size: int | None,
     classifier: Any,
@@ -75,6 +75,7 @@ def _explain(
     target: Array,
     key: Array,
 ) -> Explained:
+    """One image [H, W, C] explained by a method; size is None for a method that takes none."""
     given: dict[str, Any] = {}
     if takes(method, "key"):
         given["key"] = key
@@ -101,12 +102,12 @@ def at_size(saliency: np.ndarray, size: int) -> np.ndarray:
 
     A finer one is averaged over the cells, a coarser one interpolated with aligned corners.
     """
-    rows, cols = (_resizing(side, size) for side in saliency.shape)
+    rows, cols = (resizing_matrix(side, size) for side in saliency.shape)
     return np.asarray(rows @ saliency.astype(np.float64) @ cols.T, np.float32)
 
 
-def _resizing(side: int, size: int) -> np.ndarray:
-    """Weights [size, side] of one axis."""
+def resizing_matrix(side: int, size: int) -> np.ndarray:
+    """What brings one axis of a map to the size that is measured: float64 [size, side]; see `at_size`."""
     if size >= side:
         return upsampling_matrix(side, size).astype(np.float64)
     edges = np.arange(size + 1) * side / size

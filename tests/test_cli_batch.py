@@ -1,0 +1,162 @@
+"""`jaxplain batch` and `jaxplain batch-report` as their users meet them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from batch_job import HERE, contents, photos
+from typer.testing import CliRunner
+
+from jaxplain import zoo
+from jaxplain.cli import app as cli
+from jaxplain.cli.batch import _duration
+
+QUICK = ("--model", "tiny", "--method", "gradient", "--size", "4")
+
+
+@pytest.fixture(autouse=True)
+def quick_world(tmp_path, monkeypatch):
+    """An empty current folder, a small model with shipped weights, ten photos, one of them broken."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setitem(zoo.MODELS, "tiny", tiny.ENTRY)
+    tiny.write_package(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    photos(10, tmp_path / "photos")
+
+
+def run(*args):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, list(map(str, args)))
+
+
+def words(text):
+    return " ".join(text.split())
+
+
+def test_a_folder_becomes_results_and_a_report():
+    Path("photos/deep").mkdir()
+    tiny.write_photo(Path("photos/deep/more.png"), 77)
+    done = run("batch", "photos", *QUICK, "--out", "results.zarr", "--per-device-batch", "3")
+    assert done.exit_code == 1  # one photo failed
+    assert "10 of 11 photos explained" in words(done.stderr)
+    assert "batch-report results.zarr" in words(done.stderr)
+    found = contents("results.zarr")
+    assert found["deep/more.png"]["row_status"] == 1
+    said = run("batch-report", "results.zarr")
+    assert said.exit_code == 0, said.output
+    assert "10 ok, 1 failed" in words(said.output)
+    assert "photo006.png" in said.output
+    record = json.loads(run("batch-report", "results.zarr", "--json").stdout)
+    good = [row["insertion_area"] for row in found.values() if row["row_status"] == 1]
+    assert record["means"]["insertion_area"]["mean"] == pytest.approx(np.mean(good), rel=1e-5)
+    assert record["means"]["insertion_area"]["rows"] == 10
+    assert record["rows"] == {"pending": 0, "ok": 10, "failed": 1}
+    assert record["config"]["explain"]["method"] == "gradient"
+    again = run("batch", "photos", *QUICK, "--out", "results.zarr")
+    assert "10 of 11 photos explained, 0 of them now" in words(again.stderr)
+
+
+def test_progress_tells_pace_and_measures():
+    done = run("batch", "photos", *QUICK)
+    line = next(line for line in done.stderr.splitlines() if "images/s, " in line)
+    assert "left, deletion 0." in line
+    assert "insertion 0." in line
+
+
+def test_options_reach_the_results():
+    done = run(
+        *("batch", "photos", *QUICK, "--baseline", "black", "--target", "tabby", "--seed", "7"),
+        *("--limit", "3", "--out", "o"),
+    )
+    assert done.exit_code == 0, done.output
+    record = json.loads(run("batch-report", "o", "--json").stdout)
+    assert record["config"]["explain"]["baseline"] == "black"
+    assert (record["config"]["seed"], record["config"]["target"]) == (7, 281)
+    assert {int(row["row_target"]) for row in contents("o").values()} == {281}
+    assert record["rows"]["ok"] == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--method", "igoss"), "igos"),
+        (("--size", "0"), "size"),
+        (("--mesh", "99"), "devices"),
+        (("--model", "tinny"), "tiny"),
+        (("--baseline", "blurr"), "blur"),
+        (("--target", "no such class"), "no such class"),
+        (("--processes", "2"), "go together"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(args, says):
+    done = run("batch", "photos", *QUICK, *args)
+    assert done.exit_code == 2, done.output
+    assert says in words(done.stderr)
+    assert "Traceback" not in done.output
+
+
+def test_too_many_failures_end_it():
+    done = run("batch", "photos", *QUICK, "--max-failures", "0")
+    assert done.exit_code == 1
+    assert "1 images failed, more than max_failures = 0; 9 are done" in words(done.stderr)
+
+
+def test_folders_that_cannot_be():
+    Path("empty").mkdir()
+    for folder, says in (("empty", "no photos"), ("missing", "no folder")):
+        done = run("batch", folder, *QUICK)
+        assert done.exit_code == 2
+        assert says in words(done.stderr)
+    done = run("batch-report", "missing")
+    assert done.exit_code == 2
+    assert "no results in missing" in words(done.stderr)
+
+
+def test_other_settings_are_refused_by_name():
+    assert run("batch", "photos", *QUICK, "--limit", "2").exit_code == 0
+    done = run("batch", "photos", *QUICK, "--limit", "2", "--baseline", "black")
+    assert done.exit_code == 2
+    assert "explain.baseline 'blur', not 'black'" in words(done.stderr)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_after_the_step_and_says_how_to_resume(number, status):
+    """In a process of its own, which reads its photos slowly."""
+    command = ["batch", "photos", *QUICK, "--out", "results.zarr"]
+    code = (
+        f"import sys, time; sys.path[:0] = [{str(HERE)!r}, 'site']; import tiny;"
+        "from jaxplain import zoo; zoo.MODELS['tiny'] = tiny.ENTRY;"
+        "from jaxplain.batch import dataset; load = dataset.load_image;"
+        "dataset.load_image = lambda path: (time.sleep(1.0), load(path))[1];"
+        "from jaxplain.cli import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *command],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "images/s" in line:  # the first step is committed
+            process.send_signal(number)
+            break
+    lines += process.stderr.readlines()
+    assert process.wait(timeout=60) == status, lines
+    said = words("".join(lines))
+    assert f"resume with: jaxplain {' '.join(command)}" in said
+    done = sum(row["row_status"] == 1 for row in contents("results.zarr").values())
+    assert 0 < done < 9
+    assert run(*command).exit_code == 1  # the broken photo
+    assert sum(row["row_status"] == 1 for row in contents("results.zarr").values()) == 9
+
+
+def test_durations():
+    assert [_duration(seconds) for seconds in (0.4, 59, 61, 3599, 7260)] == [
+        "0 s", "59 s", "1 min", "59 min", "2 h 01 min",
+    ]  # fmt: skip
