@@ -144,6 +144,17 @@ def test_images_of_arrays_and_models_of_ones_own(tmp_path):
     np.testing.assert_allclose(store.read("row_score"), probabilities[np.arange(4), np.arange(4)], rtol=1e-5)
 
 
+def test_bfloat16_is_kept_as_float32(tmp_path):
+    half = jnp.bfloat16(1.5)
+    explain_dataset(
+        lambda score, image, target, key: half,
+        jax.tree_util.Partial(lambda images: images.mean((1, 2, 3))),
+        [Example("grey", np.ones((3, 3, 3), np.float32))],
+        out=tmp_path / "out",
+    )
+    assert open_store(tmp_path / "out").read("result").tolist() == [1.5]
+
+
 def test_a_score_is_explained_as_it_is(tmp_path):
     brightness = jax.tree_util.Partial(lambda images: images.mean((1, 2, 3)))
     image = np.full((3, 3, 3), 0.5, np.float32)
@@ -220,15 +231,16 @@ def test_too_many_failures_end_a_run(folder, eager):
         ({"threads": 0}, ValueError, "threads"),
         ({"function": lambda model, image, target, key: None}, ValueError, "nothing to keep"),
         ({"function": lambda model, image, target, key: {"row_status": image}}, ValueError, "row_status"),
+        ({"function": lambda model, image, target, key: {"key": key}}, ValueError, "may not hold key"),
+        ({"out": "photos"}, StoreError, "photo000.png"),
         ({"mesh": jax.sharding.Mesh(np.array(jax.devices()).reshape(1, 1), ("a", "b"))}, ValueError, "data"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_is_written(folder, change, error, says):
+    before = set(folder.parent.rglob("*"))
     with pytest.raises(error, match=says):
         explain(folder, **change)
-    assert not (folder.parent / "results.zarr").exists() or not list(
-        (folder.parent / "results.zarr").glob("zarr.json")
-    )
+    assert set(folder.parent.rglob("*")) - before <= {folder.parent / "results.zarr"}
 
 
 def test_data_sets_that_cannot_be(tmp_path):

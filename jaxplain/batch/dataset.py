@@ -94,6 +94,11 @@ class Task(NamedTuple):
     load: Callable[[], Example]
 
 
+def given(row: int, example: Example) -> Task:
+    """A task whose image is there already."""
+    return Task(row, example.identity, lambda: example)
+
+
 def photos_below(folder: Path) -> list[Path]:
     """All photos of a folder and of the folders in it, in the order of their paths.
 

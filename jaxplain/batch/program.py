@@ -210,4 +210,9 @@ def _rows(
     result = jax.vmap(lambda image, target, word: explain(model, image, target, _key(seed, word)))(
         seen, targets, words
     )
-    return Explained(targets, outputs.astype(jnp.float32), result)
+    return Explained(targets, outputs.astype(jnp.float32), jax.tree_util.tree_map(_storable, result))
+
+
+def _storable(leaf: Array) -> Array:
+    """Zarr has no bfloat16."""
+    return leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf

@@ -3,9 +3,9 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-import jaxplain
 from jaxplain.batch import hosts
-from jaxplain.batch.dataset import Dataset, Example, Stream, Task, as_dataset, check_identity
+from jaxplain.batch.config import check_config, run_config
+from jaxplain.batch.dataset import Dataset, Example, Stream, Task, as_dataset, given
 from jaxplain.batch.loading import Loaded, load, load_groups
+from jaxplain.batch.place import StoreError, exclusively
+from jaxplain.batch.plan import Plan
 from jaxplain.batch.program import (
     Explain,
     Inputs,
@@ -29,21 +31,10 @@ from jaxplain.batch.program import (
     local_mesh,
     result_leaves,
 )
-from jaxplain.batch.store import (
-    ResultStore,
-    RowStatus,
-    StoreError,
-    check_config,
-    create_store,
-    exclusively,
-    open_store,
-    rows_a_chunk,
-)
+from jaxplain.batch.store import ResultStore, create_store, open_store, rows_a_chunk
 from jaxplain.batch.writing import Writer
 from jaxplain.checks import check_positive_int
-from jaxplain.jobs.features import weights_digest
 from jaxplain.jobs.photos import check_seed
-from jaxplain.jobs.records import plain
 from jaxplain.scores import as_pytree
 
 _THREADS = 4  # that read images
@@ -174,7 +165,7 @@ def explain_dataset(
     config = run_config(explain, model, inputs, seed=seed, settings=settings or {})
     with exclusively(out) if hosts.first() else nullcontext():
         store, mended = _opened(out, leaves, config, source, resume=resume)
-        plan = _Plan(store, source, retry_failed)
+        plan = Plan(store, source, retry_failed)
         if plan.pending == 0:
             return Outcome(Progress(0, 0, plan.before, plan.total, 0.0, {}), 0.0, False, mended)
         batch = default_per_device_batch() if per_device_batch is None else per_device_batch
@@ -184,35 +175,6 @@ def explain_dataset(
     return Outcome(progress, program.compile_seconds, stopped, mended)
 
 
-def run_config(
-    explain: Explain, model: Any, inputs: Inputs, *, seed: int, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What must be the same for all rows of a store, as JSON can hold it."""
-    return {
-        "jaxplain": jaxplain.__version__,
-        "explain": _named(explain),
-        "model": str(getattr(model, "name", type(model).__name__)),
-        "weights": weights_digest(model),
-        "seed": seed,
-        "image": [list(inputs.shape), inputs.dtype],
-        **plain(dict(settings)),
-    }
-
-
-def _named(explain: Any) -> Any:
-    """A function's name, with the arguments of a `functools.partial` or the fields of a dataclass."""
-    if isinstance(explain, partial):
-        return {
-            "function": _named(explain.func),
-            "arguments": plain([*explain.args]),
-            **plain(explain.keywords),
-        }
-    if is_dataclass(explain) and not isinstance(explain, type):
-        values = {one.name: plain(getattr(explain, one.name)) for one in fields(explain)}
-        return {"function": type(explain).__qualname__, **values}
-    return getattr(explain, "__qualname__", type(explain).__qualname__)
-
-
 def _first_inputs(source: Dataset | Stream) -> tuple[Dataset | Stream, Inputs]:
     """What kind of images a data set holds, from the first that can be read."""
     if isinstance(source, Stream):
@@ -220,7 +182,7 @@ def _first_inputs(source: Dataset | Stream) -> tuple[Dataset | Stream, Inputs]:
         seen: list[Example] = []
         for example in rest:
             seen.append(example)
-            found = load(_given(0, example), None)
+            found = load(given(0, example), None)
             if found.example is not None:
                 return Stream(chain(seen, rest)), inputs_of(found.example)
         raise ValueError(f"none of {len(seen)} images can be used.")
@@ -231,11 +193,6 @@ def _first_inputs(source: Dataset | Stream) -> tuple[Dataset | Stream, Inputs]:
             return source, inputs_of(found.example)
         reason = reason or found.reason
     raise ValueError(f"none of {len(source.identities)} images can be read: {reason}")
-
-
-def _given(row: int, example: Example) -> Task:
-    """A task whose image is there already."""
-    return Task(row, example.identity, lambda: example)
 
 
 def _opened(
@@ -283,66 +240,6 @@ def _prepare(
     return store.add([identity for identity in identities if identity not in known])
 
 
-class _Plan:
-    """Which rows this process has to do."""
-
-    def __init__(self, store: ResultStore, source: Dataset | Stream, retry_failed: bool) -> None:
-        self.store, self._source = store, source
-        kept = (RowStatus.OK,) if retry_failed else (RowStatus.OK, RowStatus.FAILED)
-        self._done = {row for row, status in enumerate(store.status()) if status in kept}
-        self._rows = {identity: row for row, identity in enumerate(store.identities()) if identity}
-        self.total, self.pending, self.before = self._counts()
-
-    def _counts(self) -> tuple[int | None, int | None, int]:
-        if isinstance(self._source, Stream):
-            return None, None, 0
-        mine = [row for _, row in self._own()]
-        before = sum(row in self._done for row in mine)
-        return len(mine), len(mine) - before, before
-
-    def _own(self) -> Iterator[tuple[int, int]]:
-        """(place in the data set, row) of the images of this process."""
-        assert not isinstance(self._source, Stream)
-        mine = hosts.own_chunks(self.store)
-        for place, identity in enumerate(self._source.identities):
-            row = self._rows[identity]
-            if row // self.store.chunk_rows in mine:
-                yield place, row
-
-    def tasks(self) -> Iterator[Task]:
-        """What is pending, in the order of the data set."""
-        if isinstance(self._source, Stream):
-            yield from self._streamed(self._source)
-            return
-        for place, row in self._own():
-            if row not in self._done:
-                yield Task(row, self._source.identities[place], partial(self._source.load, place))
-
-    def _streamed(self, stream: Iterable[Example]) -> Iterator[Task]:
-        seen: set[str] = set()
-        for example in stream:
-            check_identity(example.identity, seen)
-            row = self._rows.get(example.identity)
-            if row is None:
-                row = self._rows[example.identity] = self._new_row(example.identity)
-            if row in self._done:
-                self.before += 1
-            else:
-                yield _given(row, example)
-        self.store.grow(self._used())
-
-    def _new_row(self, identity: str) -> int:
-        """The row of an image that a stream brings; rows are made a chunk at a time."""
-        row = self._used()
-        if row >= len(self.store):
-            self.store.grow(row + self.store.chunk_rows)
-        self.store.name({row: identity})
-        return row
-
-    def _used(self) -> int:
-        return max(self._rows.values(), default=-1) + 1
-
-
 @dataclass
 class _Runner:
     """Steps through what is pending."""
@@ -354,7 +251,7 @@ class _Runner:
     stop: threading.Event
     tell: Callable[[Progress], None]
 
-    def run(self, plan: _Plan) -> tuple[Progress, bool]:
+    def run(self, plan: Plan) -> tuple[Progress, bool]:
         """Explain and commit; returns where it stands, and whether it was asked to stop."""
         count = _Count(plan.before, plan.total)
         writer = Writer(plan.store, lambda done, failed: self._committed(count, plan, writer, done, failed))
@@ -384,11 +281,11 @@ class _Runner:
     def _too_many(self, count: _Count) -> bool:
         return self.max_failures is not None and count.failed > self.max_failures
 
-    def _committed(self, count: _Count, plan: _Plan, writer: Writer, done: int, failed: int) -> None:
+    def _committed(self, count: _Count, plan: Plan, writer: Writer, done: int, failed: int) -> None:
         count.done += done
         count.failed += failed
         self.tell(self._progress(count, plan, writer))
 
-    def _progress(self, count: _Count, plan: _Plan, writer: Writer) -> Progress:
+    def _progress(self, count: _Count, plan: Plan, writer: Writer) -> Progress:
         seconds = time.monotonic() - count.start
         return Progress(count.done, count.failed, plan.before, plan.total, seconds, writer.means.now())

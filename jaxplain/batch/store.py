@@ -12,23 +12,16 @@ pending. All arrays are cut alike into chunks of rows; a chunk has one writer, s
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tensorstore as ts
 
+from jaxplain.batch.place import Place, StoreError, done, plain_errors
 from jaxplain.batch.text import TextColumn
-from jaxplain.files import OutputError, check_writable
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 IDENTITY, STATUS, REASON, TARGET, SCORE = (
     "row_identity",
@@ -42,7 +35,6 @@ _RESERVED = "row_"
 _CHUNK_BYTES = 8 * 2**20
 _MOST_ROWS = 512
 _CHUNKS_A_WRITER = 4
-_FULL = ("No space left on device", "Disk quota exceeded")
 _CODECS: list[dict[str, Any]] = [
     {"name": "bytes", "configuration": {"endian": "little"}},
     {"name": "zstd", "configuration": {"level": 1}},
@@ -77,20 +69,16 @@ class Rows(NamedTuple):
     leaves: Mapping[str, np.ndarray]  # [R, ...] by name; empty where all failed
 
 
-class StoreError(ValueError):
-    """A store that is not what the run needs; says what differs and what to do."""
-
-
 class ResultStore:
     """An open store; made by `create_store` or `open_store`."""
 
-    def __init__(self, where: "_Place", record: dict[str, Any]) -> None:
+    def __init__(self, where: Place, record: dict[str, Any]) -> None:
         self.path, self._where, self.record = where.name, where, record
         self.chunk_rows: int = record["chunk_rows"]
         self.leaves = {name: Leaf(tuple(shape), dtype) for name, (shape, dtype) in record["leaves"].items()}
         names = [STATUS, TARGET, SCORE, *self.leaves]
         futures = [ts.open({"driver": "zarr3", "kvstore": where.spec(name)}) for name in names]
-        self._arrays = dict(zip(names, [_done(future, self.path) for future in futures], strict=True))
+        self._arrays = dict(zip(names, [done(future, self.path) for future in futures], strict=True))
         self._identity = TextColumn(where.store(), IDENTITY, self.chunk_rows)
         self._reason = TextColumn(where.store(), REASON, self.chunk_rows)
 
@@ -121,7 +109,7 @@ class ResultStore:
         """
         if name not in self._arrays:
             raise StoreError(f"{self.path} has no array {name!r}, only {', '.join(self._arrays)}.")
-        return _done(self._arrays[name][rows].read(), self.path)
+        return done(self._arrays[name][rows].read(), self.path)
 
     def status(self) -> np.ndarray:
         """int8 [N] of `RowStatus`; rows whose status cannot be read are pending."""
@@ -155,7 +143,7 @@ class ResultStore:
         nameless = [row for row in free if self.status()[row] != RowStatus.PENDING] if free else []
         if nameless:
             pending = np.zeros(len(nameless), np.int8)
-            _done(self._arrays[STATUS][np.array(nameless)].write(pending), self.path)
+            done(self._arrays[STATUS][np.array(nameless)].write(pending), self.path)
         start = len(self)
         if len(identities) > len(free):
             self.grow(start + len(identities) - len(free))
@@ -170,28 +158,28 @@ class ResultStore:
         """
         self._text(self._identity.write, identities)
 
-    def write(self, done: Rows) -> None:
+    def write(self, ready: Rows) -> None:
         """Write rows: data first, then, when that is on the disk, their statuses.
 
         Raises:
           OutputError: the disk is full or cannot be written; what was committed before stays.
         """
-        good = done.rows[done.status == RowStatus.OK]
-        kept = done.status == RowStatus.OK
-        values = {name: np.asarray(leaf)[kept] for name, leaf in done.leaves.items()} if good.size else {}
+        good = ready.rows[ready.status == RowStatus.OK]
+        kept = ready.status == RowStatus.OK
+        values = {name: np.asarray(leaf)[kept] for name, leaf in ready.leaves.items()} if good.size else {}
         writes = [self._arrays[name][good].write(leaf) for name, leaf in values.items()]
-        writes += [self._arrays[TARGET][done.rows].write(done.target)]
-        writes += [self._arrays[SCORE][done.rows].write(done.score)]
+        writes += [self._arrays[TARGET][ready.rows].write(ready.target)]
+        writes += [self._arrays[SCORE][ready.rows].write(ready.score)]
         for future in writes:
-            _done(future, self.path)
-        self._text(self._reason.write, done.reasons)
-        _done(self._arrays[STATUS][done.rows].write(done.status), self.path)
+            done(future, self.path)
+        self._text(self._reason.write, ready.reasons)
+        done(self._arrays[STATUS][ready.rows].write(ready.status), self.path)
 
     def grow(self, rows: int) -> None:
         """Make it longer, or cut rows off its end that nothing was written to."""
         for name, array in self._arrays.items():
             shape = [rows, *array.shape[1:]]
-            self._arrays[name] = _done(array.resize(exclusive_max=shape, expand_only=False), self.path)
+            self._arrays[name] = done(array.resize(exclusive_max=shape, expand_only=False), self.path)
         self._text(self._identity.resize, rows)
         self._text(self._reason.resize, rows)
 
@@ -212,45 +200,13 @@ class ResultStore:
         return lost
 
     def _text(self, write: Callable[[Any], None], what: Any) -> None:
-        with _plain_errors(self.path):
+        with plain_errors(self.path):
             write(what)
 
     def _delete(self, name: str, chunk: int) -> None:
         rank = self._arrays[name].rank
         key = "/".join([name, "c", str(chunk), *["0"] * (rank - 1)])
-        _done(self._where.store().write(key, None), self.path)
-
-
-@contextmanager
-def exclusively(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other runs out while this one may write, and clear away what a killed one left half written.
-
-    Two runs that write to one chunk would undo each other's rows. The system forgets the lock with the
-    process. Only for folders.
-
-    Raises:
-      StoreError: another run holds it.
-      OutputError: the folder cannot be made.
-    """
-    folder = _Place(path).folder
-    if folder is None or fcntl is None:
-        yield
-        return
-    handle = os.open(check_writable(folder), os.O_RDONLY)
-    try:
-        _lock(handle, folder)
-        for leftover in folder.rglob("*.__lock"):  # TensorStore's name for files that are being written
-            leftover.unlink(missing_ok=True)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreError(f"{folder} is being written to by another run; wait for it, or stop it.") from None
+        done(self._where.store().write(key, None), self.path)
 
 
 def create_store(
@@ -268,10 +224,13 @@ def create_store(
       ValueError: a leaf's name cannot be that of an array.
       OutputError: the place cannot be written.
     """
-    for name in leaves:
-        if name.startswith(_RESERVED) or not name or "/" in name:
+    for name, leaf in leaves.items():
+        if name.startswith(_RESERVED) or "/" in name:
             raise ValueError(f"a result may not have a part called {name!r}; rename it.")
-    where = _Place(path)
+        if _kind(leaf.dtype) not in _FILLS:
+            raise ValueError(f"a result may not hold {leaf.dtype}, as {name!r} does.")
+    where = Place(path)
+    _check_empty(where, {IDENTITY, REASON, STATUS, TARGET, SCORE, *leaves})
     table = {STATUS: Leaf((), "int8"), TARGET: Leaf((), "int32"), SCORE: Leaf((), "float32")}
     for name, leaf in (table | dict(leaves)).items():
         spec = {
@@ -279,9 +238,9 @@ def create_store(
             "kvstore": where.spec(name),
             "metadata": _metadata(name, leaf, chunk_rows),
         }
-        _done(ts.open(spec, create=True, delete_existing=True), where.name)
+        done(ts.open(spec, create=True, delete_existing=True), where.name)
     for name in (IDENTITY, REASON):
-        with _plain_errors(where.name):
+        with plain_errors(where.name):
             TextColumn(where.store(), name, chunk_rows).create()
     record = {
         "format": 1,
@@ -290,7 +249,7 @@ def create_store(
         "config": dict(config),
     }
     group = {"zarr_format": 3, "node_type": "group", "attributes": {"jaxplain": record}}
-    _done(where.store().write("zarr.json", json.dumps(group, indent=1).encode()), where.name)
+    done(where.store().write("zarr.json", json.dumps(group, indent=1).encode()), where.name)
 
 
 def open_store(path: str | os.PathLike[str]) -> ResultStore:
@@ -300,8 +259,8 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
       FileNotFoundError: nothing is there, or a store that was never finished being made.
       StoreError: something else is there.
     """
-    where = _Place(path)
-    found = _done(where.store().read("zarr.json"), where.name)
+    where = Place(path)
+    found = done(where.store().read("zarr.json"), where.name)
     if found.state != "value":
         raise FileNotFoundError(f"there are no results in {where.name}.")
     try:
@@ -315,34 +274,6 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
     return ResultStore(where, record)
 
 
-def check_config(store: ResultStore, leaves: Mapping[str, Leaf], config: Mapping[str, Any]) -> None:
-    """Refuse to add rows that were made otherwise.
-
-    Raises:
-      StoreError: names the first setting that differs, and both values.
-    """
-    wanted, found = _settings(json.loads(json.dumps(dict(config)))), _settings(store.config)
-    for name in {**wanted, **found}:
-        if wanted.get(name) != found.get(name):
-            raise StoreError(
-                f"{store.path} was made with {name} {found.get(name)!r}, not {wanted.get(name)!r}: "
-                "choose another place for the results, or delete this one to start anew."
-            )
-    if dict(leaves) != store.leaves:
-        raise StoreError(
-            f"{store.path} holds {_listed(store.leaves)}, but this run makes {_listed(leaves)}: "
-            "choose another place for the results."
-        )
-
-
-def _settings(config: Any, name: str = "") -> dict[str, Any]:
-    """A nested configuration as settings with names such as "explain.size"."""
-    if not isinstance(config, dict):
-        return {name: config}
-    parts = (_settings(value, f"{name}.{key}" if name else key) for key, value in config.items())
-    return {key: value for part in parts for key, value in part.items()}
-
-
 def leaves_of(result: Any) -> dict[str, Any]:
     """The arrays of a result by name; a result that is one array is called "result".
 
@@ -354,41 +285,28 @@ def leaves_of(result: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator=".") or "result": leaf for path, leaf in flat}
 
 
-class _Place:
-    """Where a store lies: a folder, or an address that TensorStore knows ("gs://bucket/results.zarr")."""
+def _check_empty(where: Place, known: set[str]) -> None:
+    """Nothing may be there but the arrays of a store that was not finished being made."""
+    if where.folder is None or not where.folder.is_dir():
+        return
+    other = sorted({path.name for path in where.folder.iterdir()} - known)
+    if other:
+        raise StoreError(f"{where.name} holds {other[0]!r} and no results; choose a new or an empty folder.")
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.name = os.fspath(path)
-        self._store: ts.KvStore | None = None
 
-    def spec(self, below: str = "") -> dict[str, Any] | str:
-        ending = f"{below}/" if below else ""
-        if "://" in self.name:
-            return f"{self.name.rstrip('/')}/{ending}"
-        # TensorStore's lock files are not safe: one that a killed process left behind is written into without
-        # being cut, and its last bytes end up in the chunk. A chunk has one writer here and needs no lock.
-        locking = {"mode": "none"}
-        path = f"{Path(self.name).absolute()}/{ending}"
-        return {"driver": "file", "path": path, "file_io_locking": locking}
-
-    @property
-    def folder(self) -> Path | None:
-        """Where it is a folder, that."""
-        return None if "://" in self.name else Path(self.name)
-
-    def store(self) -> ts.KvStore:
-        if self._store is None:
-            self._store = _done(ts.KvStore.open(self.spec()), self.name)
-        return self._store
+def _kind(dtype: str) -> str:
+    try:
+        return np.dtype(dtype).kind
+    except TypeError:  # a random key, for one
+        return ""
 
 
 def _metadata(name: str, leaf: Leaf, chunk_rows: int) -> dict[str, Any]:
-    kind = np.dtype(leaf.dtype).kind if leaf.dtype != "bfloat16" else "f"
     return {
         "shape": [0, *leaf.shape],
         "data_type": leaf.dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows, *leaf.shape]}},
-        "fill_value": _FILLS[kind],
+        "fill_value": _FILLS[_kind(leaf.dtype)],
         "dimension_names": [ROW, *(f"{name}_{axis}" for axis in range(len(leaf.shape)))],
         "codecs": _CODECS,
     }
@@ -413,27 +331,3 @@ def _readable(view: Any) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _listed(leaves: Mapping[str, Leaf]) -> str:
-    return ", ".join(f"{name} {leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items())
-
-
-@contextmanager
-def _plain_errors(path: str) -> Iterator[None]:
-    """What TensorStore raises becomes an error in plain words."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        text = str(error)
-        if any(full in text for full in _FULL):
-            raise OutputError(
-                f"cannot write {path}: the disk is full. Free some space; what is committed stays."
-            ) from error
-        raise OutputError(f"cannot read or write {path}: {text.splitlines()[0]}") from error
-
-
-def _done(future: Any, path: str) -> Any:
-    """The result of a TensorStore operation."""
-    with _plain_errors(path):
-        return future.result()
