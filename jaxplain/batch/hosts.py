@@ -8,6 +8,8 @@ from jax.experimental import multihost_utils
 
 from jaxplain.batch.store import ResultStore
 
+_LONGEST_WAIT = 7 * 24 * 3600  # seconds that a process which is done waits for the others before it ends
+
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
     """Join the processes of a run; call it before anything else touches a device.
@@ -24,7 +26,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     given = [value is not None for value in (coordinator, processes, process)]
     if any(given) and not all(given):
         raise ValueError("coordinator, processes and process go together; or leave all to the environment.")
-    jax.distributed.initialize(coordinator, processes, process)
+    jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=_LONGEST_WAIT)
 
 
 def first() -> bool:

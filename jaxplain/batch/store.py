@@ -139,8 +139,9 @@ class ResultStore:
         Raises:
           OutputError: the disk is full or cannot be written.
         """
+        status = self.status()
         free = [row for row, identity in enumerate(self.identities()) if not identity]
-        nameless = [row for row in free if self.status()[row] != RowStatus.PENDING] if free else []
+        nameless = [row for row in free if status[row] != RowStatus.PENDING]
         if nameless:
             pending = np.zeros(len(nameless), np.int8)
             done(self._arrays[STATUS][np.array(nameless)].write(pending), self.path)
