@@ -26,6 +26,8 @@ from jaxplain.perturb import constant_baseline as constant_baseline
 from jaxplain.perturb import mean_baseline as mean_baseline
 from jaxplain.perturb import noise_baseline as noise_baseline
 from jaxplain.perturb import upsample as upsample
+from jaxplain.precision import lower_precision as lower_precision
+from jaxplain.precision import rematerialize as rematerialize
 from jaxplain.scores import ClassScore as ClassScore
 from jaxplain.scores import class_score as class_score
 from jaxplain.scores import top_class as top_class

@@ -30,6 +30,8 @@ CORE = (
     "attributions_maps",
 )
 
+QUICK = ("export", "precision")  # compiled like the core
+
 
 @pytest.fixture(autouse=True, scope="module")
 def strict_and_quick(request):
@@ -39,8 +41,9 @@ def strict_and_quick(request):
     The core's hundreds of tiny programs are compiled without most optimisations, which takes half as long;
     the tests of whole models, of memory and of the command line are compiled as users compile.
     """
-    strict = request.module.__name__.removeprefix("test_") in CORE
-    jax.config.update("jax_disable_most_optimizations", strict)
+    name = request.module.__name__.removeprefix("test_")
+    strict = name in CORE
+    jax.config.update("jax_disable_most_optimizations", strict or name in QUICK)
     with jax.numpy_rank_promotion("raise" if strict else "allow"):
         yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxplain as jx
 from jaxplain.masks import BestStep, LineSearch
@@ -76,3 +77,18 @@ def test_curves_need_one_call_and_a_few_pictures():
     run = partial(jx.insertion_deletion, batch_size=4)
     needed = temporary_bytes(run, SCORE, pictures(), pictures(), saliency)
     assert needed <= 1.25 * forward + 6 * PICTURE
+
+
+def test_recomputed_blocks_need_less_memory():
+    """With the barriers between the two computations of a block kept. By itself XLA's CPU backend (not that
+    of GPUs) takes them out and then merges equal computations, which undoes it."""
+    build = jx.zoo.MODELS["efficientnet-lite0"].build
+    model = nnx.eval_shape(lambda: build("efficientnet-lite0", ("yes", "no"), rngs=nnx.Rngs(0)))
+
+    def needed(model):
+        gradient = jax.jit(jax.grad(lambda images, model: model(images)[:, 1].sum()))
+        lowered = gradient.lower(jax.ShapeDtypeStruct((4, 96, 96, 3), jnp.float32), model)
+        barriers_kept = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+        return lowered.compile(compiler_options=barriers_kept).memory_analysis().temp_size_in_bytes
+
+    assert needed(jx.rematerialize(model)) < 0.7 * needed(model)

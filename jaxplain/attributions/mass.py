@@ -328,7 +328,7 @@ def _is_float(operand: Value) -> bool:
 
 
 def _vjp(step: _Step, values: list[Any], cotangents: list[Array]) -> list[Array | None]:
-    """Cotangents of the operands that carry mass."""
+    """Cotangents of the operands that carry mass, float32 also where the network computes in less."""
     carriers = [at for at, operand in enumerate(step.operands) if operand.place is not None]
 
     def of_carriers(*carried: Array) -> list[Any]:
@@ -338,9 +338,10 @@ def _vjp(step: _Step, values: list[Any], cotangents: list[Array]) -> list[Array 
         return step.run(*full)
 
     _, back = jax.vjp(of_carriers, *(values[at] for at in carriers))
+    fitting = [one.astype(value.dtype) for one, value in zip(cotangents, step.values, strict=True)]
     handed: list[Array | None] = [None] * len(values)
-    for at, slope in zip(carriers, back(cotangents), strict=True):
-        handed[at] = slope
+    for at, slope in zip(carriers, back(fitting), strict=True):
+        handed[at] = slope.astype(jnp.float32)
     return handed
 
 

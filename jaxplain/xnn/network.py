@@ -37,7 +37,7 @@ class Trunk(nnx.Module):
 
     def __init__(self, classifier: Any, layer: Layer = "penultimate") -> None:
         check_choice(layer, get_args(Layer), "layer")
-        self.classifier, self.layer = classifier, layer
+        self.classifier, self.layer = _held(classifier), layer
 
     def __call__(self, images: Array) -> Array:
         """Features: [N, H, W, 3] -> [N, D]."""
@@ -51,11 +51,18 @@ class Head(nnx.Module):
     """A zoo classifier from its penultimate features on: [N, D] -> logits [N, C], a callable pytree."""
 
     def __init__(self, classifier: Any) -> None:
-        self.classifier = classifier
+        self.classifier = _held(classifier)
 
     def __call__(self, features: Array) -> Array:
         """Logits: [N, D] -> [N, C]."""
         return self.classifier.head(features)
+
+
+def _held(classifier: Any) -> Any:
+    """As an attribute of a Flax module, which must be told of pytrees that are no modules."""
+    treedef = jax.tree_util.tree_structure(classifier)
+    plain = isinstance(classifier, nnx.Module) or jax.tree_util.treedef_is_leaf(treedef)
+    return classifier if plain else nnx.data(classifier)
 
 
 def _cell_means(maps: Array) -> Array:

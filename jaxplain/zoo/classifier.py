@@ -1,8 +1,9 @@
 """What every classifier of the zoo is: a callable pytree that knows its input space and its labels."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -39,11 +40,13 @@ class Classifier(nnx.Module):
       spec: input size and normalisation.
       labels: the K class names.
       name: the name under which `jaxplain.zoo.load` knows it.
+      recomputes: blocks keep nothing for the backward pass but what goes into them; see `rematerialized`.
     """
 
     spec: InputSpec
     labels: tuple[str, ...]
     name: str
+    recomputes: bool = False
 
     def __repr__(self) -> str:
         # nnx would print every weight.
@@ -68,6 +71,20 @@ class Classifier(nnx.Module):
           WeightsError: an entry is missing, misshapen or unexpected.
         """
         raise NotImplementedError
+
+    def rematerialized(self) -> Self:
+        """The same classifier, sharing its parameters, that computes each block's activations again in the
+        backward pass instead of keeping them; see `jaxplain.rematerialize`."""
+        copy = jax.tree_util.tree_map(lambda leaf: leaf, self)
+        copy.recomputes = True
+        return copy
+
+    def block(self, function: Callable[..., Array], *arguments: Any) -> Array:
+        """`function(*arguments)`, one block of the network; its layers are among the arguments.
+
+        The function is the same object in every call: checkpoints remember what they have traced by it.
+        """
+        return jax.checkpoint(function)(*arguments) if self.recomputes else function(*arguments)
 
     def features(self, images: Array) -> Array:
         """Penultimate features: [N, H, W, 3] -> [N, D]."""

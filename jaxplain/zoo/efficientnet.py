@@ -86,7 +86,7 @@ class EfficientNetLite(Classifier):
         """Activations of the last convolution: [N, H, W, 3] -> [N, H/32, W/32, 1280]."""
         hidden = relu6(self.stem(images))
         for block in self.blocks:
-            hidden = block(hidden)
+            hidden = self.block(Block.__call__, block, hidden)
         return relu6(self.last(hidden))
 
     def head(self, features: Array) -> Array:

@@ -79,10 +79,9 @@ class ResNet(Classifier):
 
     def feature_maps(self, images: Array) -> Array:
         """Activations of the last block: [N, H, W, 3] -> [N, H/32, W/32, 512 or 2048]."""
-        hidden = jax.nn.relu(self.stem(images))
-        hidden = max_pool(hidden, 3, stride=2, padding=((1, 1), (1, 1)))
+        hidden = self.block(_stem, self.stem, images)
         for block in self.blocks:
-            hidden = block(hidden)
+            hidden = self.block(Block.__call__, block, hidden)
         return hidden
 
     def head(self, features: Array) -> Array:
@@ -96,6 +95,11 @@ class ResNet(Classifier):
           WeightsError: an entry is missing, misshapen or unexpected.
         """
         load_slots(_slots(self), state, epsilon=_EPSILON, source=source)
+
+
+def _stem(conv: Conv, images: Array) -> Array:
+    """Convolution, ReLU and max pool: [N, H, W, 3] -> [N, H/4, W/4, 64]."""
+    return max_pool(jax.nn.relu(conv(images)), 3, stride=2, padding=((1, 1), (1, 1)))
 
 
 def _block_shapes(variant: _Variant) -> Iterator[tuple[_ConvShape, ...]]:

@@ -67,9 +67,10 @@ class SqueezeNet(Classifier):
 
     def feature_maps(self, images: Array) -> Array:
         """Activations of the last fire module: [N, H, W, 3] -> [N, h, w, 512]."""
-        hidden = jax.nn.relu(self.stem(images))
+        hidden = self.block(_relu_of, self.stem, images)
         for position, fire in zip(_FIRES, self.fires, strict=True):
-            hidden = fire(_pool(hidden) if position in _POOLS_BEFORE else hidden)
+            run = _pool_and_fire if position in _POOLS_BEFORE else Fire.__call__
+            hidden = self.block(run, fire, hidden)
         return hidden
 
     def pool(self, maps: Array) -> Array:
@@ -88,6 +89,14 @@ class SqueezeNet(Classifier):
           WeightsError: an entry is missing, misshapen or unexpected.
         """
         load_slots(_slots(self), state, epsilon=0.0, source=source)  # no batch norm here
+
+
+def _relu_of(conv: Conv, images: Array) -> Array:
+    return jax.nn.relu(conv(images))
+
+
+def _pool_and_fire(fire: Fire, maps: Array) -> Array:
+    return fire(_pool(maps))
 
 
 def _pool(maps: Array) -> Array:

@@ -38,9 +38,7 @@ class VGG19(Classifier):
         """Activations of the last convolution: [N, H, W, 3] -> [N, H/16, W/16, 512]."""
         hidden = images
         for number, stage in enumerate(self.stages):
-            hidden = max_pool(hidden, 2, stride=2) if number else hidden
-            for conv in stage:
-                hidden = jax.nn.relu(conv(hidden))
+            hidden = self.block(_pool_and_stage if number else _stage, stage, hidden)
         return hidden
 
     def pool(self, maps: Array) -> Array:
@@ -62,6 +60,17 @@ class VGG19(Classifier):
         load_slots(_slots(self), state, epsilon=0.0, source=source)  # no batch norm here
 
 
+def _stage(convs: nnx.List, maps: Array) -> Array:
+    """Convolutions, each with ReLU: [N, H, W, C] -> [N, H, W, D]."""
+    for conv in convs:
+        maps = jax.nn.relu(conv(maps))
+    return maps
+
+
+def _pool_and_stage(convs: nnx.List, maps: Array) -> Array:
+    return _stage(convs, max_pool(maps, 2, stride=2))
+
+
 def _average_to_grid(maps: Array, side: int) -> Array:
     """Average over a side x side grid of overlapping cells: [N, h, w, C] -> [N, side, side, C].
 
@@ -70,7 +79,8 @@ def _average_to_grid(maps: Array, side: int) -> Array:
     height, width = maps.shape[1:3]
     if (height, width) == (side, side):
         return maps
-    return jnp.einsum("ih,nhwc,jw->nijc", _cells(height, side), maps, _cells(width, side))
+    rows, cols = (jnp.asarray(_cells(size, side), maps.dtype) for size in (height, width))
+    return jnp.einsum("ih,nhwc,jw->nijc", rows, maps, cols)
 
 
 def _cells(size: int, count: int) -> np.ndarray:
