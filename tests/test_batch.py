@@ -144,6 +144,18 @@ def test_images_of_arrays_and_models_of_ones_own(tmp_path):
     np.testing.assert_allclose(store.read("row_score"), probabilities[np.arange(4), np.arange(4)], rtol=1e-5)
 
 
+def test_the_model_may_compute_in_less(folder):
+    explain(folder, function=noisy_igos)
+    explain(folder, "low.zarr", function=noisy_igos, dtype="bfloat16")
+    explain(folder, "remat.zarr", function=noisy_igos, remat=True)
+    whole = stored(folder)
+    assert_same(stored(folder, "remat.zarr"), whole, rtol=1e-4, atol=1e-5)
+    for identity, row in stored(folder, "low.zarr").items():
+        if row["row_status"] == OK:
+            assert row["row_score"] != whole[identity]["row_score"]
+            assert abs(row["row_score"] - whole[identity]["row_score"]) < 0.05
+
+
 def test_bfloat16_is_kept_as_float32(tmp_path):
     half = jnp.bfloat16(1.5)
     explain_dataset(
@@ -229,6 +241,7 @@ def test_too_many_failures_end_a_run(folder, eager):
         ({"seed": -1}, ValueError, "seed"),
         ({"per_device_batch": 0}, ValueError, "per_device_batch"),
         ({"threads": 0}, ValueError, "threads"),
+        ({"dtype": "float8"}, ValueError, "dtype"),
         ({"function": lambda model, image, target, key: None}, ValueError, "nothing to keep"),
         ({"function": lambda model, image, target, key: {"row_status": image}}, ValueError, "row_status"),
         ({"function": lambda model, image, target, key: {"key": key}}, ValueError, "may not hold key"),
@@ -300,6 +313,7 @@ def test_new_photos_join_the_rows(folder):
     ("change", "says"),
     [
         ({"seed": 1}, "seed 0, not 1"),
+        ({"dtype": "bfloat16"}, "dtype 'float32', not 'bfloat16'"),
         ({"settings": {"layer": 3}}, "layer None, not 3"),
         ({"function": make_recipe("gradient", size=5)}, "explain.size 4, not 5"),
         ({"function": make_recipe("edges", size=4)}, "explain.method 'gradient', not 'edges'"),

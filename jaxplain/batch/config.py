@@ -15,7 +15,7 @@ from jaxplain.jobs.records import plain
 
 
 def run_config(
-    explain: Explain, model: Any, inputs: Inputs, *, seed: int, settings: Mapping[str, Any]
+    explain: Explain, model: Any, inputs: Inputs, *, seed: int, dtype: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What must be the same for all rows of a store, as JSON can hold it."""
     return {
@@ -24,6 +24,7 @@ def run_config(
         "model": str(getattr(model, "name", type(model).__name__)),
         "weights": weights_digest(model),
         "seed": seed,
+        "dtype": dtype,
         "image": [list(inputs.shape), inputs.dtype],
         **plain(dict(settings)),
     }

@@ -33,8 +33,9 @@ from jaxplain.batch.program import (
 )
 from jaxplain.batch.store import ResultStore, create_store, open_store, rows_a_chunk
 from jaxplain.batch.writing import Writer
-from jaxplain.checks import check_positive_int
+from jaxplain.checks import check_choice, check_positive_int
 from jaxplain.jobs.photos import check_seed
+from jaxplain.precision import DTYPES, lower_precision, rematerialize
 from jaxplain.scores import as_pytree
 
 _THREADS = 4  # that read images
@@ -97,6 +98,8 @@ def explain_dataset(
     per_device_batch: int | None = None,
     resume: bool = True,
     seed: int = 0,
+    dtype: str = "float32",
+    remat: bool = False,
     settings: Mapping[str, Any] | None = None,
     max_failures: int | None = None,
     retry_failed: bool = True,
@@ -125,6 +128,8 @@ def explain_dataset(
         `batch_size` of them at a time, whatever `explain` makes of them.
       resume: go on with results that are there already; False refuses them.
       seed: of all randomness.
+      dtype: in which the model computes; see `jaxplain.lower_precision`.
+      remat: compute activations again in the backward pass; see `jaxplain.rematerialize`.
       settings: what else must be the same when the run goes on, as JSON can hold it. `explain`'s name and its
         arguments (of a `functools.partial` or a dataclass), the model's weights, seed and versions are
         compared anyway.
@@ -153,6 +158,7 @@ def explain_dataset(
       >>> explain_dataset(explain, jx.zoo.load("efficientnet-lite0"), "photos")  # doctest: +SKIP
     """
     check_seed(seed)
+    check_choice(dtype, DTYPES, "dtype")
     for name, value in {"per_device_batch": per_device_batch, "threads": threads}.items():
         if value is not None:
             check_positive_int(value, name)
@@ -162,7 +168,8 @@ def explain_dataset(
     source, inputs = _first_inputs(source)
     check_model(model, inputs)
     leaves = result_leaves(explain, model, inputs)
-    config = run_config(explain, model, inputs, seed=seed, settings=settings or {})
+    config = run_config(explain, model, inputs, seed=seed, dtype=dtype, settings=settings or {})
+    model = _lightened(model, dtype, remat)
     with exclusively(out) if hosts.first() else nullcontext():
         store, mended = _opened(out, leaves, config, source, resume=resume)
         plan = Plan(store, source, retry_failed)
@@ -173,6 +180,11 @@ def explain_dataset(
         runner = _Runner(program, inputs, threads, max_failures, stop or threading.Event(), tell)
         progress, stopped = runner.run(plan)
     return Outcome(progress, program.compile_seconds, stopped, mended)
+
+
+def _lightened(model: Any, dtype: str, remat: bool) -> Any:
+    lower = model if dtype == "float32" else lower_precision(model, dtype)
+    return rematerialize(lower) if remat else lower
 
 
 def _first_inputs(source: Dataset | Stream) -> tuple[Dataset | Stream, Inputs]:

@@ -26,6 +26,7 @@ from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, table
 from jaxplain.cli.options import Model, Weights
 from jaxplain.jobs.records import number
 from jaxplain.perturb import BASELINES
+from jaxplain.precision import DTYPES
 
 _SHOWN_REASONS = 10
 _AUTO = "auto"
@@ -70,6 +71,12 @@ def batch(
     per_device_batch: Annotated[
         int | None, typer.Option(metavar="N", help="Photos a device and step; left out: by platform.", min=1)
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(metavar="NAME", help=f"In which the model computes: {', '.join(DTYPES)}.")
+    ] = "float32",
+    remat: Annotated[
+        bool, typer.Option("--remat", help="Compute activations again in the backward pass: less memory.")
+    ] = False,
     mesh: Annotated[
         int | None, typer.Option(metavar="N", help="Devices of each process to use; left out: all.", min=1)
     ] = None,
@@ -114,6 +121,8 @@ def batch(
                 mesh=_mesh(mesh),
                 per_device_batch=per_device_batch,
                 seed=seed,
+                dtype=dtype,
+                remat=remat,
                 settings={"target": chosen},
                 max_failures=max_failures,
                 stop=stop.event,
