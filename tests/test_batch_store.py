@@ -1,0 +1,195 @@
+"""The store of results: what is written where, in which order, and what a reader sees."""
+
+import numpy as np
+import pytest
+import tensorstore as ts
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxplain.batch.config import check_config
+from jaxplain.batch.place import StoreError, exclusively
+from jaxplain.batch.report import report
+from jaxplain.batch.store import (
+    Leaf,
+    Rows,
+    RowStatus,
+    create_store,
+    leaves_of,
+    open_store,
+    rows_a_chunk,
+)
+from jaxplain.batch.text import TextColumn, decode, encode
+from jaxplain.files import OutputError
+
+LEAVES = {"map": Leaf((2, 3), "float32"), "area": Leaf((), "float32"), "sets": Leaf((4,), "bool")}
+CONFIG = {"seed": 0, "explain": {"function": "f", "size": 4}}
+
+
+def made(path, rows=7, chunk_rows=3):
+    create_store(path, LEAVES, CONFIG, chunk_rows=chunk_rows)
+    store = open_store(path)
+    store.add([f"image {row}" for row in range(rows)])
+    return store
+
+
+def some(*rows, status=RowStatus.OK):
+    at = np.array(rows)
+    return Rows(
+        rows=at,
+        status=np.full(len(at), status, np.int8),
+        target=at.astype(np.int32),
+        score=at.astype(np.float32),
+        reasons={row: "" if status == RowStatus.OK else f"why {row}" for row in rows},
+        leaves={
+            "map": np.broadcast_to(at[:, None, None], (len(at), 2, 3)).astype(np.float32),
+            "area": at.astype(np.float32),
+            "sets": np.ones((len(at), 4), bool),
+        },
+    )
+
+
+def test_rows_come_back_in_their_places(tmp_path):
+    store = made(tmp_path / "r")
+    store.write(some(5, 0, 2))
+    store.write(some(6, status=RowStatus.FAILED))
+    again = open_store(tmp_path / "r")
+    assert again.status().tolist() == [1, 0, 1, 0, 0, 1, 2]
+    assert again.read("map")[5].tolist() == [[5, 5, 5]] * 2
+    assert np.isnan(again.read("map")[[1, 3, 4, 6]]).all()
+    assert again.read("sets").any(1).tolist() == [True, False, True, False, False, True, False]
+    assert again.reasons() == [""] * 6 + ["why 6"]
+    assert again.config == CONFIG
+
+
+def test_a_status_is_written_after_its_data(tmp_path, monkeypatch):
+    """Should a write of data fail, the row stays pending."""
+    store = made(tmp_path / "r")
+    store.write(some(0))
+    damaged = tmp_path / "r" / "map" / "c" / "0" / "0" / "0"
+    damaged.write_bytes(b"")
+    with pytest.raises(OutputError):
+        store.write(some(1))
+    assert open_store(tmp_path / "r").status().tolist() == [1, 0, 0, 0, 0, 0, 0]
+
+
+def test_zarr_reads_all_of_it(tmp_path):
+    made(tmp_path / "r").write(some(1, 4))
+    group = zarr.open_group(tmp_path / "r", mode="r")
+    assert set(group.array_keys()) == {
+        "map", "area", "sets", "row_identity", "row_status", "row_reason", "row_target", "row_score",
+    }  # fmt: skip
+    assert list(group["row_identity"][:]) == [f"image {row}" for row in range(7)]
+    assert group["map"][4].tolist() == [[4, 4, 4]] * 2
+    assert group["row_status"][:].tolist() == [0, 1, 0, 0, 1, 0, 0]
+
+
+def test_an_array_that_is_not_there(tmp_path):
+    with pytest.raises(StoreError, match=r"no array 'maps', only row_status.*map"):
+        made(tmp_path / "r").read("maps")
+    with pytest.raises(FileNotFoundError, match="no results"):
+        open_store(tmp_path / "nothing")
+
+
+def test_rows_that_lost_their_identity_are_given_again(tmp_path):
+    store = made(tmp_path / "r")
+    store.write(some(0, 1, 2, 3))
+    (tmp_path / "r" / "row_identity" / "c" / "0").unlink()
+    store = open_store(tmp_path / "r")
+    assert store.identities()[:4] == ["", "", "", "image 3"]
+    assert store.add(["x", "image 1", "image 0", "y"]) == 3
+    assert store.identities() == [
+        "x",
+        "image 1",
+        "image 0",
+        "image 3",
+        *(f"image {n}" for n in (4, 5, 6)),
+        "y",
+    ]
+    assert store.status().tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
+
+
+def test_settings_are_compared_by_name(tmp_path):
+    store = made(tmp_path / "r")
+    check_config(store, LEAVES, CONFIG)
+    other = CONFIG | {"explain": {"function": "f", "size": 5}}
+    with pytest.raises(StoreError, match=r"explain.size 4, not 5"):
+        check_config(store, LEAVES, other)
+    with pytest.raises(StoreError, match=r"map float32\[2, 3\].*map float32\[9\]"):
+        check_config(store, LEAVES | {"map": Leaf((9,), "float32")}, CONFIG)
+
+
+def test_one_run_at_a_time(tmp_path):
+    with exclusively(tmp_path / "r"):
+        with pytest.raises(StoreError, match="another run"), exclusively(tmp_path / "r"):
+            pass
+        (tmp_path / "r" / "half.__lock").write_bytes(b"half written")
+    with exclusively(tmp_path / "r"):
+        assert not list((tmp_path / "r").iterdir())
+
+
+@pytest.mark.parametrize("name", ["row_map", "a/b"])
+def test_names_that_cannot_be(tmp_path, name):
+    with pytest.raises(ValueError, match="may not have a part called"):
+        create_store(tmp_path / "r", {name: Leaf((), "float32")}, {}, chunk_rows=1)
+
+
+def test_leaves_are_named_by_their_place():
+    result = {"map": 1, "curves": (2, {"x": 3}), "none": None}
+    assert leaves_of(result) == {"map": 1, "curves.0": 2, "curves.1.x": 3}
+    assert leaves_of(7) == {"result": 7}
+
+
+@given(
+    rows=st.one_of(st.none(), st.integers(1, 10**6)),
+    writers=st.integers(1, 64),
+    side=st.integers(1, 4096),
+)
+def test_chunks_are_neither_huge_nor_too_few(rows, writers, side):
+    found = rows_a_chunk({"map": Leaf((side, side), "float32")}, rows, writers)
+    assert found >= 1
+    assert found == 1 or found * side * side * 4 <= 8 * 2**20
+    if rows is not None and writers > 1 and found > 1:
+        assert -(-rows // found) >= writers  # every writer has something to do
+
+
+def test_the_report_counts_and_averages(tmp_path):
+    store = made(tmp_path / "r")
+    store.write(some(1, 2, 3))
+    store.write(some(4, status=RowStatus.FAILED))
+    found = report(open_store(tmp_path / "r"))
+    assert found.rows == {"pending": 3, "ok": 3, "failed": 1}
+    assert found.reasons == {"why 4": 1}
+    assert set(found.means) == {"row_score", "area"}
+    mean = found.means["area"]
+    assert (mean.mean, mean.rows) == (2.0, 3)
+    assert mean.high - mean.mean == pytest.approx(1.96 / 3**0.5)
+
+
+# ------------------------------------------------------------------------------------------------------ text
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(st.lists(TEXTS))
+def test_texts_survive_their_bytes(texts):
+    assert decode(encode(texts)) == texts
+
+
+@given(st.lists(TEXTS, min_size=1), st.data())
+def test_cut_bytes_are_noticed(texts, data):
+    content = encode(texts)
+    assert decode(content[: data.draw(st.integers(0, len(content) - 1))]) is None
+
+
+@given(st.lists(st.dictionaries(st.integers(0, 19), TEXTS, max_size=6), max_size=5), st.integers(1, 8))
+def test_a_column_is_a_list_that_is_written_to(writes, chunk_rows):
+    column = TextColumn(ts.KvStore.open("memory://").result(), "names", chunk_rows)
+    column.create()
+    column.resize(20)
+    expected = [""] * 20
+    for some_texts in writes:
+        column.write(some_texts)
+        for row, text in some_texts.items():
+            expected[row] = text
+        assert column.read(20) == expected
