@@ -70,7 +70,9 @@ def ours(image: np.ndarray, target: int, batch: int | None) -> dict[str, Explain
     return {
         "gradient": lambda: done(attributions.gradient(score, shown)),
         "integrated_gradients": lambda: done(
-            attributions.integrated_gradients(score, shown, black, n_steps=STEPS, batch_size=batch)
+            attributions.integrated_gradients(
+                score, shown, black, n_steps=STEPS, rule="gauss_legendre", batch_size=batch
+            )
         ),
         "smooth_grad": lambda: done(
             attributions.smooth_grad(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxplain.paths import RULES, add_noise, gauss_legendre, midpoint, riemann
+from jaxplain.paths import EVEN, RULES, adaptive, add_noise, gauss_legendre, midpoint, pilot, riemann
 
 STEPS = [1, 2, 3, 5, 20]
 
@@ -47,6 +47,51 @@ def test_exact_up_to_the_degree_of_the_rule(steps):
         assert error(gauss_legendre(steps), degree) < 1e-6
     if steps <= 3:  # later the error is below rounding
         assert error(gauss_legendre(steps), 2 * steps) > 1e-4
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_scores_are_wanted_from_end_to_end(steps):
+    places = np.asarray(pilot(steps))
+    assert (places[0], places[-1]) == (0, 1)
+    assert len(places) == max(2, steps // 2) + 1
+    assert (np.diff(places) > 0).all()
+    assert np.argmin(np.diff(places)) == 0
+
+
+SCORES = {
+    "constant": jnp.ones_like,
+    "straight": lambda places: 3 * places,
+    "steep": lambda places: jax.nn.sigmoid((places - 0.7) / 0.01),
+    "huge": lambda places: 1e20 * places**2,
+    "tiny": lambda places: 1e-20 * jnp.sin(9 * places),
+    "random": lambda places: jax.random.normal(jax.random.key(1), places.shape),
+    "broken": lambda places: places * jnp.nan,
+}
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("name", SCORES)
+def test_adaptive_nodes_leave_nothing_out(name, steps):
+    """Cells that cover the path, whatever the scores, and a share of them between any two scores."""
+    nodes, weights = map(np.asarray, adaptive(SCORES[name](pilot(steps)), steps))
+    assert nodes.shape == weights.shape == (steps,)
+    assert nodes.dtype == weights.dtype == np.float32
+    assert (weights > 0).all()
+    edges = np.concatenate([[0], weights.cumsum()])
+    np.testing.assert_allclose(nodes, (edges[1:] + edges[:-1]) / 2, atol=1e-6)
+    assert edges[-1] == pytest.approx(1, abs=1e-6)
+    assert error((nodes, weights), 1) < 1e-6
+    places = np.asarray(pilot(steps))
+    stretches = np.diff(np.interp(edges, places, np.arange(len(places))))  # in a cell
+    assert stretches.max() < (len(places) - 1) / (EVEN * steps) + 1e-3
+
+
+def test_adaptive_nodes_are_where_the_slope_changes():
+    places = pilot(64)
+    nodes = np.asarray(adaptive(SCORES["steep"](places), 64).nodes)
+    assert np.mean(np.abs(nodes - 0.7) < 0.1) > 0.6
+    even = np.asarray(adaptive(SCORES["straight"](places), 64).nodes)
+    assert np.mean(np.abs(even - 0.7) < 0.1) < 0.2
 
 
 def test_noise_has_its_deviation_and_is_fresh_in_every_pixel():

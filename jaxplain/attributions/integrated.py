@@ -24,6 +24,7 @@ from jaxplain.attributions.result import (
 from jaxplain.checks import check_choice, check_positive_int
 
 N_STEPS = 64
+RULES = ("adaptive", *paths.RULES)
 
 
 def integrated_gradients(
@@ -32,7 +33,7 @@ def integrated_gradients(
     baseline: Array,
     *,
     n_steps: int = N_STEPS,
-    rule: str = "gauss_legendre",
+    rule: str = "adaptive",
     reduce: Reduce = "abs_sum",
     batch_size: int | None = None,
 ) -> Attribution:
@@ -41,21 +42,25 @@ def integrated_gradients(
     The gradient is averaged on the straight path from the baseline to the image and multiplied by their
     difference. The attributions then sum to `score(image) - score(baseline)` up to the error of the
     quadrature, which the result's `error` measures relative to that difference (infinite or NaN if the two
-    scores are equal). More steps make it smaller; a path across many kinks of a network with ReLUs may need
-    hundreds.
+    scores are equal). More steps make it smaller. With the 64 steps and the rule of the default it is about
+    1% on photos and EfficientNet-Lite0, in the mean (several times that on a single photo): its gradient has
+    kinks all along the path, and the error falls only about in proportion to the steps.
 
     Args:
       score: images [N, H, W, C] -> [N]; see `class_score`.
       image: [H, W, C], model space.
       baseline: [H, W, C], where the path starts.
       n_steps: forward and backward passes (static).
-      rule: "gauss_legendre", "midpoint" or "riemann" (right-hand sums), see `jaxplain.paths` (static).
+      rule: "adaptive" scores n_steps / 2 images on the path first and takes more gradients where the
+        score's slope changes, "gauss_legendre" is better for a smooth network, "midpoint" and "riemann"
+        (right-hand sums) are even; see `jaxplain.paths` (static).
       reduce: how channels become a saliency (static); see `reduce_channels`.
       batch_size: images per model call; None chooses by platform.
 
     Returns:
       An `Attribution`: attribution [H, W, C] in units of the score, saliency [H, W], status, and the
-      relative completeness error. `evaluations` is n_steps + 2, for the two ends are scored too.
+      relative completeness error. `evaluations` is n_steps + 2, for the two ends are scored too; of the
+      adaptive rule n_steps + n_steps // 2 + 1 (n_steps >= 4), the ends among them.
 
     Raises:
       ValueError, TypeError: shapes, dtypes or options that do not fit. A NaN score is no error but a
@@ -63,6 +68,8 @@ def integrated_gradients(
 
     References:
       Sundararajan, Taly, Yan. Axiomatic Attribution for Deep Networks. ICML 2017.
+      Bhat, Raychowdhury. Non-Uniform Interpolation in Integrated Gradients for Low-Latency Explainable-AI.
+      ISCAS 2023 (nodes placed by scores).
 
     Example:
       >>> import jax.numpy as jnp
@@ -75,14 +82,21 @@ def integrated_gradients(
     """
     checked_reduction(reduce)
     image = checked_image(image)
+    steps = check_positive_int(n_steps, "n_steps")
     return _integrated(
         scores.as_pytree(score),
         image,
         checked_baseline(baseline, image),
-        paths.RULES[check_choice(rule, paths.RULES, "rule")](check_positive_int(n_steps, "n_steps")),
+        _fixed(check_choice(rule, RULES, "rule"), steps),
+        n_steps=steps,
         reduce=reduce,
         batch_size=batch_size,
     )
+
+
+def _fixed(rule: str, n_steps: int) -> paths.Path | None:
+    """The nodes of a rule; None for the one whose nodes only the scores tell."""
+    return None if rule == "adaptive" else paths.RULES[rule](n_steps)
 
 
 class _Ends(NamedTuple):
@@ -92,21 +106,28 @@ class _Ends(NamedTuple):
     baseline: Array  # [H, W, C]
 
 
-@partial(jax.jit, static_argnames=("reduce", "batch_size"))
+@partial(jax.jit, static_argnames=("n_steps", "reduce", "batch_size"))
 def _integrated(
-    score: Any, image: Array, baseline: Array, path: paths.Path, *, reduce: Reduce, batch_size: int | None
+    score: Any,
+    image: Array,
+    baseline: Array,
+    path: paths.Path | None,
+    *,
+    n_steps: int,
+    reduce: Reduce,
+    batch_size: int | None,
 ) -> Attribution:
     ends, shift = _Ends(image, baseline), jnp.zeros_like(image)
-    found = funnel.value_and_grad(
-        score, _on_path, shift, ends, path.nodes, path.weights, batch_size=batch_size
-    )
-    first, last = funnel.evaluate(score, _on_path, shift, ends, jnp.array([0.0, 1.0]), batch_size=batch_size)
+    places = paths.pilot(n_steps) if path is None else jnp.array([0.0, 1.0])
+    scored = funnel.evaluate(score, _on_path, shift, ends, places, batch_size=batch_size)
+    nodes, weights = paths.adaptive(scored, n_steps) if path is None else path
+    found = funnel.value_and_grad(score, _on_path, shift, ends, nodes, weights, batch_size=batch_size)
     attribution = (image - baseline) * found.grads
-    rise = last - first
+    rise = scored[-1] - scored[0]
     error = jnp.abs(jnp.sum(attribution) - rise) / jnp.abs(rise)
-    values = jnp.concatenate([found.values, jnp.stack([first, last])])
+    values = jnp.concatenate([found.values, scored])
     saliency = reduce_channels(attribution, reduce)
-    return make_result(attribution, saliency, values, path.nodes.shape[0] + 2, error)
+    return make_result(attribution, saliency, values, len(values), error)
 
 
 def _on_path(shift: Array, ends: _Ends, share: Array) -> Array:
