@@ -109,6 +109,17 @@ def test_rows_that_lost_their_identity_are_given_again(tmp_path):
     assert store.status().tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
 
 
+def test_a_store_that_was_half_grown_is_made_even(tmp_path):
+    store = made(tmp_path / "r", rows=2)
+    array = ts.open({"driver": "zarr3", "kvstore": f"file://{tmp_path}/r/row_status/"}).result()
+    array.resize(exclusive_max=[5]).result()  # where a killed run left off
+    store = open_store(tmp_path / "r")
+    store.add(["new"])
+    store.write(some(*range(3)))
+    assert store.status().tolist() == [1, 1, 1, 0, 0]
+    assert store.read("map").shape[0] == 5
+
+
 def test_settings_are_compared_by_name(tmp_path):
     store = made(tmp_path / "r")
     check_config(store, LEAVES, CONFIG)

@@ -16,6 +16,7 @@ class Plan:
         kept = (RowStatus.OK,) if retry_failed else (RowStatus.OK, RowStatus.FAILED)
         self._done = {row for row, status in enumerate(store.status()) if status in kept}
         self._rows = {identity: row for row, identity in enumerate(store.identities()) if identity}
+        self._used = max(self._rows.values(), default=-1) + 1  # rows of a stream
         self.total, self.pending, self.before = self._counts()
 
     def _counts(self) -> tuple[int | None, int | None, int]:
@@ -54,15 +55,12 @@ class Plan:
                 self.before += 1
             else:
                 yield given(row, example)
-        self.store.grow(self._used())
+        self.store.grow(self._used)
 
     def _new_row(self, identity: str) -> int:
         """The row of an image that a stream brings; rows are made a chunk at a time."""
-        row = self._used()
+        row, self._used = self._used, self._used + 1
         if row >= len(self.store):
             self.store.grow(row + self.store.chunk_rows)
         self.store.name({row: identity})
         return row
-
-    def _used(self) -> int:
-        return max(self._rows.values(), default=-1) + 1

@@ -146,8 +146,9 @@ class ResultStore:
             pending = np.zeros(len(nameless), np.int8)
             done(self._arrays[STATUS][np.array(nameless)].write(pending), self.path)
         start = len(self)
-        if len(identities) > len(free):
-            self.grow(start + len(identities) - len(free))
+        self.grow(
+            start + max(0, len(identities) - len(free))
+        )  # always: a killed run may have grown only some
         self.name(dict(zip([*free, *range(start, len(self))], identities, strict=False)))
         return len(nameless)
 
