@@ -73,12 +73,16 @@ class Rematerialized(_Wrapper):
 
 
 def lower_precision(model: Any, dtype: Any = jnp.bfloat16) -> Any:
-    """A model or score that computes in bfloat16 or float16: half the memory, and on accelerators faster.
+    """A model or score that computes in bfloat16 or float16: half the memory, and made for accelerators.
 
     Parameters are cast once, here; images on the way in, logits or scores to float32 on the way out. Of a
-    `ClassScore` only the classifier is wrapped: its softmax stays float32, as do masks and penalties. With
-    bfloat16 (8 bits of mantissa) probabilities are off by about a hundredth and maps hardly change; float16
-    is finer but underflows: the gradient of a probability near 0 or 1 may come out as 0.
+    `ClassScore` only the classifier is wrapped: its softmax stays float32, as do masks and penalties.
+
+    It costs quality. With bfloat16, on six photos and EfficientNet-Lite0 on a CPU, probabilities were off by
+    .01 at most, but gradients by much more: ranks of iGOS++ masks correlated .90 with those of float32, ranks
+    of gradient maps .82, and iGOS++'s deletion / insertion went from .064 / .739 to .070 / .710
+    (benchmarks/precision.py). Measure with the float32 model. float16 has a finer mantissa but underflows:
+    the gradient of a probability near 0 or 1 may come out as 0. On a CPU bfloat16 takes three times as long.
 
     Parameters that no leaf holds (closed over by a plain function) cannot be cast: such a model computes in
     float32 as before, from rounded images.
