@@ -37,6 +37,13 @@ def noisy_igos(model, image, target, key):
     return {"mask": found.mask, "saliency": found.saliency, "loss": found.loss}
 
 
+def simple(model, image, target, key):
+    """Something that compiles at once and depends on image, target and key."""
+    import jax
+
+    return {"map": image.mean(-1) + jax.random.uniform(key, ()), "target": target}
+
+
 def start(options, devices=1, **popen):
     """Begin a run in another process; options by name, as below."""
     words = [part for name, value in options.items() for part in (f"--{name}", str(value))]
@@ -93,6 +100,7 @@ def main():
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--eager", type=int, default=0, help="commit as often as possible")
     parser.add_argument("--slow", type=float, default=0.0, help="seconds that reading a photo takes longer")
+    parser.add_argument("--simple", type=int, default=0, help="explain by `simple`, not by `noisy_igos`")
     parser.add_argument("--coordinator")
     parser.add_argument("--processes", type=int)
     parser.add_argument("--process", type=int)
@@ -123,7 +131,11 @@ def main():
 
     dataset.load_image = slowly
     outcome = batch.explain_dataset(
-        noisy_igos, tiny_model(), options.photos, out=options.out, per_device_batch=options.batch
+        simple if options.simple else noisy_igos,
+        tiny_model(),
+        options.photos,
+        out=options.out,
+        per_device_batch=options.batch,
     )
     print("did", outcome.progress.done, "failed", outcome.progress.failed, "mended", outcome.mended)
 

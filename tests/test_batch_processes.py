@@ -32,23 +32,24 @@ def done(out):
     return sum(row["row_status"] == 1 for row in contents(out).values())
 
 
-def test_a_run_killed_at_random_moments_ends_with_every_row_once(folder, whole, tmp_path):
+def test_a_run_killed_at_random_moments_ends_with_every_row_once(folder, tmp_path):
     """SIGKILL while it computes and writes; then the same command again, twenty times."""
-    out, dice = tmp_path / "results.zarr", random.Random(0)
-    committed = []
+    options = {"photos": folder, "out": tmp_path / "results.zarr", "simple": 1}
+    dice, committed = random.Random(0), []
     for _ in range(KILLS):
-        process = start({"photos": folder, "out": out, "eager": 1})
+        process = start(options | {"eager": 1})
         for line in process.stdout:
             if line.startswith("running"):
                 break
         time.sleep(dice.uniform(0.0, 0.08))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        committed.append(done(out))
+        committed.append(done(options["out"]))
     assert committed == sorted(committed)  # nothing committed was ever lost
     assert len(set(committed)) > 3  # the kills did hit it on its way
-    finished(start({"photos": folder, "out": out}))
-    assert_same(contents(out), whole)
+    finished(start(options))
+    finished(start(options | {"out": tmp_path / "whole.zarr"}))
+    assert_same(contents(options["out"]), contents(tmp_path / "whole.zarr"))
 
 
 @pytest.mark.parametrize("batch", [1, 3])
