@@ -1,0 +1,255 @@
+"""The documentation without mkdocs: pages, links, code, and whether everything public is in the reference."""
+
+import ast
+import importlib
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+import yaml  # flax needs it too
+
+from jaxplain import attributions, batch, masks, metrics, sag, xnn
+from jaxplain.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+# What is written in the same way, though it is no page of the site.
+TEXTS = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+DIRECTIVE = re.compile(r"^::: ([\w.]+)$", re.MULTILINE)
+
+
+def every(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def prose(path):
+    """A page without its blocks of code."""
+    return FENCE.sub("", path.read_text())
+
+
+def nav_pages(nav):
+    for entry in nav:
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from nav_pages(value) if isinstance(value, list) else [value]
+
+
+# ---------------------------------------------------------------------------------------- pages and links
+
+
+def test_every_page_is_in_the_navigation_once():
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    assert config["strict"]
+    assert sorted(nav_pages(config["nav"])) == sorted(str(page.relative_to(DOCS)) for page in PAGES)
+
+
+@cache
+def anchors(path):
+    """What a link into a page may name: its headings, and the names that its reference is made of."""
+    headings = re.findall(r"^#+ (.*)$", prose(path), re.MULTILINE)
+    return {slug(heading) for heading in headings} | set(DIRECTIVE.findall(prose(path)))
+
+
+def slug(heading):
+    """As Python-Markdown's table of contents makes it."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
+@every(TEXTS)
+def test_links_resolve(path):
+    for link in LINK.findall(prose(path)):
+        if re.match(r"\w+:", link):
+            continue  # an address
+        target, _, anchor = link.partition("#")
+        assert not target.startswith("/")
+        file = (path.parent / target).resolve() if target else path
+        assert file.is_file(), f"{link} names no file"
+        if path in PAGES:
+            assert file.is_relative_to(DOCS), f"{link} leaves the site"
+        if anchor:
+            assert anchor in anchors(file), f"{link}: no such heading"
+
+
+def test_a_broken_link_would_be_seen():
+    """The check itself."""
+    assert LINK.findall("see [here](a.md#b), ![picture](c.jpg)") == ["a.md#b", "c.jpg"]
+    assert slug("Accelerators, and `precision`?") == "accelerators-and-precision"
+
+
+# --------------------------------------------------------------------------------------------------- code
+
+
+class Unknown(Exception):
+    """A name that jaxplain does not have."""
+
+
+def resolve(dotted):
+    """The thing of a dotted name that starts with jaxplain (or jx)."""
+    first, *rest = dotted.split(".")
+    assert first in ("jaxplain", "jx")
+    thing, module = importlib.import_module("jaxplain"), "jaxplain"
+    for name in rest:
+        module = f"{module}.{name}"
+        if not hasattr(thing, name):
+            try:
+                importlib.import_module(module)
+            except ModuleNotFoundError:
+                raise Unknown(module) from None
+        thing = getattr(thing, name)
+    return thing
+
+
+class Names(ast.NodeVisitor):
+    """Finds what a piece of code takes from jaxplain, and the keywords that it calls it with."""
+
+    def __init__(self):
+        self.known = {"jx": "jaxplain", "jaxplain": "jaxplain"}
+
+    def visit_ImportFrom(self, node):
+        if node.module and node.module.split(".")[0] == "jaxplain":
+            for alias in node.names:
+                self.known[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                resolve(f"{node.module}.{alias.name}")
+
+    def visit_Attribute(self, node):
+        dotted = self.dotted(node)
+        if dotted is None:
+            self.generic_visit(node)
+        else:
+            resolve(dotted)
+
+    def visit_Call(self, node):
+        dotted = self.dotted(node.func)
+        if dotted is not None and callable(function := resolve(dotted)):
+            given = {keyword.arg for keyword in node.keywords} - {None}
+            taken = keywords(function)
+            if taken is not None and (unknown := given - taken):
+                raise Unknown(f"{dotted}({', '.join(sorted(unknown))}=)")
+        self.generic_visit(node)
+
+    def dotted(self, node):
+        """The full name of an attribute of something known, None for anything else."""
+        if isinstance(node, ast.Attribute):
+            base = self.dotted(node.value)
+            inside = base is not None and (inspect.ismodule(thing := resolve(base)) or inspect.isclass(thing))
+            return f"{base}.{node.attr}" if inside else None
+        return self.known.get(node.id) if isinstance(node, ast.Name) else None
+
+
+def keywords(function):
+    """Keywords that a function or class takes; None where they are another function's."""
+    made_by = function.__init__ if inspect.isclass(function) else function
+    names = set()
+    for one in inspect.signature(made_by).parameters.values():
+        if one.kind is not one.VAR_KEYWORD:
+            names.add(one.name)
+        elif "Options" in str(one.annotation):
+            names |= set(masks.Options.__annotations__)
+        else:
+            return None
+    return names
+
+
+def blocks(path, *languages):
+    return [code for language, code in FENCE.findall(path.read_text()) if language in languages]
+
+
+@every([path for path in TEXTS if blocks(path, "python")])
+def test_code_names_what_there_is(path):
+    names = Names()  # a page's later blocks use what its earlier ones have imported
+    for code in blocks(path, "python"):
+        names.visit(ast.parse(code))
+
+
+@every([path for path in TEXTS if blocks(path, "python", "py")])
+def test_code_compiles(path):
+    for code in blocks(path, "python", "py"):  # "py": names that are yet to be made
+        compile(code, str(path), "exec")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "jx.no_such_name",
+        "jx.masks.no_such_name(1)",
+        "from jaxplain.compare import nothing",
+        "from jaxplain import masks\nmasks.Nothing",
+        "jx.igos_pp(score, image, baseline, no_such_option=1)",
+        "jx.sag.search(score, image, baseline, beam=1)",
+    ],
+)
+def test_an_unknown_name_would_be_seen(code):
+    with pytest.raises(Unknown):
+        Names().visit(ast.parse(code))
+
+
+COMMANDS = typer.main.get_command(app)
+
+
+def commands(path):
+    """Every `jaxplain ...` of a page, as words; in its text and in its blocks for a shell."""
+    text = prose(path)
+    shell = "\n".join(blocks(path, "bash")).replace("\\\n", " ")
+    lines = [*re.findall(r"`jaxplain ([^`]+)`", text), *re.findall(r"\bjaxplain ([a-z-].*)", shell)]
+    return [line.partition("#")[0].split() for line in lines]
+
+
+def check_command(words, command=COMMANDS):
+    """Raise `Unknown` for a command or an option that the command line does not have."""
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        name, *words = words
+        if name not in command.commands:
+            raise Unknown(name)
+        command = command.commands[name]
+    options = {option for one in command.params for option in one.opts} | {"-h", "--help"}
+    for word in words:
+        if word.startswith("-") and word.partition("=")[0] not in options:
+            raise Unknown(f"{command.name} {word}")
+
+
+@every([path for path in TEXTS if commands(path)])
+def test_command_lines_name_what_there_is(path):
+    for words in commands(path):
+        check_command(words)
+
+
+def test_an_unknown_option_would_be_seen():
+    for words in (["explane", "a.jpg"], ["explain", "a.jpg", "--no-such"], ["xnn", "fitt"]):
+        with pytest.raises(Unknown):
+            check_command(words)
+
+
+@every(TEXTS)
+def test_names_in_the_text_exist(path):
+    for name in re.findall(r"`((?:jx|jaxplain)(?:\.\w+)+)(?:\([^`]*)?`", prose(path)):
+        resolve(name)
+
+
+# ---------------------------------------------------------------------------------------------- reference
+
+
+REFERENCE = [name for page in PAGES for name in DIRECTIVE.findall(prose(page))]
+
+
+def test_the_reference_names_what_there_is_once():
+    assert len(REFERENCE) == len(set(REFERENCE)) > 100
+    for name in REFERENCE:
+        resolve(name)
+
+
+@pytest.mark.parametrize("package", [attributions, batch, masks, metrics, sag, xnn], ids=lambda p: p.__name__)
+def test_everything_public_is_in_the_reference(package):
+    public = {
+        f"{package.__name__}.{name}"
+        for name, thing in vars(package).items()
+        if not name.startswith("_") and (inspect.isfunction(thing) or inspect.isclass(thing))
+        if thing.__module__.startswith("jaxplain.")
+    }
+    assert len(public) > 10
+    assert public - set(REFERENCE) == set()
