@@ -14,23 +14,24 @@ from jaxplain.jobs.report import CONTROL, Found, PhotoReport, ReportProgram
 from jaxplain.jobs.report_words import about, check_words, limits, title, verdict, verdict_words
 from jaxplain.jobs.sag import MAX_CHILDREN, SagExplanation, SagProgram
 from jaxplain.render import report as parts
-from jaxplain.sag import Node
+from jaxplain.sag import Node, Status
 
 _CHOICES = 5  # classes that are shown
 _CLIPPED = 1.0  # percent of a map's values at each end that are shown in the last colour
 _STRENGTH = 0.6  # of a map over its photo
-_HEAD = 0.1  # share of the cells that a card speaks of
+_HEAD = 0.2  # share of the cells that a card speaks of
 
 
 def page(program: ReportProgram, reports: Sequence[parts.Report], notes: Iterable[str] = ()) -> str:
     """The whole page of reports that `report` made; notes say which photos could not be explained."""
     job, name = program.job, program.classifier.name
     several = len(reports) != 1
+    methods = f"{len(job.methods)} method{'s' * (len(job.methods) != 1)}"
     texts = limits(job.baseline, job.size, job.sanity, job.sag)
     return render.report_page(
         reports,
         title=f"Why {name} decides as it does" if several else f"Why {name} says {reports[0].label}",
-        summary=f"{len(reports)} photos, each explained by {len(job.methods)} methods." if several else "",
+        summary=f"{f'{len(reports)} photos, each' if several else 'One photo,'} explained by {methods}.",
         limits=texts,
         notes=notes,
         made=f"Made with jaxplain {jaxplain.__version__}, jax {jax.__version__}. This file needs no other.",
@@ -51,7 +52,7 @@ def report(program: ReportProgram, photo: Photo, found: PhotoReport) -> parts.Re
         cards=tuple(_card(found.seen, one) for one in found.maps),
         checks=checks,
         check_words=check_words(found.maps, found.control),
-        graph=_graph(found),
+        graph=_graph(found, _overlap(program)),
         figures=_figures(program, found),
         facts=tuple(_facts(program, photo, found)),
     )
@@ -93,7 +94,7 @@ def _findings(program: ReportProgram, found: PhotoReport) -> Iterator[str]:
     if found.control is not None:
         yield f"Sanity check: {check_words(found.maps, found.control)}"
     if isinstance(found.sag, SagExplanation):
-        yield _sag_words(found.sag)
+        yield _sag_words(found.sag, _overlap(program))
 
 
 def _p(probability: float) -> str:
@@ -148,12 +149,13 @@ def _checks(found: PhotoReport) -> Iterator[parts.Check]:
         if one.saliency is None or one.check is None:
             continue
         after, name, control = one.check.saliency, title(one.method), one.method == CONTROL
+        left = "shuffled: nothing left" if one.check.flat else "shuffled"
         yield parts.Check(
             f"{name} (control)" if control else name,
             parts.Picture(_overlay(found.seen, one.saliency), f"{name}, trained network", "trained"),
             None
             if after is None
-            else parts.Picture(_overlay(found.seen, after), f"{name}, shuffled network", "shuffled"),
+            else parts.Picture(_overlay(found.seen, after), f"{name}, shuffled network", left),
             one.check.rank,
             verdict(one.check),
             verdict_words(one.check, control),
@@ -165,25 +167,32 @@ def _checks(found: PhotoReport) -> Iterator[parts.Check]:
 # The attention graph
 
 
-def _graph(found: PhotoReport) -> parts.Graph | str | None:
+def _graph(found: PhotoReport, overlap: int) -> parts.Graph | str | None:
     sag = found.sag
     if not isinstance(sag, SagExplanation):
         return sag
-    whole = parts.Picture(sag.seen, "the whole photo", "The whole photo: 100% of the score.")
+    photo = parts.Picture(sag.seen, "the photo with all patches", "The whole photo: 100% of the score.")
+    whole = parts.Root(photo, tuple(range(sag.graph.grid[0] * sag.graph.grid[1])))
     roots = tuple(_root(sag, number, node) for number, node in enumerate(sag.graph.roots, 1))
-    return parts.Graph(sag.graph.pruned(MAX_CHILDREN), sag.hidden, (whole, *roots), _sag_words(sag))
+    return parts.Graph(sag.graph.pruned(MAX_CHILDREN), sag.hidden, (whole, *roots), _sag_words(sag, overlap))
 
 
-def _root(sag: SagExplanation, number: int, node: Node) -> parts.Picture:
+def _root(sag: SagExplanation, number: int, node: Node) -> parts.Root:
     names = ", ".join(f"P{patch}" for patch in node.patches) or "no patch"
-    return parts.Picture(
+    picture = parts.Picture(
         render.masked_photo(sag.seen, sag.hidden, node.patches, sag.graph.grid),
         f"the photo with only the patches of explanation {number} shown",
         f"Explanation {number}: {names} keep {node.relative:.0%} of the score.",
     )
+    return parts.Root(picture, node.patches)
 
 
-def _sag_words(sag: SagExplanation) -> str:
+def _overlap(program: ReportProgram) -> int:
+    """Patches that two explanations of the graph may share."""
+    return program.sag.job.max_overlap if isinstance(program.sag, SagProgram) else 0
+
+
+def _sag_words(sag: SagExplanation, overlap: int) -> str:
     sizes, shown, (rows, cols) = sag.summary.sizes, len(sag.graph.roots), sag.graph.grid
     if not sizes:
         return f"No small set of patches that suffices was found: {sag.status.message}."
@@ -191,10 +200,16 @@ def _sag_words(sag: SagExplanation) -> str:
     kept = f"at least {sag.graph.threshold:.0%} of the score"
     if len(sizes) == 1:
         return f"One minimal set of patches suffices: {span} of {rows * cols}, which alone keep {kept}."
-    which = f"; {shown} that hardly overlap are shown" if shown < len(sizes) else ""
+    count = f"{len(sizes)}{' or more' if sag.status in (Status.BUFFER_FULL, Status.BUDGET_SPENT) else ''}"
+    shared = f"{overlap} patch{'es' * (overlap != 1)}"
+    which = ""
+    if shown == 1 and sag.summary.exact:
+        which = f" Any two share more than {shared}: one is shown."
+    elif shown < len(sizes):
+        which = f" Shown are {shown} that share at most {shared}."
     return (
-        f"{len(sizes)} minimal sets of patches suffice: {span} of {rows * cols} patches, which alone keep "
-        f"{kept}{which}."
+        f"{count} minimal sets of patches suffice: {span} of {rows * cols} patches, which alone keep {kept}."
+        f"{which}"
     )
 
 
@@ -249,7 +264,7 @@ def _facts(program: ReportProgram, photo: Photo, found: PhotoReport) -> Iterator
             "attention graph",
             f"grid {graphs.grid[0]} x {graphs.grid[1]}, beam {graphs.beam_width}, "
             f"{graphs.candidates or 'all'} candidates, up to {graphs.max_size} patches; "
-            f"search: {found.sag.status.message}",
+            f"search: {found.sag.status.name.lower().replace('_', ' ')}",
         )
     yield (
         "time",

@@ -9,3 +9,4 @@ from jaxplain.render.report.parts import Figures as Figures
 from jaxplain.render.report.parts import Graph as Graph
 from jaxplain.render.report.parts import Picture as Picture
 from jaxplain.render.report.parts import Report as Report
+from jaxplain.render.report.parts import Root as Root

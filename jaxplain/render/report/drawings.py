@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from jaxplain.render.curves import Curve
 from jaxplain.render.graph import style
+from jaxplain.render.graph.patches import outlines
 from jaxplain.render.graph.svg import graph_body
 from jaxplain.sag import AttentionGraph
 
@@ -76,7 +77,7 @@ def _grid(top: float) -> str:
         for tick in (0.0, top / 2, top)
     ]
     for at, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
-        words = {0.0: "0%", 0.5: "of the cells, most important first", 1.0: "100%"}[at]
+        words = {0.0: "0%", 0.5: "cells, most important first", 1.0: "100%"}[at]
         lines.append(f"<text x='{_x(at):.1f}' y='{_HEIGHT - 16}' text-anchor='{anchor}'>{words}</text>")
     return "".join(lines)
 
@@ -88,6 +89,34 @@ def _path(fraction: ArrayLike, score: ArrayLike, top: float) -> str:
         if math.isfinite(float(y))
     ]
     return "M" + "L".join(points) if points else ""
+
+
+def patches_svg(patches: Iterable[int], grid: tuple[int, int]) -> str:
+    """Outlines and numbers of patches, to be laid over a picture of any shape.
+
+    Args:
+        patches: their numbers.
+        grid: ``(rows, columns)`` of patches.
+
+    Returns:
+        An SVG element that stretches with what it lies on.
+
+    Example:
+        >>> patches_svg([2], (2, 2)).count("<rect")
+        1
+    """
+    boxes = outlines(grid)
+    parts = []
+    for patch in patches:
+        left, top, right, bottom = (100 * side for side in boxes[patch])
+        parts.append(
+            f"<rect x='{left:.2f}' y='{top:.2f}' width='{right - left:.2f}' height='{bottom - top:.2f}'/>"
+            f"<text x='{(left + right) / 2:.2f}' y='{(top + bottom) / 2 + 1.7:.2f}'>{patch}</text>"
+        )
+    return (
+        "<svg class='patches' viewBox='0 0 100 100' preserveAspectRatio='none' aria-hidden='true'>"
+        f"{''.join(parts)}</svg>"
+    )
 
 
 def graph_svg(graph: AttentionGraph, rgb: NDArray[np.uint8], hidden: NDArray[np.uint8], name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxplain.render.png import data_uri
-from jaxplain.render.report.drawings import curves_svg, graph_svg
+from jaxplain.render.report.drawings import curves_svg, graph_svg, patches_svg
 from jaxplain.render.report.parts import Card, Check, Choice, Figures, Graph, Picture, Verdict
 
 _BADGES: dict[Verdict, str] = {
@@ -33,18 +33,19 @@ def written(value: float) -> str:
     return "< 0.01" if 0.0 < value < 0.005 else f"{value:.2f}"
 
 
-def picture(one: Picture) -> str:
-    """A picture inside the page with its caption.
+def picture(one: Picture, over: str = "") -> str:
+    """A picture inside the page with its caption; `over` is an element that lies on it.
 
     Example:
-        >>> picture(Picture(np.zeros((4, 6, 3), np.uint8), "black", "all of it"))[-51:]
-        'alt='black'><figcaption>all of it</figcaption></figure>'
+        >>> picture(Picture(np.zeros((4, 6, 3), np.uint8), "black", "all of it"))[-45:]
+        '</div><figcaption>all of it</figcaption></figure>'
     """
     caption = f"<figcaption>{escape(one.caption)}</figcaption>" if one.caption else ""
     height, width = one.rgb.shape[:2]
     return (
-        f"<figure><img src='{data_uri(one.rgb)}' width='{width}' height='{height}' alt='{escape(one.alt)}'>"
-        f"{caption}</figure>"
+        f"<figure><div class='over'>"
+        f"<img src='{data_uri(one.rgb)}' width='{width}' height='{height}' alt='{escape(one.alt)}'>"
+        f"{over}</div>{caption}</figure>"
     )
 
 
@@ -110,7 +111,8 @@ def graph_part(one: Graph | str | None, rgb: NDArray[np.uint8], how: tuple[str, 
     words = f"<p><strong>{escape(one.words)}</strong></p>"
     if not one.graph.nodes:
         return f"{head}{words}"
-    roots = "".join(map(picture, one.roots))
+    grid = one.graph.grid
+    roots = "".join(picture(root.picture, patches_svg(root.patches, grid)) for root in one.roots)
     drawing = graph_svg(one.graph, rgb, one.hidden, f"attention graph. {one.words}")
     return (
         f"{head}<p class='how'>{escape(how[0])}</p>{words}<div class='roots'>{roots}</div>"

@@ -37,15 +37,17 @@ _CHECKS = (
     "shuffled. A method that explains the network must lose its map; the number is how alike the two still "
     "are (rank correlation without its sign: 0 nothing in common, 1 the same)."
 )
-_CHOICES = "How to read the bars: the share of its certainty that the network gives to each class."
+_CHOICES = (
+    "How to read the bars: the probability that the network gives to each class; those of all sum to 1."
+)
 _ROOTS = (
-    "How to read these pictures: what the network was shown. Each set of patches alone convinces it, and "
-    "none of its patches can be left out."
+    "How to read these pictures: first the photo with its patches and their numbers, then what the network "
+    "was shown. Each set of patches alone convinces it, and none of its patches can be left out."
 )
 _GRAPH = (
-    "How to read the graph: framed above, the explanations; each step down hides one patch (its number, from "
-    "P0 at the top left in reading order) and the percentage is what is left of the score. The thicker and "
-    "redder a line, the more that patch costs."
+    "How to read the graph: framed above, the explanations; each step down hides the patch whose number "
+    "stands at the line, and the percentage is what is left of the score. The thicker and redder a line, the "
+    "more that patch costs."
 )
 _NUMBERS = "How to read the table: the best figure of a column is bold; seconds are for this photo."
 
@@ -134,8 +136,8 @@ def _maps(one: Report) -> str:
     cards = "".join(card(part, top) for part in one.cards)
     scale = "<div class='scale'><span>less important</span><i></i><span>more important</span></div>"
     return (
-        f"<h3>Where each method looks</h3><p class='how'>{_MAPS}</p><p class='how'>{_CURVES}</p>"
-        f"{scale}<div class='cards'>{cards}</div>"
+        f"<h3>Where each method looks</h3><div class='hows'><p class='how'>{_MAPS}</p>"
+        f"<p class='how'>{_CURVES}</p></div>{scale}<div class='cards'>{cards}</div>"
     )
 
 

@@ -54,12 +54,19 @@ class Check(NamedTuple):
     control: bool = False  # must fail
 
 
+class Root(NamedTuple):
+    """A picture with the outlines and numbers of patches."""
+
+    picture: Picture
+    patches: tuple[int, ...]
+
+
 class Graph(NamedTuple):
     """An attention graph and its explanations as pictures."""
 
     graph: AttentionGraph
     hidden: NDArray[np.uint8]  # [H, W, 3], the baseline as a picture
-    roots: tuple[Picture, ...]
+    roots: tuple[Root, ...]
     words: str  # what was found, in a sentence
 
 
