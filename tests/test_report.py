@@ -397,7 +397,8 @@ def a_report(**changes):
 
 def a_page(*reports, **changes):
     options = {"title": NASTY, "summary": NASTY, "limits": [NASTY], "notes": [NASTY], "made": NASTY}
-    return render.report_page(reports or [a_report(), a_report()], **(options | changes))
+    sections = [render.report_section(one, at) for at, one in enumerate(reports or [a_report()] * 2, 1)]
+    return render.report_page(sections, **(options | changes))
 
 
 def test_everything_foreign_is_shown_as_text():
@@ -408,6 +409,20 @@ def test_everything_foreign_is_shown_as_text():
     assert any(image["alt"] == NASTY for image in page.images)
     assert "<strong>2</strong>" in text
     assert "<strong>1</strong>" not in text
+
+
+def test_a_hostile_file_name_is_only_a_name():
+    name = "<b onload='x'>&amp;$a\x1b\udcff.png"
+    try:
+        write_photo(Path(name))
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    done = run(name, *QUICK, "--no-sag", "--no-sanity")
+    assert done.exit_code == 0, done.output
+    assert (
+        read().text.count("<b onload='x'>&amp;$a\x1b\\udcff.png") == 2
+    )  # heading and facts; quoted in the command
+    assert "\x1b" not in done.output
 
 
 def test_what_is_missing_is_left_out():

@@ -1,6 +1,7 @@
 """`jaxplain report`: everything about a photo on one page."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,12 @@ import jax
 import typer
 
 from jaxplain import compare as comparison
-from jaxplain import zoo
+from jaxplain import render, zoo
 from jaxplain.cli import screen
 from jaxplain.cli.endings import clear_errors, display_names, finish, table
 from jaxplain.cli.options import Images, Model, Weights, split_names
 from jaxplain.cli.run import distinct, for_each, interruptible
-from jaxplain.files import check_writable, write_atomic
+from jaxplain.files import OutputError, check_writable, write_atomic
 from jaxplain.jobs.photos import Photo
 from jaxplain.jobs.report import (
     DEFAULT_METHODS,
@@ -29,7 +30,7 @@ from jaxplain.jobs.report import (
 from jaxplain.jobs.report_page import page, report
 from jaxplain.jobs.sag import SagExplanation
 from jaxplain.perturb import BASELINES
-from jaxplain.render.report import Report
+from jaxplain.render.report import Report, Section
 
 _MARK = b'<meta name="generator" content="jaxplain report">'  # of what may be replaced
 _MARK_WITHIN = 1000  # bytes from the beginning
@@ -96,7 +97,7 @@ def make_report(
         paths = distinct(images)
         names = display_names(paths)
         voice = _Voice()
-        reports: list[Report] = []
+        sections: list[Section] = []
         remarks: list[str] = []
 
         def rows(program: ReportProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
@@ -104,16 +105,19 @@ def make_report(
                 voice.tell(f"{names[photo.path]}: {doing}")
 
             found = interruptible(partial(explain_report, program, photo.rgb, tell))
-            reports.append(report(program, photo, found))
-            write_atomic(out, page(program, reports).encode())  # so that Ctrl-C costs no photo
+            part = report(program, photo, found)
+            added = [*sections, render.report_section(part, len(sections) + 1)]
+            _write(out, page(program, added))  # after every photo, so that Ctrl-C costs none
+            sections[:] = added
             remarks.extend(_remarks(photo.path, found))
-            yield _row(names[photo.path], reports[-1], found)
+            yield _row(names[photo.path], part, found)
 
         prepare = partial(compile_report, job, classifier, voice.tell)
         tally = for_each(paths, prepare, rows, voice.lend)
-        if reports and tally.failures:
+        if sections and tally.failures:
             notes = [f"Not on this page: {failure}" for failure in tally.failures]
-            write_atomic(out, page(tally.program, reports, notes).encode())
+            with suppress(OutputError):  # the page is there; the photo that could not be added is told
+                _write(out, page(tally.program, sections, notes))
     shown = table("image", "class", ">p", ">maps", ">pass sanity", ">explanations", ">seconds")
     if tally.program is not None:
         shown.caption = screen.printable(
@@ -145,6 +149,11 @@ def _check_page(out: Path) -> None:
             if _MARK not in file.read(_MARK_WITHIN):
                 raise ValueError(f"{out} is there and no report of jaxplain; choose another name with --out.")
     check_writable(out.parent)
+
+
+def _write(out: Path, text: str) -> None:
+    """Bytes of a file name that are no text are shown escaped."""
+    write_atomic(out, text.encode(errors="backslashreplace"))
 
 
 def _row(name: str, one: Report, found: PhotoReport) -> tuple[str, ...]:

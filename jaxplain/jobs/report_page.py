@@ -8,6 +8,7 @@ import numpy as np
 
 import jaxplain
 from jaxplain import render
+from jaxplain.jobs.features import weights_digest
 from jaxplain.jobs.photos import Photo
 from jaxplain.jobs.records import origin
 from jaxplain.jobs.report import CONTROL, Found, PhotoReport, ReportProgram
@@ -22,16 +23,16 @@ _STRENGTH = 0.6  # of a map over its photo
 _HEAD = 0.2  # share of the cells that a card speaks of
 
 
-def page(program: ReportProgram, reports: Sequence[parts.Report], notes: Iterable[str] = ()) -> str:
-    """The whole page of reports that `report` made; notes say which photos could not be explained."""
+def page(program: ReportProgram, sections: Sequence[parts.Section], notes: Iterable[str] = ()) -> str:
+    """The whole page of what `report` made; notes say which photos could not be explained."""
     job, name = program.job, program.classifier.name
-    several = len(reports) != 1
+    several = len(sections) != 1
     methods = f"{len(job.methods)} method{'s' * (len(job.methods) != 1)}"
     texts = limits(job.baseline, job.size, job.sanity, job.sag)
     return render.report_page(
-        reports,
-        title=f"Why {name} decides as it does" if several else f"Why {name} says {reports[0].label}",
-        summary=f"{f'{len(reports)} photos, each' if several else 'One photo,'} explained by {methods}.",
+        sections,
+        title=f"Why {name} decides as it does" if several else f"Why {name} says {sections[0].label}",
+        summary=f"{f'{len(sections)} photos, each' if several else 'One photo,'} explained by {methods}.",
         limits=texts,
         notes=notes,
         made=f"Made with jaxplain {jaxplain.__version__}, jax {jax.__version__}. This file needs no other.",
@@ -254,6 +255,7 @@ def _facts(program: ReportProgram, photo: Photo, found: PhotoReport) -> Iterator
     yield "photo", f"{photo.path.name}, {width} x {height} pixels"
     yield "SHA-256 of its file", photo.sha256
     yield "network", f"{classifier.name}, input {rows} x {cols}, {len(classifier.labels)} classes"
+    yield "digest of its weights", weights_digest(classifier)
     yield "explained", f"softmax probability of {classifier.labels[found.target]} ({found.target})"
     yield "baseline", job.baseline
     yield "maps", f"{job.size} x {job.size} cells, curves of about {job.curve_steps} steps"
@@ -271,7 +273,7 @@ def _facts(program: ReportProgram, photo: Photo, found: PhotoReport) -> Iterator
         f"{found.seconds:.1f} s for this photo, after {program.compile_seconds:.1f} s of compilation for all",
     )
     yield "software", f"jaxplain {made['jaxplain']}, jax {made['jax']}, {made['device']}"
-    yield "made with", _command(program, photo, found)
+    yield "command", _command(program, photo, found)
 
 
 def _command(program: ReportProgram, photo: Photo, found: PhotoReport) -> str:

@@ -18,7 +18,7 @@ from jaxplain.render.report.elements import (
     picture,
     written,
 )
-from jaxplain.render.report.parts import Report
+from jaxplain.render.report.parts import Report, Section
 
 # Jet, as `render.colormap` has it, at nine points.
 _SCALE = "#000080, #0000ff, #0080ff, #00ffff, #80ff80, #ffff00, #ff8000, #ff0000, #800000"
@@ -53,7 +53,7 @@ _NUMBERS = "How to read the table: the best figure of a column is bold; seconds 
 
 
 def report_page(
-    reports: Sequence[Report],
+    sections: Sequence[Section],
     *,
     title: str,
     summary: str = "",
@@ -66,7 +66,7 @@ def report_page(
     Works on a phone, in print, light and dark, without a network and without JavaScript.
 
     Args:
-        reports: what to show.
+        sections: what to show, numbered from 1 in this order; see `report_section`.
         title: of the page.
         summary: a sentence below it.
         limits: sentences at the end.
@@ -86,25 +86,45 @@ def report_page(
         summary=escape(summary),
         scale=_SCALE,
         notes="".join(f"<p class='notes'>{escape(note)}</p>" for note in notes),
-        links=_links(reports),
-        reports="".join(_report(number, one) for number, one in enumerate(reports, 1)),
+        links=_links(sections),
+        reports="".join(one.html for one in sections),
         limits="".join(f"<li>{escape(limit)}</li>" for limit in limits),
         made=escape(made),
     )
 
 
-def _links(reports: Sequence[Report]) -> str:
-    if len(reports) < 2:
+def _links(sections: Sequence[Section]) -> str:
+    if len(sections) < 2:
         return ""
     items = (
         f"<li><a href='#photo-{at}'>{escape(one.title)}</a> "
         f"<span class='muted'>{escape(one.label)}</span></li>"
-        for at, one in enumerate(reports, 1)
+        for at, one in enumerate(sections, 1)
     )
     return f"<nav aria-label='photos'><ul>{''.join(items)}</ul></nav>"
 
 
-def _report(number: int, one: Report) -> str:
+def report_section(one: Report, number: int = 1) -> Section:
+    """One photo's section of a page, which keeps what was drawn when further ones are added.
+
+    Args:
+        one: what to show.
+        number: of the section on its page, from 1.
+
+    Returns:
+        A section for `report_page`.
+
+    Raises:
+        TypeError, ValueError: a picture that is not uint8 ``[H, W, 3]``, or pictures of different shapes.
+
+    Example:
+        >>> from jaxplain.render.report.parts import Figures, Picture
+        >>> import numpy as np
+        >>> photo = Picture(np.zeros((4, 4, 3), np.uint8), "black")
+        >>> bare = Report("a.png", "cat", 0.9, photo, (), (), (), (), "", None, Figures(("method",), ()), ())
+        >>> report_section(bare).html[:36]
+        "<section class='photo' id='photo-1' "
+    """
     heading = f"{escape(one.title)}: {escape(one.label)}, p = {written(one.probability)}"
     parts = [
         f"<section class='photo' id='photo-{number}' aria-labelledby='title-{number}'>"
@@ -118,7 +138,7 @@ def _report(number: int, one: Report) -> str:
         facts_table(one.facts),
         "</section>",
     ]
-    return "\n".join(parts)
+    return Section(one.title, one.label, "\n".join(parts))
 
 
 def _short(one: Report) -> str:

@@ -93,3 +93,11 @@ class Report(NamedTuple):
     graph: Graph | str | None  # a string says why there is none; None: not asked for
     figures: Figures
     facts: tuple[tuple[str, str], ...]
+
+
+class Section(NamedTuple):
+    """A report as HTML, ready for its page."""
+
+    title: str
+    label: str
+    html: str
