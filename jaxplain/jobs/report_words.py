@@ -64,7 +64,7 @@ def title(method: str) -> str:
 def about(method: str) -> str:
     """What a method does, in a sentence."""
     if method.startswith("igos++ "):
-        return f"iGOS++ without one of its parts: {method.removeprefix('igos++ ')}."
+        return f"An ablation of iGOS++: {method.removeprefix('igos++ ')}."
     return _ABOUT.get(method, "")
 
 
