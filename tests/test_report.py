@@ -334,6 +334,29 @@ def test_the_target_is_the_top_class_or_the_one_that_is_named():
     assert shown.label == tiny.LABELS[3]
 
 
+def test_the_explanations_that_are_pictured_are_those_that_were_found():
+    program, photo, found = explained(methods=("gradient",), sanity=False, sag=True)
+    sag = found.sag
+    sets = {
+        tuple(np.flatnonzero(one).tolist()) for one in np.asarray(sag.roots.sets)[np.asarray(sag.roots.valid)]
+    }
+    shown = report_page.report(program, photo, found).graph
+    whole, *roots = shown.roots
+    assert whole.patches == tuple(range(9))
+    assert len(roots) == min(3, len(sets)) > 1
+    assert len({root.patches for root in roots}) == len(roots)
+    assert {root.patches for root in roots} <= sets
+    drawn = [node.patches for node in sag.graph.roots]
+    assert [root.patches for root in roots[: len(drawn)]] == drawn
+    score = tiny.tiny_model()
+    for root in roots:  # the picture is what the network was shown
+        logits = score(score.normalize(root.picture.rgb)[None])[0]
+        p = np.exp(logits - logits.max())[found.target] / np.exp(logits - logits.max()).sum()
+        assert p / found.probabilities[found.target] > 0.85  # 0.9, less what 8 bits take
+    assert f"{len(sets)} minimal sets of patches suffice" in shown.words
+    assert ("The graph shows" in shown.words) == (len(drawn) < len(sets))
+
+
 def check(rank, flat=False):
     return job.Check(None, rank, flat)
 

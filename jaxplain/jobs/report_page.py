@@ -12,10 +12,10 @@ from jaxplain.jobs.features import weights_digest
 from jaxplain.jobs.photos import Photo
 from jaxplain.jobs.records import origin
 from jaxplain.jobs.report import CONTROL, Found, PhotoReport, ReportProgram
+from jaxplain.jobs.report_graph import graph_of, graph_words
 from jaxplain.jobs.report_words import about, check_words, limits, title, verdict, verdict_words
-from jaxplain.jobs.sag import MAX_CHILDREN, SagExplanation, SagProgram
+from jaxplain.jobs.sag import SagExplanation, SagProgram
 from jaxplain.render import report as parts
-from jaxplain.sag import Node, Status
 
 _CHOICES = 5  # classes that are shown
 _CLIPPED = 1.0  # percent of a map's values at each end that are shown in the last colour
@@ -53,7 +53,7 @@ def report(program: ReportProgram, photo: Photo, found: PhotoReport) -> parts.Re
         cards=tuple(_card(found.seen, one) for one in found.maps),
         checks=checks,
         check_words=check_words(found.maps, found.control),
-        graph=_graph(found, _overlap(program)),
+        graph=graph_of(program, found),
         figures=_figures(program, found),
         facts=tuple(_facts(program, photo, found)),
     )
@@ -95,7 +95,7 @@ def _findings(program: ReportProgram, found: PhotoReport) -> Iterator[str]:
     if found.control is not None:
         yield f"Sanity check: {check_words(found.maps, found.control)}"
     if isinstance(found.sag, SagExplanation):
-        yield _sag_words(found.sag, _overlap(program))
+        yield graph_words(program, found.sag)
 
 
 def _p(probability: float) -> str:
@@ -162,56 +162,6 @@ def _checks(found: PhotoReport) -> Iterator[parts.Check]:
             verdict_words(one.check, control),
             control,
         )
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The attention graph
-
-
-def _graph(found: PhotoReport, overlap: int) -> parts.Graph | str | None:
-    sag = found.sag
-    if not isinstance(sag, SagExplanation):
-        return sag
-    photo = parts.Picture(sag.seen, "the photo with all patches", "The whole photo: 100% of the score.")
-    whole = parts.Root(photo, tuple(range(sag.graph.grid[0] * sag.graph.grid[1])))
-    roots = tuple(_root(sag, number, node) for number, node in enumerate(sag.graph.roots, 1))
-    return parts.Graph(sag.graph.pruned(MAX_CHILDREN), sag.hidden, (whole, *roots), _sag_words(sag, overlap))
-
-
-def _root(sag: SagExplanation, number: int, node: Node) -> parts.Root:
-    names = ", ".join(f"P{patch}" for patch in node.patches) or "no patch"
-    picture = parts.Picture(
-        render.masked_photo(sag.seen, sag.hidden, node.patches, sag.graph.grid),
-        f"the photo with only the patches of explanation {number} shown",
-        f"Explanation {number}: {names} keep {node.relative:.0%} of the score.",
-    )
-    return parts.Root(picture, node.patches)
-
-
-def _overlap(program: ReportProgram) -> int:
-    """Patches that two explanations of the graph may share."""
-    return program.sag.job.max_overlap if isinstance(program.sag, SagProgram) else 0
-
-
-def _sag_words(sag: SagExplanation, overlap: int) -> str:
-    sizes, shown, (rows, cols) = sag.summary.sizes, len(sag.graph.roots), sag.graph.grid
-    if not sizes:
-        return f"No small set of patches that suffices was found: {sag.status.message}."
-    span = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
-    kept = f"at least {sag.graph.threshold:.0%} of the score"
-    if len(sizes) == 1:
-        return f"One minimal set of patches suffices: {span} of {rows * cols}, which alone keep {kept}."
-    count = f"{len(sizes)}{' or more' if sag.status in (Status.BUFFER_FULL, Status.BUDGET_SPENT) else ''}"
-    shared = f"{overlap} patch{'es' * (overlap != 1)}"
-    which = ""
-    if shown == 1 and sag.summary.exact:
-        which = f" Any two share more than {shared}: one is shown."
-    elif shown < len(sizes):
-        which = f" Shown are {shown} that share at most {shared}."
-    return (
-        f"{count} minimal sets of patches suffice: {span} of {rows * cols} patches, which alone keep {kept}."
-        f"{which}"
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------
