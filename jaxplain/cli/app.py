@@ -1,4 +1,4 @@
-"""The command line: `jaxplain explain`, `predict` and `demo`, and the commands of `cli.sag` and `cli.xnn`."""
+"""The command line: `jaxplain explain`, `predict` and `demo`, and the commands of other modules of `cli`."""
 
 import logging
 import os
@@ -20,6 +20,7 @@ import jaxplain
 from jaxplain import zoo
 from jaxplain.cli import batch as batch_commands
 from jaxplain.cli import compare as compare_command
+from jaxplain.cli import report as report_command
 from jaxplain.cli import sag as sag_commands
 from jaxplain.cli import screen
 from jaxplain.cli import xnn as xnn_commands
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 
 sag_commands.register(app)
+report_command.register(app)
 compare_command.register(app)
 xnn_commands.register(app)
 batch_commands.register(app)

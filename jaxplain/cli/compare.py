@@ -10,7 +10,7 @@ from jaxplain import compare as comparison
 from jaxplain import zoo
 from jaxplain.cli import screen
 from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, table
-from jaxplain.cli.options import Weights
+from jaxplain.cli.options import Weights, split_names
 from jaxplain.cli.run import interruptible
 from jaxplain.compare.files import open_rows, write
 from jaxplain.compare.run import check_sizes, planned, rows_of
@@ -69,11 +69,11 @@ def compare(
     and the others go on. Started again, a run that was cut off makes the rows that are missing.
     """
     with clear_errors():
-        settings = comparison.Settings(tuple(_split(measures, "measures")), baseline, seed, steps)
-        chosen = comparison.choose_methods(_split(methods, "methods"))
-        sizes = [_whole(text) for text in _split(size, "size")]
+        settings = comparison.Settings(tuple(split_names(measures, "measures")), baseline, seed, steps)
+        chosen = comparison.choose_methods(split_names(methods, "methods"))
+        sizes = [_whole(text) for text in split_names(size, "size")]
         photos, unreadable = _photos(folder, limit)
-        classifiers = _classifiers(_split(models, "models"), weights)
+        classifiers = _classifiers(split_names(models, "models"), weights)
         check_sizes(sizes, classifiers)
         rows, maps = open_rows(out, settings)
         interrupted = False
@@ -90,13 +90,6 @@ def compare(
             found = rows_of(photos, classifiers, chosen, sizes=sizes, settings=settings, rows=rows, maps=maps)
         paths = write(out, found, classifiers)
     _finish(found, paths, unreadable, interrupted)
-
-
-def _split(text: str, name: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise ValueError(f"--{name} must name at least one, got {text!r}.")
-    return parts
 
 
 def _whole(text: str) -> int:

@@ -21,3 +21,15 @@ Method = Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(ME
 Out = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder for the results, one sub-folder a photo.")
 ]
+
+
+def split_names(text: str, option: str) -> list[str]:
+    """The names in "A,B,...".
+
+    Raises:
+      ValueError: there is none; says of which option.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise ValueError(f"--{option} must name at least one, got {text!r}.")
+    return parts

@@ -48,11 +48,16 @@ def for_each(
     paths: list[Path],
     prepare: Callable[[], Any],
     rows: Callable[[Any, Photo], Iterable[tuple[str, ...]]],
+    lend_voice: Callable[[Callable[[str], None]], None] = lambda tell: None,
 ) -> Tally:
-    """Table rows from each photo that can be read and a program, which is prepared at the first of them."""
+    """Table rows from each photo that can be read and a program, which is prepared at the first of them.
+
+    `lend_voice` gets a function that says what is being done, for work of many parts.
+    """
     tally = Tally(len(paths))
     try:
         with screen.Bar(len(paths)) as bar:
+            lend_voice(bar.tell)
             for photo in _readable(paths, bar, tally):
                 if tally.program is None:
                     bar.tell("compiling")

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxplain import metrics
 from jaxplain.compare.measures import MEASURES, Evidence
 from jaxplain.compare.methods import Method
 from jaxplain.compare.program import (
@@ -19,6 +18,7 @@ from jaxplain.compare.program import (
     Program,
     at_size,
     compile_method,
+    forgetful,
     measure,
     method_key,
     values,
@@ -200,10 +200,7 @@ class Bench:
     def _forgotten(self, image: Array) -> Classifier:
         """The classifier with all parameters shuffled, the same for all photos."""
         if self._forgetful is None:
-            first = metrics.layer_names(self.classifier, image)[-1]
-            key = jax.random.key(self.settings.seed)
-            [copy] = metrics.randomize(self.classifier, image, key=key, layers=[first])
-            self._forgetful = copy.classifier
+            self._forgetful = forgetful(self.classifier, image, self.settings.seed)
         assert self._forgetful is not None
         return self._forgetful
 

@@ -15,7 +15,14 @@ from jax import Array
 from jaxplain.compare.measures import MEASURES, Evidence
 from jaxplain.compare.methods import Method
 from jaxplain.masks import Status
-from jaxplain.metrics import Confidence, Curves, confidence_on_explanation, insertion_deletion
+from jaxplain.metrics import (
+    Confidence,
+    Curves,
+    confidence_on_explanation,
+    insertion_deletion,
+    layer_names,
+    randomize,
+)
 from jaxplain.perturb import upsampling_matrix
 from jaxplain.scores import class_score
 from jaxplain.zoo import Classifier
@@ -95,6 +102,13 @@ def _read(found: Any) -> Explained:
     status = jnp.where(finite == Status.OK, getattr(found, "status", Status.OK), finite)
     evaluations = jnp.asarray(getattr(found, "evaluations", -1), jnp.int32)
     return Explained(saliency.astype(jnp.float32), status.astype(jnp.int32), evaluations)
+
+
+def forgetful(classifier: Any, image: Any, seed: int) -> Any:
+    """The classifier with all parameters shuffled; of the image [H, W, C] only the shape counts."""
+    first = layer_names(classifier, image)[-1]
+    [copy] = randomize(classifier, image, key=jax.random.key(seed), layers=[first])
+    return copy.classifier
 
 
 def at_size(saliency: np.ndarray, size: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from jaxplain.render.lines import Line, draw_lines
 from jaxplain.render.overlay import heatmap, overlay
 from jaxplain.render.panel import panel
 from jaxplain.render.png import to_png
+from jaxplain.render.report import report_page, report_section
 from jaxplain.render.shares import draw_shares
 from jaxplain.render.sheet import Bar, Row, Sheet, Tile, sheet_png, sheets_page
 
@@ -32,6 +33,8 @@ __all__ = [
     "normalize",
     "overlay",
     "panel",
+    "report_page",
+    "report_section",
     "sheet_png",
     "sheets_page",
     "symmetric_range",
