@@ -73,6 +73,16 @@ def test_a_status_is_written_after_its_data(tmp_path, monkeypatch):
     assert open_store(tmp_path / "r").status().tolist() == [1, 0, 0, 0, 0, 0, 0]
 
 
+def test_what_a_killed_process_left_half_written_does_no_harm(tmp_path):
+    """TensorStore's own lock files end up in the chunk: their last bytes stay when they are written again."""
+    store = made(tmp_path / "r")
+    left = tmp_path / "r" / "row_status" / "c" / "0.__lock"
+    left.parent.mkdir()
+    left.write_bytes(b"x" * 1000)
+    store.write(some(0))
+    assert open_store(tmp_path / "r").status()[0] == RowStatus.OK
+
+
 def test_zarr_reads_all_of_it(tmp_path):
     made(tmp_path / "r").write(some(1, 4))
     group = zarr.open_group(tmp_path / "r", mode="r")
