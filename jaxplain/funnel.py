@@ -143,6 +143,8 @@ def _run(plan: _Plan, work: _Work) -> tuple[Array, PyTree]:
 
     @custom_vmap
     def run(work: _Work) -> tuple[Array, PyTree]:
+        if work.weights.shape[0] == 0:  # a vmap over no images
+            return jnp.zeros(0), jax.tree_util.tree_map(jnp.zeros_like, work.params)
         return _score_live(plan, work) if plan.mode == "live" else _scan_pieces(plan, work)
 
     @run.def_vmap

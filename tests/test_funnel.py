@@ -182,6 +182,19 @@ def test_nested_vmap_gives_the_loop(outer, inner):
             assert_same(at(found, (row, column)), loop(problem))
 
 
+@pytest.mark.parametrize("live", [None, jnp.ones(COUNT, bool)], ids=["all", "live"])
+def test_a_vmap_over_nothing_is_empty(live):
+    """A filter that lets no image through is no error."""
+    items = Item(jnp.ones((COUNT, 4, 4)), jnp.zeros(COUNT, jnp.int32))
+
+    def scores(image):
+        return funnel.evaluate(
+            total, lambda _, image, item: image * item.gain[..., None], (), image, items, live=live
+        )
+
+    assert jax.vmap(scores)(jnp.zeros((0, 4, 4, 3))).shape == (0, COUNT)
+
+
 def test_vmap_without_params_and_context():
     """What is drawn may lie in the items alone."""
 
