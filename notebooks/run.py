@@ -52,6 +52,7 @@ def run(path: Path, quick: bool) -> bool:
         kernel_name="python3",
         extra_arguments=["--log-level=40"],  # errors only
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     try:

@@ -181,7 +181,7 @@ def _check(features: Array, logits: Array, output: Output) -> None:
     for name, values in (("features", features), ("logits", logits)):
         if not isinstance(values, jax.core.Tracer) and not np.isfinite(values).all():
             raise ValueError(f"{name} must be finite; {int((~np.isfinite(values)).sum())} values are not.")
-    if output == "relu" and not isinstance(features, jax.core.Tracer) and np.min(features) < 0:
+    if output == "relu" and not isinstance(features, jax.core.Tracer) and np.min(np.asarray(features)) < 0:
         raise ValueError(
             "features are negative in places, which a ReLU cannot rebuild: take output='linear'."
         )
