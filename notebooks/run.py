@@ -27,7 +27,9 @@ METADATA = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the notebooks that are named, or all; the exit status is 1 where one fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("notebooks", nargs="*", type=Path, help="files; all of this folder when left out")
     parser.add_argument("--quick", action="store_true", help="few steps, nothing written")
     given = parser.parse_args(arguments)
@@ -35,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["JAXPLAIN_QUICK"] = "1"
     else:
         os.environ.pop("JAXPLAIN_QUICK", None)
-    failed = [path for path in given.notebooks or sorted(FOLDER.glob("*.ipynb")) if not run(path, given.quick)]
+    failed = [
+        path for path in given.notebooks or sorted(FOLDER.glob("*.ipynb")) if not run(path, given.quick)
+    ]
     return bool(failed)
 
 

@@ -133,7 +133,7 @@ def test_all_methods_are_named_by_all(monkeypatch):
         (("photos", "--models", "tiny,tiny2", "--weights", "w.pth"), "--weights is the file of one model"),
         (("photos", "--baseline", "gray"), "unknown baseline 'gray'"),
         (("photos", "--seed", "-1"), "seed must be in 0"),
-        (("photos", "--steps", "0"), "curve_steps must be at least 1"),
+        (("photos", "--steps", "0"), "Invalid value for '--steps'"),
         (("nowhere",), "nowhere is no folder"),
         (("site",), "there are no photos in site"),
     ],

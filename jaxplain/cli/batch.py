@@ -23,9 +23,8 @@ from jaxplain.batch.recipes import CHOICES
 from jaxplain.batch.report import Report, report
 from jaxplain.cli import screen
 from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, table
-from jaxplain.cli.options import Model, Weights
+from jaxplain.cli.options import MANY, Baseline, Model, Seed, Target, Weights, examples
 from jaxplain.jobs.records import number
-from jaxplain.perturb import BASELINES
 from jaxplain.precision import DTYPES
 
 _SHOWN_REASONS = 10
@@ -35,14 +34,18 @@ _AUTO = "auto"
 def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
     root.command(
-        epilog="Examples:\n\n"
-        "[bold]jaxplain batch photos/ --out results.zarr[/]\n\n"
-        "[bold]jaxplain batch photos/ --method rise --per-device-batch 32 --dtype bfloat16[/]\n\n"
-        "[bold]srun jaxplain batch photos/ --coordinator auto --out /scratch/results.zarr[/]"
+        rich_help_panel=MANY,
+        epilog=examples(
+            "jaxplain batch photos/ --out results.zarr",
+            "jaxplain batch photos/ --method rise --per-device-batch 32 --dtype bfloat16",
+            "srun jaxplain batch photos/ --coordinator auto --out /scratch/results.zarr",
+        ),
     )(batch)
-    root.command(name="batch-report", epilog="Example: [bold]jaxplain batch-report results.zarr[/]")(
-        batch_report
-    )
+    root.command(
+        name="batch-report",
+        rich_help_panel=MANY,
+        epilog=examples("jaxplain batch-report results.zarr", "jaxplain batch-report results.zarr --json"),
+    )(batch_report)
 
 
 def batch(
@@ -50,7 +53,9 @@ def batch(
         Path,
         typer.Argument(metavar="DIR", help="Folder of photos, sub-folders included.", show_default=False),
     ],
-    method: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(CHOICES)}.")] = "igos++",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help=f"How each photo is explained, one of {', '.join(CHOICES)}.")
+    ] = "igos++",
     out: Annotated[
         str, typer.Option(metavar="PATH", help="Results: a folder, or an address such as gs://bucket/name.")
     ] = "results.zarr",
@@ -58,46 +63,62 @@ def batch(
     weights: Weights = None,
     size: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Rows and columns of the mask; left out: 28, of patches 7.", min=1),
+        typer.Option(
+            metavar="N",
+            help="Rows and columns of the heatmap's cells, up to the model's input (224); left out: 28, and "
+            "7 patches of sag.",
+            min=1,
+        ),
     ] = None,
-    baseline: Annotated[
-        str, typer.Option(metavar="NAME", help=f"What hides a pixel: {', '.join(BASELINES)}.")
-    ] = "blur",
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="CLASS", help="Class index or name; left out: each photo's top prediction."),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all randomness.")] = 0,
+    baseline: Baseline = "blur",
+    target: Target = None,
+    seed: Seed = 0,
     per_device_batch: Annotated[
-        int | None, typer.Option(metavar="N", help="Photos a device and step; left out: by platform.", min=1)
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Photos that a device explains at a time; fewer need less memory. Left out: 1 on a CPU, 16 "
+            "elsewhere.",
+            min=1,
+        ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(metavar="NAME", help=f"In which the model computes: {', '.join(DTYPES)}.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"Numbers that the model computes in, one of {', '.join(DTYPES)}; 16 bits need less memory.",
+        ),
     ] = "float32",
     remat: Annotated[
         bool, typer.Option("--remat", help="Compute activations again in the backward pass: less memory.")
     ] = False,
     mesh: Annotated[
-        int | None, typer.Option(metavar="N", help="Devices of each process to use; left out: all.", min=1)
+        int | None,
+        typer.Option(metavar="N", help="Devices (GPUs) of each process to use; left out: all.", min=1),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Only the first photos of the folder.", min=1)
+        int | None,
+        typer.Option(metavar="N", help="Only the first photos of the folder; left out: all.", min=1),
     ] = None,
     max_failures: Annotated[
-        int | None, typer.Option(metavar="N", help="End once more photos than this have failed.", min=0)
+        int | None,
+        typer.Option(metavar="N", help="End once more photos than this have failed; left out: go on.", min=0),
     ] = None,
     coordinator: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Of several processes: where process 0 is, or auto to ask SLURM, Open MPI or Cloud TPU.",
+            help="Only where several processes share the work: the address of process 0, or auto to ask "
+            "SLURM, Open MPI or Cloud TPU.",
         ),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(metavar="N", help="How many there are; not with auto.", min=1)
+        int | None,
+        typer.Option(metavar="N", help="How many processes share the work; not with auto.", min=1),
     ] = None,
     process: Annotated[
-        int | None, typer.Option(metavar="I", help="Which this is, from 0; not with auto.", min=0)
+        int | None,
+        typer.Option(metavar="I", help="Which of them this is, from 0; not with auto.", min=0),
     ] = None,
 ) -> None:
     """Explain a whole folder on all devices, into results that survive being killed.
@@ -240,7 +261,8 @@ def _finish(outcome: batches.Outcome, out: str, stop: _Stop) -> None:
 
 def batch_report(
     results: Annotated[
-        str, typer.Argument(metavar="RESULTS", help="What `jaxplain batch` wrote.", show_default=False)
+        str,
+        typer.Argument(metavar="RESULTS", help="What jaxplain batch --out wrote.", show_default=False),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

@@ -13,7 +13,7 @@ from jaxplain import xnn as networks
 from jaxplain import zoo
 from jaxplain.cli import screen
 from jaxplain.cli.endings import INTERRUPTED, clear_errors, display_names, finish, table
-from jaxplain.cli.options import Images, Model, Out, Weights
+from jaxplain.cli.options import CLOSER, Images, Model, Out, Seed, Weights, examples
 from jaxplain.cli.run import Tally, distinct, for_each, interruptible
 from jaxplain.files import check_replaceable, check_writable
 from jaxplain.jobs.features import (
@@ -35,6 +35,12 @@ from jaxplain.jobs.xnn_sheets import photo_sheet
 
 app = typer.Typer(
     help="Explanation networks: what a classifier's logit is made of, and what tells classes apart.",
+    epilog=examples(
+        "jaxplain xnn fit birds/ --out gulls",
+        "jaxplain xnn report gulls",
+        "jaxplain xnn explain gulls photo.jpg",
+    )
+    + "\n\nIn this order: fit first, to photos in one sub-folder a class; the others read what it wrote.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -45,18 +51,23 @@ _ALL_PAIRS = 4  # classes, of which every pair gets a sheet unless told otherwis
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
-    root.add_typer(app, name="xnn")
+    root.add_typer(app, name="xnn", rich_help_panel=CLOSER)
 
 
 @app.command(
-    epilog="Examples:\n\n"
-    "[bold]jaxplain xnn fit birds/ --classes Heermann_Gull,Ivory_Gull --out gulls[/]\n\n"
-    "[bold]jaxplain xnn report gulls[/]"
+    epilog=examples(
+        "jaxplain xnn fit birds/",
+        "jaxplain xnn fit birds/ --classes Heermann_Gull,Ivory_Gull --out gulls",
+    )
 )
 def fit(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Photos, one sub-folder a class.", show_default=False),
+        typer.Argument(
+            metavar="DIR",
+            help="Folder with one sub-folder of photos a class, at least two; their names are the classes.",
+            show_default=False,
+        ),
     ],
     classes: Annotated[
         str | None,
@@ -65,19 +76,39 @@ def fit(
     model: Model = "efficientnet-lite0",
     weights: Weights = None,
     layer: Annotated[
-        str, typer.Option(metavar="NAME", help="Whose features: penultimate, or maps.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What of the classifier is explained, one of penultimate (the features before its last "
+            "layer), maps (those of its last convolution).",
+        ),
     ] = "penultimate",
-    n_features: Annotated[int, typer.Option(metavar="N", help="X-features of a network.")] = 5,
+    n_features: Annotated[
+        int,
+        typer.Option(metavar="N", help="Concepts (x-features) that each network may use, from 1 to 99."),
+    ] = 5,
     epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="Over the photos; left out: 120, or more of few photos.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Passes over the photos while fitting, at least 1; left out: 120, or more of few photos.",
+        ),
     ] = None,
     holdout: Annotated[
-        float, typer.Option(metavar="SHARE", help="Of each class's photos, kept for the figures.")
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of each class's photos that is not fitted to but measured on, between 0 and 1.",
+        ),
     ] = 0.25,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all randomness.")] = 0,
+    seed: Seed = 0,
     features: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where extracted features are kept. [default: OUT-features]"),
+        typer.Option(
+            metavar="DIR",
+            help="Where extracted features are kept, for this run and the next.",
+            show_default="the folder of --out with -features behind its name",
+        ),
     ] = None,
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the networks.")] = RESULTS,
 ) -> None:
@@ -169,17 +200,21 @@ def _remarks(fitted: Fitted) -> list[str]:
 # Sheets
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="XNN", help="Folder of jaxplain xnn fit.", show_default=False)
+    Path, typer.Argument(metavar="XNN", help="What jaxplain xnn fit --out wrote.", show_default=False)
 ]
 
 
-@app.command(epilog="Example: [bold]jaxplain xnn explain gulls photo.jpg --class Ivory_Gull[/]")
+@app.command(epilog=examples("jaxplain xnn explain gulls photo.jpg --class Ivory_Gull"))
 def explain(
     folder: Folder,
     images: Images,
     name: Annotated[
         str | None,
-        typer.Option("--class", metavar="NAME", help="Left out: the explained class of highest logit."),
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            help="One of the classes that have a network; left out: the likeliest of them.",
+        ),
     ] = None,
     out_dir: Out = SHEETS,
 ) -> None:
@@ -209,15 +244,26 @@ def explain(
     finish(tally, result)
 
 
-@app.command(epilog="Example: [bold]jaxplain xnn report gulls --pairs Ivory_Gull:Heermann_Gull[/]")
+@app.command(
+    epilog=examples("jaxplain xnn report gulls", "jaxplain xnn report gulls --pairs Ivory_Gull:Heermann_Gull")
+)
 def report(
     folder: Folder,
     pairs: Annotated[
         str | None,
-        typer.Option(metavar="A:B,...", help="Classes to tell apart; left out: all pairs of up to four."),
+        typer.Option(
+            metavar="A:B,...",
+            help="Classes to tell apart; left out: all pairs where up to four have networks, else none.",
+        ),
     ] = None,
     out_dir: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="[default: XNN/../XNN-report]")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder for the page and its pictures.",
+            show_default="the folder XNN with -report behind its name",
+        ),
     ] = None,
 ) -> None:
     """Draw every network's x-features, and which of them tell two classes apart: one page, and PNGs."""
