@@ -85,7 +85,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(monkeypatch):
     monkeypatch.setattr(command, "interruptible", pressed)
     done = run("photos", *QUICK, "--methods", "random")
     assert done.exit_code == 130
-    assert done.stderr.splitlines()[-1].startswith("interrupted the same command goes on")
+    assert done.stderr.splitlines()[-1].startswith(
+        "interrupted every finished row is kept; the same command goes on"
+    )
     assert Path("comparison.md").exists()
     monkeypatch.setattr(command, "interruptible", true)
     assert run("photos", *QUICK, "--methods", "random").exit_code == 0

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import jax
@@ -24,7 +26,8 @@ from jaxplain.cli import report as report_command
 from jaxplain.cli import sag as sag_commands
 from jaxplain.cli import screen
 from jaxplain.cli import xnn as xnn_commands
-from jaxplain.cli.endings import INTERRUPTED, clear_errors, display_names, finish, table
+from jaxplain.cli.endings import INTERRUPTED, LEFT, clear_errors, display_names, finish, table
+from jaxplain.cli.loading import load_classifier
 from jaxplain.cli.options import (
     START,
     Baseline,
@@ -71,11 +74,12 @@ def main() -> NoReturn:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     _quiet_jax()
     _use_compilation_cache()
+    asked = _end_as_by_ctrl_c()
     try:
         app()
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            _leave_at_once(INTERRUPTED)
+            _leave_at_once(128 + asked[-1] if asked else INTERRUPTED)
         raise
     sys.exit()
 
@@ -94,7 +98,7 @@ def demo(method: Method = "igos++", out_dir: Out = RESULTS) -> None:
     """Explain a photo of a cat that ships with scikit-image: the whole job, in about a minute."""
     with clear_errors():
         job = Job(method)
-        classifier = zoo.load("efficientnet-lite0")
+        classifier = load_classifier("efficientnet-lite0")
         _explain_all(job, classifier, [_demo_photo()], out_dir)
 
 
@@ -107,7 +111,7 @@ def predict(
 ) -> None:
     """Show the most probable classes of photos: their names, their indices and probabilities (p)."""
     with clear_errors():
-        classifier = zoo.load(model, weights=weights)
+        classifier = load_classifier(model, weights)
         paths = distinct(images)
         names = display_names(paths)
 
@@ -118,7 +122,7 @@ def predict(
                 yield name, classifier.labels[index], str(index), f"{values[index]:.4f}"
 
         tally = for_each(paths, partial(_compile_probabilities, classifier), rows)
-    finish(tally, table("image", "class", ">index", ">p"))
+    finish(tally, table("image", "class", ">index", ">p"), kept=LEFT)
 
 
 @app.command(
@@ -186,7 +190,7 @@ def explain(
     options = {name: value for name, value in given.items() if value is not None}
     with clear_errors():
         job = Job(method, options, baseline=baseline, seed=seed)
-        classifier = zoo.load(model, weights=weights)
+        classifier = load_classifier(model, weights)
         if target is not None:
             job = replace(job, target=zoo.find_class(target, classifier.labels))
         _explain_all(job, classifier, images, out_dir)
@@ -198,7 +202,10 @@ def _demo_photo() -> Path:
         photo = Path(folder, "data", "chelsea.png")
         if photo.exists():
             return photo
-    raise FileNotFoundError('the demo photo is not installed: pip install "jaxplain[demo]"')
+    raise FileNotFoundError(
+        'the demo photo is not installed: pip install "jaxplain[demo]", or give a photo of yours to jaxplain '
+        "explain."
+    )
 
 
 def _compile_probabilities(classifier: Classifier) -> Callable[..., Any]:
@@ -223,7 +230,8 @@ def _explain_all(job: Job, classifier: Classifier, images: list[Path], out_dir: 
         yield _row(names[photo.path], found)
 
     tally = for_each(paths, partial(compile_job, job, classifier), rows)
-    finish(tally, _results_table(tally.program, out_dir), remarks)
+    kept = f"Their results are in {out_dir}. {LEFT}"
+    finish(tally, _results_table(tally.program, out_dir), remarks, kept=kept)
 
 
 # In the order of the help. The first of a group of commands brings the group.
@@ -257,6 +265,18 @@ def _results_table(program: Program | None, out_dir: Path) -> Table:
 
 # ---------------------------------------------------------------------------------------------------------
 # Errors and the process
+
+
+def _end_as_by_ctrl_c() -> list[int]:
+    """SIGTERM ends a command as Ctrl-C does; the list has the signal once it came."""
+    asked: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    return asked
 
 
 def _leave_at_once(status: int) -> NoReturn:

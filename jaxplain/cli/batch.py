@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -21,14 +22,19 @@ from jaxplain import zoo
 from jaxplain.batch.dataset import photos_below
 from jaxplain.batch.recipes import CHOICES
 from jaxplain.batch.report import Report, report
+from jaxplain.checks import check_choice
 from jaxplain.cli import screen
-from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, table
+from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, end_interrupted, table
+from jaxplain.cli.loading import load_classifier
 from jaxplain.cli.options import MANY, Baseline, Model, Seed, Target, Weights, examples
+from jaxplain.cli.run import interruptible
+from jaxplain.jobs.photos import check_seed
 from jaxplain.jobs.records import number
 from jaxplain.precision import DTYPES
 
 _SHOWN_REASONS = 10
 _AUTO = "auto"
+_EXPLAINING = "explaining"  # of what `explain_dataset` says that it does
 
 
 def register(root: typer.Typer) -> None:
@@ -127,28 +133,32 @@ def batch(
     the present step with everything kept. The results open in zarr and xarray.
     """
     with clear_errors(), _too_many():
-        _join(coordinator, processes, process)
         recipe = batches.make_recipe(method, size=size, baseline=baseline)
-        classifier = zoo.load(model, weights=weights)
+        check_seed(seed)
+        check_choice(dtype, DTYPES, "dtype")
+        _join(coordinator, processes, process)
+        devices = _mesh(mesh)
+        with screen.waiting(f"looking for photos in {folder}"):
+            paths = photos_below(folder)[:limit]
+        classifier = load_classifier(model, weights)
         chosen = None if target is None else zoo.find_class(target, classifier.labels)
-        photos = batches.Photos(photos_below(folder)[:limit], classifier, root=folder, target=chosen)
+        photos = batches.Photos(paths, classifier, root=folder, target=chosen)
         with _stopping() as stop, screen.Bar(len(photos.identities)) as bar:
-            bar.tell("compiling")
-            outcome = batches.explain_dataset(
-                recipe,
-                classifier,
-                photos,
-                out=out,
-                mesh=_mesh(mesh),
-                per_device_batch=per_device_batch,
-                seed=seed,
-                dtype=dtype,
-                remat=remat,
-                settings={"target": chosen},
-                max_failures=max_failures,
-                stop=stop.event,
-                tell=_Told(bar),
-            )
+
+            def doing(what: str) -> None:
+                stop.at_once = what != _EXPLAINING
+                bar.tell(what)
+
+            run = partial(
+                batches.explain_dataset, recipe, classifier, photos,
+                out=out, mesh=devices, per_device_batch=per_device_batch, seed=seed, dtype=dtype, remat=remat,
+                settings={"target": chosen}, max_failures=max_failures,
+                stop=stop.event, tell=_Told(bar), doing=doing,
+            )  # fmt: skip
+            try:
+                outcome = interruptible(run)
+            except KeyboardInterrupt:
+                end_interrupted(f"what is committed stays in {out}. Resume with: {_command()}")
     _finish(outcome, out, stop)
 
 
@@ -158,7 +168,7 @@ def _too_many() -> Iterator[None]:
     try:
         yield
     except batches.TooManyFailures as error:
-        screen.say(str(error), "failed", "red")
+        screen.say(f"{error} jaxplain batch-report shows the reasons.", "failed", "red")
         raise typer.Exit(FAILED) from None
 
 
@@ -174,7 +184,7 @@ def _mesh(devices: int | None) -> Mesh | None:
         return None
     found = jax.local_devices()
     if devices > len(found):
-        raise ValueError(f"--mesh {devices}: this process has {len(found)} devices.")
+        raise ValueError(f"--mesh must be at most {len(found)}, the devices of this process, got {devices}.")
     return Mesh(np.array(found[:devices]), ("data",))
 
 
@@ -184,13 +194,14 @@ class _Stop:
     def __init__(self) -> None:
         self.event = threading.Event()
         self.signal: int | None = None
+        self.at_once = True  # before the first step, which alone is worth waiting for
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice
+        if number == signal.SIGINT and (self.at_once or self.signal is not None):
+            raise KeyboardInterrupt
         self.signal = number
         self.event.set()
-        screen.say("stopping after the present step ...")
+        screen.say("stopping after the present step ... (Ctrl-C stops at once)")
 
 
 @contextmanager
@@ -241,6 +252,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
+def _command() -> str:
+    """What was typed."""
+    return shlex.join(["jaxplain", *sys.argv[1:]])
+
+
 def _finish(outcome: batches.Outcome, out: str, stop: _Stop) -> None:
     progress = outcome.progress
     if outcome.mended:
@@ -252,7 +268,7 @@ def _finish(outcome: batches.Outcome, out: str, stop: _Stop) -> None:
         f"{outcome.compile_seconds:.0f} s); results in {out}"
     )
     if outcome.stopped:
-        screen.say(f"resume with: {shlex.join(['jaxplain', *sys.argv[1:]])}", "stopped", "yellow")
+        screen.say(f"resume with: {_command()}", "stopped", "yellow")
         raise typer.Exit(INTERRUPTED if stop.signal == signal.SIGINT else 0)
     if progress.failed:
         screen.say(f"{progress.failed} photos failed; jaxplain batch-report {out} says why.", "failed", "red")

@@ -9,7 +9,8 @@ import typer
 from jaxplain import compare as comparison
 from jaxplain import zoo
 from jaxplain.cli import screen
-from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, table
+from jaxplain.cli.endings import FAILED, clear_errors, end_interrupted, table
+from jaxplain.cli.loading import load_classifier
 from jaxplain.cli.options import MANY, Baseline, Seed, Weights, examples, split_names
 from jaxplain.cli.run import interruptible
 from jaxplain.compare.files import open_rows, write
@@ -17,7 +18,7 @@ from jaxplain.compare.run import check_sizes, planned, rows_of
 from jaxplain.compare.summary import groups
 from jaxplain.compare.tables import heading, written
 from jaxplain.images import ImageError
-from jaxplain.jobs.photos import photos_in, read_photo
+from jaxplain.jobs.photos import check_folder, no_photos, photos_in, read_photo
 from jaxplain.zoo import Classifier
 
 _NAMES = "A,B,..."
@@ -124,19 +125,19 @@ def _whole(text: str) -> int:
 
 def _photos(folder: Path, limit: int | None) -> tuple[list[Path], list[str]]:
     """Photos that can be read, and why the others cannot."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder.")
+    check_folder(folder)
     found = photos_in(folder)[:limit]
     if not found:
-        raise ValueError(f"there are no photos in {folder}.")
+        raise no_photos(folder)
     readable, unreadable = [], []
-    for path in found:
-        try:
-            read_photo(path)
-        except ImageError as error:
-            unreadable.append(str(error))
-        else:
-            readable.append(path)
+    with screen.waiting(f"reading {len(found)} photos"):
+        for path in found:
+            try:
+                read_photo(path)
+            except ImageError as error:
+                unreadable.append(str(error))
+            else:
+                readable.append(path)
     if not readable:
         raise ValueError(f"none of {len(found)} photos can be read: {unreadable[0]}")
     return readable, unreadable
@@ -145,7 +146,7 @@ def _photos(folder: Path, limit: int | None) -> tuple[list[Path], list[str]]:
 def _classifiers(names: list[str], weights: Path | None) -> list[Classifier]:
     if weights is not None and len(names) > 1:
         raise ValueError("--weights is the file of one model; name one with --models.")
-    return [zoo.load(name, weights=weights) for name in dict.fromkeys(names)]
+    return [load_classifier(name, weights) for name in dict.fromkeys(names)]
 
 
 def _tell(bar: screen.Bar, doing: str, steps: int) -> None:
@@ -169,8 +170,7 @@ def _finish(
     _say_failures(found, unreadable)
     screen.say(f"{len(found.photos)} photos; written: {', '.join(map(str, paths))}")
     if interrupted:
-        screen.say("the same command goes on with the rows that are missing.", "interrupted", "yellow")
-        raise typer.Exit(INTERRUPTED)
+        end_interrupted("every finished row is kept; the same command goes on with those that are missing.")
     if unreadable or any(row.status == comparison.FAILED for row in found.rows):
         raise typer.Exit(FAILED)
 

@@ -14,6 +14,7 @@ from jaxplain import compare as comparison
 from jaxplain import render, zoo
 from jaxplain.cli import screen
 from jaxplain.cli.endings import clear_errors, display_names, finish, table
+from jaxplain.cli.loading import load_classifier
 from jaxplain.cli.options import (
     START,
     Baseline,
@@ -107,7 +108,7 @@ def make_report(
     with clear_errors():
         chosen = tuple(comparison.choose_methods(split_names(methods, "methods")))
         job = ReportJob(chosen, size, baseline=baseline, seed=seed, sanity=sanity, sag=sag)
-        classifier = zoo.load(model, weights=weights)
+        classifier = load_classifier(model, weights)
         if target is not None:
             job = replace(job, target=zoo.find_class(target, classifier.labels))
         check_fits(job, classifier)
@@ -142,7 +143,7 @@ def make_report(
             f"Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open {out} in a browser."
         )
-    finish(tally, shown, remarks)
+    finish(tally, shown, remarks, kept=f"They are in {out}; the same command makes the whole page anew.")
 
 
 class _Voice:

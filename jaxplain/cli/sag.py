@@ -11,7 +11,8 @@ import typer
 
 from jaxplain import render, zoo
 from jaxplain.cli import screen
-from jaxplain.cli.endings import clear_errors, display_names, finish, table
+from jaxplain.cli.endings import LEFT, clear_errors, display_names, finish, table
+from jaxplain.cli.loading import load_classifier
 from jaxplain.cli.options import (
     CLOSER,
     MANY,
@@ -27,7 +28,7 @@ from jaxplain.cli.options import (
 )
 from jaxplain.cli.run import Tally, distinct, for_each, interruptible
 from jaxplain.files import check_writable, staged_folder
-from jaxplain.jobs.photos import Photo, photos_in
+from jaxplain.jobs.photos import Photo, check_folder, photos_in
 from jaxplain.jobs.records import to_json
 from jaxplain.jobs.sag import SagExplanation, SagJob, SagProgram, check_fits, compile_sag, explain_sag
 from jaxplain.jobs.sag_files import RECORD, read_summaries, save_sag
@@ -134,7 +135,7 @@ def sag(
             seed=seed,
             batch_size=batch_size,
         )
-        classifier = zoo.load(model, weights=weights)
+        classifier = load_classifier(model, weights)
         if target is not None:
             job = replace(job, target=zoo.find_class(target, classifier.labels))
         check_fits(job, classifier)
@@ -160,7 +161,7 @@ def sag(
             f"Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open sag.html in the folders of {out_dir}"
         )
-    finish(tally, result, remarks)
+    finish(tally, result, remarks, kept=f"Their results are in {out_dir}. {LEFT}")
 
 
 def _row(name: str, found: SagExplanation) -> tuple[str, ...]:
@@ -241,24 +242,25 @@ def sag_stats(
                 columns[str(folder)] = results
             else:
                 for name in model or [_MODEL]:
-                    columns[f"{name} {folder}"] = _explain_folder(paths, zoo.load(name), job, tally)
+                    columns[f"{name} {folder}"] = _explain_folder(paths, load_classifier(name), job, tally)
         found = {name: statistics(summaries) for name, summaries in columns.items() if summaries}
         if found:
             _save_statistics(out_dir, found)
     tally.rows = list(_statistics_rows(found))
     result = table("", *(f">{screen.printable(name).plain}" for name in found))
     result.caption = screen.printable(f"Means over photos. The curve and all figures are in {out_dir}")
-    finish(tally, result)
+    finish(tally, result, kept="The table and the curve are of these; the same command starts anew.")
 
 
 def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[Path]]:
     """The results in a folder or, where there are none, its photos."""
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder: name a folder of photos, or one of results.")
+    check_folder(folder)
     results = read_summaries(folder)[:limit]
     paths = photos_in(folder)[:limit]
     if not results and not paths:
-        raise FileNotFoundError(f"{folder} holds neither photos nor results of jaxplain sag.")
+        raise FileNotFoundError(
+            f"{folder} holds neither photos nor results of jaxplain sag: name a folder of either."
+        )
     return results, paths
 
 

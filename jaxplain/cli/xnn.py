@@ -10,10 +10,11 @@ import typer
 from rich.table import Table
 
 from jaxplain import xnn as networks
-from jaxplain import zoo
+from jaxplain.checks import check_choice
 from jaxplain.cli import screen
-from jaxplain.cli.endings import INTERRUPTED, clear_errors, display_names, finish, table
-from jaxplain.cli.options import CLOSER, Images, Model, Out, Seed, Weights, examples
+from jaxplain.cli.endings import LEFT, clear_errors, display_names, end_interrupted, finish, table
+from jaxplain.cli.loading import load_classifier
+from jaxplain.cli.options import CLOSER, Images, Model, Out, Seed, Weights, examples, split_names
 from jaxplain.cli.run import Tally, distinct, for_each, interruptible
 from jaxplain.files import check_replaceable, check_writable
 from jaxplain.jobs.features import (
@@ -120,28 +121,29 @@ def fit(
     """
     with clear_errors():
         names = class_folders(folder)
-        explained = tuple(names if classes is None else (part.strip() for part in classes.split(",")))
+        explained = tuple(names if classes is None else split_names(classes, "classes"))
         options = {"n_features": n_features} | ({} if epochs is None else {"epochs": epochs})
         job = XnnJob(explained, layer, seed, holdout, options)  # type: ignore[arg-type]
         for name in explained:
-            if name not in names:
-                raise ValueError(f"{folder} has no class {name!r}; it has {', '.join(names)}.")
+            check_choice(name, names, f"class of {folder}")
         networks.SRAEConfig(features=10**6, n_features=n_features)  # refused before hours of work
         check_replaceable(out_dir, RECORD)
         check_writable(out_dir.parent)
-        classifier = zoo.load(model, weights=weights)
         kept = features or out_dir.with_name(f"{out_dir.name}-features")
+        check_writable(kept)
+        classifier = load_classifier(model, weights)
         tally = Tally(0)
         try:
-            found = _extract(FeatureStore(kept, classifier, job.layer), labelled_photos(folder, names))
+            with screen.waiting(f"looking at the photos of {len(names)} classes"):
+                photos = labelled_photos(folder, names)
+            found = _extract(FeatureStore(kept, classifier, job.layer), photos)
             tally.failures = found.failures
             data = dataset(found.photos, found.features, names, holdout)
             fitted = _fit(job, data)
             source = Source(folder, model, weights, weights_digest(classifier))
             save_networks(out_dir, job, source, data, fitted)
         except KeyboardInterrupt:
-            screen.say(f"features extracted so far are in {kept}.", "interrupted", "yellow")
-            raise typer.Exit(INTERRUPTED) from None
+            end_interrupted(f"features extracted so far are in {kept}; the same command goes on from there.")
     tally.total = len(found.photos) + len(found.failures)
     tally.rows = [_row(one) for one in fitted.classes]
     finish(tally, _table(fitted, out_dir), [*found.remarks, *_remarks(fitted)])
@@ -223,7 +225,8 @@ def explain(
     Each photo gets sheet.html, sheet.png and a record.
     """
     with clear_errors():
-        found = load_networks(folder)
+        with screen.waiting(f"loading {folder}"):
+            found = load_networks(folder)
         if name is not None:
             _check_class(found, name)
         check_writable(out_dir)
@@ -241,7 +244,7 @@ def explain(
         tally = for_each(paths, partial(prepare, found), rows)
     result = table("image", "class", ">logit", ">network", "significant x-features")
     result.caption = screen.printable(f"Open sheet.html in the folders of {out_dir}")
-    finish(tally, result)
+    finish(tally, result, kept=f"Their sheets are in {out_dir}. {LEFT}")
 
 
 @app.command(
@@ -268,7 +271,8 @@ def report(
 ) -> None:
     """Draw every network's x-features, and which of them tell two classes apart: one page, and PNGs."""
     with clear_errors():
-        found = load_networks(folder)
+        with screen.waiting(f"loading {folder}"):
+            found = load_networks(folder)
         chosen = _pairs(found, pairs)
         target = out_dir or folder.with_name(f"{folder.resolve().name}-report")
         check_replaceable(target, REPORT_RECORD)
@@ -283,8 +287,7 @@ def report(
 
                 spread = interruptible(lambda: write_report(target, prepare(found), chosen, tell))
         except KeyboardInterrupt:
-            screen.say("nothing was written.", "interrupted", "yellow")
-            raise typer.Exit(INTERRUPTED) from None
+            end_interrupted("nothing was written; the same command starts anew.")
     result = table("class", ">locality of its heatmaps")
     for name, value in spread.items():
         result.add_row(screen.printable(name), f"{value:.3f}")
@@ -300,7 +303,7 @@ def _pairs(found: Networks, pairs: str | None) -> list[tuple[str, str]]:
     for text in pairs.split(","):
         one, colon, two = text.strip().partition(":")
         if not colon or one == two:
-            raise ValueError(f"a pair is two classes, A:B; got {text!r}.")
+            raise ValueError(f"--pairs must be two classes each, such as A:B or A:B,A:C; got {text!r}.")
         _check_class(found, one)
         _check_class(found, two)
         chosen.append((one, two))
@@ -308,5 +311,4 @@ def _pairs(found: Networks, pairs: str | None) -> list[tuple[str, str]]:
 
 
 def _check_class(found: Networks, name: str) -> None:
-    if name not in found.explained:
-        raise ValueError(f"there is no network of {name!r}; there are {', '.join(found.explained)}.")
+    check_choice(name, found.explained, "class with a network")
