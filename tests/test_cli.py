@@ -463,6 +463,15 @@ def test_tables_fit_the_screen_and_lose_nothing(columns):
     assert "".join(name.split()) in "".join(first_column.split())
 
 
+def test_a_screen_too_narrow_for_a_table_loses_nothing():
+    write_photo(Path("a photo.png"))
+    done = run("predict", "a photo.png", "--model", "tiny", "--top", "1", env={"COLUMNS": "20"})
+    words = lines(done.stdout)
+    assert "image class index p" in words
+    assert "photo.pn" in words
+    assert re.search(r"\d+ 0\.\d{4}", words)
+
+
 def test_names_cannot_write_to_the_terminal():
     name = "[red]\x1b[2J\udcff\n.png"
     try:
@@ -574,6 +583,21 @@ def test_the_module_is_the_command():
     )
     assert done.stdout == f"jaxplain {jaxplain.__version__} (jax {jax.__version__})\n"
     assert done.stderr == ""
+
+
+def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("_quiet_jax", "_use_compilation_cache", "_end_as_by_ctrl_c"):
+        monkeypatch.setattr(cli, name, lambda: None)
+    monkeypatch.setattr(cli, "app", full)
+    monkeypatch.setattr(cli, "_leave_at_once", sys.exit)
+    monkeypatch.setattr(sys, "stdout", None)  # closed
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    told = capsys.readouterr().err
+    assert told == "error cannot write the output: No space left on device. Send it elsewhere.\n"
 
 
 # The second photo never ends, in and out of native code, through which Python cannot take down a thread.

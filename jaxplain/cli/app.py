@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -26,7 +27,7 @@ from jaxplain.cli import report as report_command
 from jaxplain.cli import sag as sag_commands
 from jaxplain.cli import screen
 from jaxplain.cli import xnn as xnn_commands
-from jaxplain.cli.endings import INTERRUPTED, LEFT, clear_errors, display_names, finish, table
+from jaxplain.cli.endings import INTERRUPTED, LEFT, WRONG, clear_errors, display_names, finish, table
 from jaxplain.cli.loading import load_classifier
 from jaxplain.cli.options import (
     START,
@@ -42,7 +43,7 @@ from jaxplain.cli.options import (
     examples,
     flow,
 )
-from jaxplain.cli.run import distinct, for_each, interruptible
+from jaxplain.cli.run import DEBUG, distinct, for_each, interruptible
 from jaxplain.files import OutputError, check_writable
 from jaxplain.jobs.heatmap import Explanation, Job, Program, check_fits, compile_job, explain_photo
 from jaxplain.jobs.heatmap_files import RECORD, save
@@ -70,8 +71,8 @@ _USUAL, _PAPER = (PRESETS["igos++"][name] for name in ("default", "paper"))
 
 def main() -> NoReturn:
     """Entry point of the `jaxplain` command."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by who started us
+        stream.reconfigure(errors="backslashreplace")
     _quiet_jax()
     _use_compilation_cache()
     asked = _end_as_by_ctrl_c()
@@ -81,6 +82,11 @@ def main() -> NoReturn:
         if end.code == INTERRUPTED:
             _leave_at_once(128 + asked[-1] if asked else INTERRUPTED)
         raise
+    except OSError as error:  # of a table or JSON; results have their own errors
+        if os.environ.get(DEBUG):
+            raise
+        screen.say(f"cannot write the output: {error.strerror or error}. Send it elsewhere.", "error", "red")
+        _leave_at_once(WRONG)
     sys.exit()
 
 
@@ -281,8 +287,9 @@ def _end_as_by_ctrl_c() -> list[int]:
 
 def _leave_at_once(status: int) -> NoReturn:
     """End the process although a thread still computes; Python's own way out would wait for it or abort."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError):
+            stream.flush()
     os._exit(status)
 
 

@@ -17,6 +17,7 @@ from jaxplain.cli.run import DEBUG, Tally
 from jaxplain.jobs.records import told
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, the command is wrong, Ctrl-C
+_NAMES = 8  # columns of a name at least, however narrow the screen
 LEFT = "To go on, give the command the photos that are left."
 _ANEW = "The same command starts anew."
 
@@ -33,7 +34,11 @@ def table(*headers: str) -> Table:
     for header in headers:
         number = header.startswith(">")
         table.add_column(
-            header.lstrip(">"), justify="right" if number else "left", no_wrap=number, overflow="fold"
+            header.lstrip(">"),
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="fold",
+            min_width=None if number else _NAMES,
         )
     return table
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -34,10 +35,14 @@ def say(text: str, label: str = "", style: str = "") -> None:
 
 
 def show(table: Table) -> None:
-    """Print a table on standard output: as wide as the terminal, or unfolded into a file or a pipe."""
+    """Print a table on standard output: as wide as the terminal, or unfolded into a file or a pipe.
+
+    On a terminal that is too narrow for its numbers and the beginnings of its names, lines run over.
+    """
     out = Console(highlight=False)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = _FILE_WIDTH
+    out.width = max(out.width, Measurement.get(out, out.options.update(width=_FILE_WIDTH), table).minimum)
     out.print(table)
 
 
