@@ -40,6 +40,7 @@ from jaxplain.cli.options import (
     Seed,
     Target,
     Weights,
+    check_method,
     examples,
     flow,
 )
@@ -103,6 +104,7 @@ def _version(
 def demo(method: Method = "igos++", out_dir: Out = RESULTS) -> None:
     """Explain a photo of a cat that ships with scikit-image: the whole job, in about a minute."""
     with clear_errors():
+        check_method(method)
         job = Job(method)
         classifier = load_classifier("efficientnet-lite0")
         _explain_all(job, classifier, [_demo_photo()], out_dir)
@@ -195,6 +197,7 @@ def explain(
     }
     options = {name: value for name, value in given.items() if value is not None}
     with clear_errors():
+        check_method(method)
         job = Job(method, options, baseline=baseline, seed=seed)
         classifier = load_classifier(model, weights)
         if target is not None:

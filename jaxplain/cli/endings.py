@@ -13,8 +13,7 @@ from rich import box
 from rich.table import Table
 
 from jaxplain.cli import screen
-from jaxplain.cli.run import DEBUG, Tally
-from jaxplain.jobs.records import told
+from jaxplain.cli.run import DEBUG, Tally, with_advice
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, the command is wrong, Ctrl-C
 _NAMES = 8  # columns of a name at least, however narrow the screen
@@ -80,7 +79,7 @@ def clear_errors() -> Iterator[None]:
     except (ValueError, TypeError, OSError) as error:  # what jaxplain refuses says so in plain words
         _refuse(error, str(error))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        _refuse(error, told(error))
+        _refuse(error, with_advice(error))
 
 
 def _refuse(error: Exception, text: str) -> NoReturn:

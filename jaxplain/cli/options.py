@@ -1,12 +1,15 @@
 """Options and arguments that several commands share, and how their help is laid out."""
 
 import inspect
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jaxplain import compare as comparison
 from jaxplain import zoo
+from jaxplain.checks import check_choice
 from jaxplain.masks import METHODS
 from jaxplain.perturb import BASELINES
 
@@ -85,6 +88,22 @@ def examples(*commands: str) -> str:
       'Examples:\\n\\n[bold]jaxplain demo[/]'
     """
     return "\n\n".join(["Examples:", *(f"[bold]{command}[/]" for command in commands)])
+
+
+def check_method(name: str) -> None:
+    """Refuse a method that `explain` does not know; says who knows it, or which come nearest.
+
+    Raises:
+      ValueError: unknown.
+    """
+    near = get_close_matches(name, METHODS, cutoff=0.6)
+    others = [] if near else get_close_matches(name, comparison.METHODS, n=1, cutoff=0.6)
+    if others:
+        raise ValueError(
+            f"method must be one of {', '.join(METHODS)}, got {name!r}; for {others[0]} take jaxplain report "
+            f"--methods {others[0]}, or jaxplain compare or batch."
+        )
+    check_choice(name, METHODS, "method")
 
 
 def flow(app: typer.Typer) -> None:
