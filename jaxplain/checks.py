@@ -61,7 +61,10 @@ def check_finite(array: Any, name: str) -> None:
         return
     bad = int(np.size(array) - np.isfinite(np.asarray(array, np.float32)).sum())
     if bad:
-        raise ValueError(f"{name} holds {bad} NaN or infinite values of {np.size(array)}.")
+        raise ValueError(
+            f"{name} holds {bad} NaN or infinite values of {np.size(array)}; all must be finite numbers. "
+            "Look at how it was made."
+        )
 
 
 def check_positive_int(value: Any, name: str) -> int:

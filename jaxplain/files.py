@@ -176,6 +176,10 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
             _write_durably(probe, bytes(_PROBE_BYTES))
         finally:
             probe.unlink(missing_ok=True)
+    except FileNotFoundError as error:  # though it was just made, or in a place such as /proc
+        raise OutputError(
+            f"cannot write {folder}: nothing can be made there. Choose another folder.", error.errno
+        ) from error
     except OSError as error:
         raise _output_error(folder, error) from error
     return folder

@@ -161,7 +161,7 @@ def check_rgb(image: Rgb) -> None:
 def _check_file(path: Path) -> None:
     """Say plainly what is wrong with a path, before Pillow says it in riddles."""
     if os.path.isdir(path):
-        raise ImageError(f"{path}: is a folder, not an image. Name one image file in it.")
+        raise ImageError(f"{path}: is a folder, not an image. Name the files in it, such as {path}/*.jpg.")
     if not os.path.lexists(path):
         raise ImageError(f"{path}: no such file. Check the spelling and the current folder.")
     if not os.path.isfile(path):

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -28,6 +29,10 @@ from jaxplain.cli import screen
 from jaxplain.jobs import heatmap
 
 QUICK = ("--model", "tiny", "--size", "4", "--iterations", "1", "--steps", "1")
+KEPT = (
+    "1 of 3 photos were done. Their results are in jaxplain-out. "
+    "To go on, give the command the photos that are left."
+)
 FILES = {"heatmap.png", "mask.npy", "overlay.png", "panel.png", "photo.png", "result.json", "saliency.npy"}
 
 
@@ -263,6 +268,7 @@ def test_without_a_readable_photo_nothing_is_compiled(monkeypatch):
     ("options", "told"),
     [
         (["--method", "igso"], "unknown method 'igso': did you mean 'igos'"),
+        (["--method", "gradcam"], "for grad_cam take jaxplain report --methods grad_cam"),
         (["--model", "resnet-18"], "unknown model 'resnet-18': did you mean 'resnet18'"),
         (["--baseline", "blurry"], "unknown baseline 'blurry': did you mean 'blur'"),
         (["--preset", "papers"], "unknown preset 'papers': did you mean 'paper'"),
@@ -333,7 +339,10 @@ def test_a_program_that_cannot_be_compiled_is_told_once(monkeypatch):
     write_photo(Path("a.png")), write_photo(Path("b.png"))
     done = run("explain", "a.png", "b.png", *QUICK)
     assert done.exit_code == 2
-    assert done.stderr.splitlines()[-1] == "error JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory."
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith(
+        "error JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory. Ask for less at a time, by"
+    )
     assert len(calls) == 1
 
 
@@ -395,7 +404,15 @@ def test_ctrl_c_keeps_what_is_done(monkeypatch, where):
     assert done.exit_code == 130
     assert saved() == ["a"]
     assert "a.png" in done.stdout
-    assert done.stderr.splitlines()[-1] == "interrupted 1 of 3 photos were done."
+    assert done.stderr.splitlines()[-1] == f"interrupted {KEPT}"
+
+
+def test_ctrl_c_before_the_first_photo_is_told_too(monkeypatch):
+    counting(monkeypatch, zoo, "load", 1, KeyboardInterrupt())
+    monkeypatch.setattr(zoo, "load", lambda name, weights, load=zoo.load: load(name))
+    done = run("explain", write_photo(Path("a.png")), *QUICK)
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1] == "interrupted give the same command to start anew."
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -450,6 +467,15 @@ def test_tables_fit_the_screen_and_lose_nothing(columns):
     assert "".join(name.split()) in "".join(first_column.split())
 
 
+def test_a_screen_too_narrow_for_a_table_loses_nothing():
+    write_photo(Path("a photo.png"))
+    done = run("predict", "a photo.png", "--model", "tiny", "--top", "1", env={"COLUMNS": "20"})
+    words = lines(done.stdout)
+    assert "image class index p" in words
+    assert "photo.pn" in words
+    assert re.search(r"\d+ 0\.\d{4}", words)
+
+
 def test_names_cannot_write_to_the_terminal():
     name = "[red]\x1b[2J\udcff\n.png"
     try:
@@ -465,7 +491,24 @@ def test_names_cannot_write_to_the_terminal():
 
 def test_a_log_gets_a_line_a_step():
     done = explained(*three_photos())
-    assert done.stderr.splitlines() == ["[1/3] compiling", "[1/3] a.png", "[2/3] b.png", "[3/3] c.png"]
+    assert done.stderr.splitlines() == [
+        "loading tiny",
+        "[1/3] compiling",
+        "[1/3] a.png",
+        "[2/3] b.png",
+        "[3/3] c.png",
+    ]
+
+
+def test_a_long_step_is_not_taken_for_dead(monkeypatch, capsys):
+    monkeypatch.setattr(screen, "_LOG_SECONDS", 0.05)
+    with screen.Bar(2) as bar:
+        bar.tell("compiling")
+        time.sleep(0.3)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "[1/2] compiling"
+    assert len(said) > 2
+    assert set(said[1:]) == {"[1/2] compiling: 0 s"}
 
 
 def test_a_terminal_gets_a_bar():
@@ -512,7 +555,7 @@ def test_predictions_survive_a_broken_file():
 
 
 def test_the_demo_explains_a_cat(monkeypatch):
-    monkeypatch.setattr(zoo, "load", lambda name: tiny.tiny_model())
+    monkeypatch.setattr(zoo, "load", lambda name, weights: tiny.tiny_model())
     monkeypatch.setattr(cli, "Job", lambda method: tiny.quick_job(method=method))
     done = run("demo", "--out", "somewhere")
     assert done.exit_code == 0
@@ -546,6 +589,21 @@ def test_the_module_is_the_command():
     assert done.stderr == ""
 
 
+def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("_quiet_jax", "_use_compilation_cache", "_end_as_by_ctrl_c"):
+        monkeypatch.setattr(cli, name, lambda: None)
+    monkeypatch.setattr(cli, "app", full)
+    monkeypatch.setattr(cli, "_leave_at_once", sys.exit)
+    monkeypatch.setattr(sys, "stdout", None)  # closed
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    told = capsys.readouterr().err
+    assert told == "error cannot write the output: No space left on device. Send it elsewhere.\n"
+
+
 # The second photo never ends, in and out of native code, through which Python cannot take down a thread.
 SLOW_COMMAND = """
 import sys, jax
@@ -566,7 +624,8 @@ cli.main()
 """
 
 
-def test_ctrl_c_ends_the_process_at_once(tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_process_at_once(tmp_path, number, status):
     program = SLOW_COMMAND.format(tests=os.path.dirname(tiny.__file__), site=str(tmp_path / "site"))
     command = [sys.executable, "-c", program, "explain", *map(str, three_photos()), *QUICK]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -575,11 +634,11 @@ def test_ctrl_c_ends_the_process_at_once(tmp_path):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         seen = list(itertools.takewhile(lambda line: line != "[2/3] b.png\n", process.stderr))
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         stdout, stderr = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert seen == ["[1/3] compiling\n", "[1/3] a.png\n"]
-    assert stderr == "interrupted 1 of 3 photos were done.\n"
+    assert process.returncode == status
+    assert seen == ["loading tiny\n", "[1/3] compiling\n", "[1/3] a.png\n"]
+    assert stderr == f"interrupted {KEPT}\n"
     assert "a.png" in stdout
     assert saved() == ["a"]
     assert (tmp_path / "cache" / "jaxplain" / "jax").is_dir()

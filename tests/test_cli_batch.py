@@ -14,6 +14,7 @@ from batch_job import HERE, contents, photos
 from typer.testing import CliRunner
 
 from jaxplain import zoo
+from jaxplain.batch import run as batch_run
 from jaxplain.cli import app as cli
 from jaxplain.cli.batch import _duration
 
@@ -92,19 +93,32 @@ def test_options_reach_the_results():
         (("--baseline", "blurr"), "blur"),
         (("--target", "no such class"), "no such class"),
         (("--processes", "2"), "go together"),
+        (("--coordinator", "here", "--processes", "2", "--process", "0"), "must be host:port, such as"),
+        (("--coordinator", "a:1", "--processes", "2", "--process", "2"), "process must be in 0..1"),
+        (("--dtype", "float8"), "unknown dtype 'float8': did you mean 'float32'"),
+        (("--seed", "-1"), "seed must be in 0..4294967295"),
+        (("--out", "photos"), "photos holds 'photo000.png' and no results; choose a new or an empty folder"),
+        (("--out", "photos/photo000.png"), "a file stands where a folder is needed. Move it or choose"),
+        (("--out", "nosuch://x"), "cannot read or write nosuch://x"),
+        (("--size", "33"), "finer than the image (32, 32); choose at most that"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_sentence(args, says):
-    done = run("batch", "photos", *QUICK, *args)
+def test_what_cannot_be_is_said_in_a_sentence_before_anything_is_compiled(monkeypatch, args, says):
+    monkeypatch.setattr(batch_run, "compile_program", None)
+    method = ("--method", "igos") if "--size" in args else ()
+    done = run("batch", "photos", *QUICK, *method, *args)
     assert done.exit_code == 2, done.output
     assert says in words(done.stderr)
+    assert "compiling" not in done.output
     assert "Traceback" not in done.output
+    assert not Path("results.zarr").exists()
 
 
 def test_too_many_failures_end_it():
     done = run("batch", "photos", *QUICK, "--max-failures", "0")
     assert done.exit_code == 1
     assert "1 images failed, more than max_failures = 0; 9 are done" in words(done.stderr)
+    assert "jaxplain batch-report shows the reasons" in words(done.stderr)
 
 
 def test_folders_that_cannot_be():
@@ -118,8 +132,9 @@ def test_folders_that_cannot_be():
     assert "no results in missing" in words(done.stderr)
 
 
-def test_other_settings_are_refused_by_name():
+def test_other_settings_are_refused_by_name(monkeypatch):
     assert run("batch", "photos", *QUICK, "--limit", "2").exit_code == 0
+    monkeypatch.setattr(batch_run, "result_leaves", None)  # before the method is traced
     done = run("batch", "photos", *QUICK, "--limit", "2", "--baseline", "black")
     assert done.exit_code == 2
     assert "explain.baseline 'blur', not 'black'" in words(done.stderr)

@@ -85,7 +85,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(monkeypatch):
     monkeypatch.setattr(command, "interruptible", pressed)
     done = run("photos", *QUICK, "--methods", "random")
     assert done.exit_code == 130
-    assert done.stderr.splitlines()[-1].startswith("interrupted the same command goes on")
+    assert done.stderr.splitlines()[-1].startswith(
+        "interrupted every finished row is kept; the same command goes on"
+    )
     assert Path("comparison.md").exists()
     monkeypatch.setattr(command, "interruptible", true)
     assert run("photos", *QUICK, "--methods", "random").exit_code == 0
@@ -133,7 +135,7 @@ def test_all_methods_are_named_by_all(monkeypatch):
         (("photos", "--models", "tiny,tiny2", "--weights", "w.pth"), "--weights is the file of one model"),
         (("photos", "--baseline", "gray"), "unknown baseline 'gray'"),
         (("photos", "--seed", "-1"), "seed must be in 0"),
-        (("photos", "--steps", "0"), "curve_steps must be at least 1"),
+        (("photos", "--steps", "0"), "Invalid value for '--steps'"),
         (("nowhere",), "nowhere is no folder"),
         (("site",), "there are no photos in site"),
     ],

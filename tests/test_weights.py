@@ -897,18 +897,23 @@ def test_what_fits():
     check_fit({}, {}, source="nothing")
 
 
+OTHERS = "; give the weights of this very model"
+
+
 def test_misfits_are_named_in_order_and_counted():
     state = fitting()
     state["extra"] = state["more"] = np.zeros(1)
-    assert misfit(state) == "net.pth does not fit: 'extra' is unexpected (and 1 unexpected)"
+    assert misfit(state) == ("net.pth does not fit: 'extra' is unexpected (and 1 unexpected)" + OTHERS)
     check_fit(state, EXPECTED, source="net.pth", optional=lambda name: name in ("extra", "more"))
     state["layer7.weight"] = np.zeros((3, 7))
     assert misfit(state) == (
         "net.pth does not fit: 'layer7.weight' has the shape (3, 7) instead of (7, 3) (and 2 unexpected)"
+        + OTHERS
     )
     del state["layer9.weight"], state["layer4.weight"]
     assert misfit(state) == (
         "net.pth does not fit: 'layer4.weight' is missing (and 1 missing, 1 of another shape, 2 unexpected)"
+        + OTHERS
     )
 
 

@@ -256,7 +256,10 @@ def test_the_same_seed_gives_the_same_networks():
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("birds", "--classes", "auk,dodo"), "birds has no class 'dodo'; it has auk, bee eater, crow"),
+        (
+            ("birds", "--classes", "auk,dodo"),
+            "unknown class of birds 'dodo': choose from auk, bee eater, crow",
+        ),
         (("nowhere",), "nowhere is no folder"),
         (("birds/auk",), "must hold one sub-folder of photos a class, at least two; found 0"),
         (("birds", "--model", "tinny"), "unknown model 'tinny': did you mean 'tiny'"),
@@ -280,12 +283,21 @@ def test_wrong_input_to_explain_and_report_is_told():
     fitted()
     photo = "birds/auk/0.png"
     for args, told in (
-        (("explain", "nowhere", photo), "nowhere holds no xnn.json: make it with jaxplain xnn fit"),
-        (("explain", "nets", photo, "--class", "dodo"), "there is no network of 'dodo'; there are auk, crow"),
+        (
+            ("explain", "nowhere", photo),
+            "nowhere holds no xnn.json: name a folder that jaxplain xnn fit wrote",
+        ),
+        (
+            ("explain", "nets", photo, "--class", "dodo"),
+            "unknown class with a network 'dodo': choose from auk, crow",
+        ),
         (("report", "birds"), "birds holds no xnn.json"),
-        (("report", "nets", "--pairs", "auk"), "a pair is two classes, A:B; got 'auk'"),
-        (("report", "nets", "--pairs", "auk:dodo"), "there is no network of 'dodo'"),
-        (("report", "nets", "--pairs", "auk:auk"), "a pair is two classes"),
+        (
+            ("report", "nets", "--pairs", "auk"),
+            "--pairs must be two classes each, such as A:B or A:B,A:C; got 'auk'",
+        ),
+        (("report", "nets", "--pairs", "auk:dodo"), "unknown class with a network 'dodo'"),
+        (("report", "nets", "--pairs", "auk:auk"), "--pairs must be two classes each"),
     ):
         done = run(*args)
         assert done.exit_code == 2, done.output

@@ -57,5 +57,6 @@ def check_parts(classifier: Any, method: str) -> None:
     if missing:
         raise TypeError(
             f"{method} needs a classifier with feature_maps, pool and head, as those of jaxplain.zoo; "
-            f"{type(classifier).__name__} has no {' and no '.join(missing)}."
+            f"{type(classifier).__name__} has no {' and no '.join(missing)}. Give it these, or take a method "
+            "that needs the score only, such as rise."
         )

@@ -50,6 +50,20 @@ def check_config(store: ResultStore, leaves: Mapping[str, Leaf], config: Mapping
     Raises:
       StoreError: names the first setting that differs, and both values.
     """
+    check_settings(store, config)
+    if dict(leaves) != store.leaves:
+        raise StoreError(
+            f"{store.path} holds {_listed(store.leaves)}, but this run makes {_listed(leaves)}: "
+            "choose another place for the results."
+        )
+
+
+def check_settings(store: ResultStore, config: Mapping[str, Any]) -> None:
+    """The part of `check_config` that needs no trace of the method.
+
+    Raises:
+      StoreError: names the first setting that differs, and both values.
+    """
     wanted, found = _settings(json.loads(json.dumps(dict(config)))), _settings(store.config)
     for name in {**wanted, **found}:
         if wanted.get(name) != found.get(name):
@@ -57,11 +71,6 @@ def check_config(store: ResultStore, leaves: Mapping[str, Leaf], config: Mapping
                 f"{store.path} was made with {name} {found.get(name)!r}, not {wanted.get(name)!r}: "
                 "choose another place for the results, or delete this one to start anew."
             )
-    if dict(leaves) != store.leaves:
-        raise StoreError(
-            f"{store.path} holds {_listed(store.leaves)}, but this run makes {_listed(leaves)}: "
-            "choose another place for the results."
-        )
 
 
 def _settings(config: Any, name: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxplain.images import load_image
-from jaxplain.jobs.photos import SUFFIXES
+from jaxplain.jobs.photos import SUFFIXES, check_folder, no_photos
 
 
 class Example(NamedTuple):
@@ -105,11 +105,10 @@ def photos_below(folder: Path) -> list[Path]:
     Raises:
       ValueError: it is no folder, or holds none.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder.")
+    check_folder(folder)
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise ValueError(f"there are no photos in {folder}.")
+        raise no_photos(folder)
     return found
 
 
@@ -158,7 +157,7 @@ def check_identity(identity: str, seen: set[str]) -> None:
 
 def _check_identities(identities: Sequence[str]) -> None:
     if not len(identities):
-        raise ValueError("there is no image to explain.")
+        raise ValueError("there is no image to explain: the data set is empty.")
     seen: set[str] = set()
     for identity in identities:
         check_identity(identity, seen)

@@ -25,8 +25,21 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     """
     given = [value is not None for value in (coordinator, processes, process)]
     if any(given) and not all(given):
-        raise ValueError("coordinator, processes and process go together; or leave all to the environment.")
+        raise ValueError(
+            "coordinator, processes and process go together: give all three, or leave all to the environment."
+        )
+    _check_given(coordinator, processes, process)
     jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=_LONGEST_WAIT)
+
+
+def _check_given(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """JAX would say it in riddles, or wait for ever."""
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"coordinator must be host:port, such as 10.0.0.1:1234, got {coordinator!r}.")
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise ValueError(
+            f"process must be in 0..{processes - 1}, one of {processes} processes, got {process}."
+        )
 
 
 def first() -> bool:

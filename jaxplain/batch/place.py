@@ -48,7 +48,8 @@ class Place:
     def store(self) -> ts.KvStore:
         """All of it, as keys and bytes."""
         if self._store is None:
-            self._store = done(ts.KvStore.open(self.spec()), self.name)
+            with plain_errors(self.name):
+                self._store = ts.KvStore.open(self.spec()).result()
         return self._store
 
 
@@ -95,7 +96,10 @@ def plain_errors(path: str) -> Iterator[None]:
             raise OutputError(
                 f"cannot write {path}: the disk is full. Free some space; what is committed stays."
             ) from error
-        raise OutputError(f"cannot read or write {path}: {text.splitlines()[0]}") from error
+        raise OutputError(
+            f"cannot read or write {path}: {text.splitlines()[0].rstrip('.')}. Check the address, and "
+            "that you may write there."
+        ) from error
 
 
 def done(future: Any, path: str) -> Any:

@@ -147,7 +147,9 @@ def result_leaves(explain: Explain, model: Any, inputs: Inputs) -> dict[str, Lea
     shapes = jax.eval_shape(partial(_rows, explain), model, jnp.uint32(0), *_shapes(inputs, 1))
     leaves = leaves_of(shapes.result)
     if not leaves:
-        raise ValueError("explain returned nothing to keep.")
+        raise ValueError(
+            "explain returned nothing to keep: it must return arrays, such as a heatmap's saliency."
+        )
     return {name: Leaf(leaf.shape[1:], str(leaf.dtype)) for name, leaf in leaves.items()}
 
 

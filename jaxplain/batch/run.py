@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxplain.batch import hosts
-from jaxplain.batch.config import check_config, run_config
+from jaxplain.batch.config import check_config, check_settings, run_config
 from jaxplain.batch.dataset import Dataset, Example, Stream, Task, as_dataset, given
 from jaxplain.batch.loading import Loaded, load, load_groups
 from jaxplain.batch.place import StoreError, exclusively
@@ -31,7 +31,7 @@ from jaxplain.batch.program import (
     local_mesh,
     result_leaves,
 )
-from jaxplain.batch.store import ResultStore, create_store, open_store, rows_a_chunk
+from jaxplain.batch.store import ResultStore, check_place, create_store, open_store, rows_a_chunk
 from jaxplain.batch.writing import Writer
 from jaxplain.checks import check_choice, check_positive_int
 from jaxplain.jobs.photos import check_seed
@@ -106,6 +106,7 @@ def explain_dataset(
     threads: int = _THREADS,
     stop: threading.Event | None = None,
     tell: Callable[[Progress], None] = lambda progress: None,
+    doing: Callable[[str], None] = lambda what: None,
 ) -> Outcome:
     """Explain every image of a data set on all devices, into results that survive being killed.
 
@@ -138,6 +139,8 @@ def explain_dataset(
       threads: that read images.
       stop: set it, from a signal handler or another thread, to end after the present step.
       tell: hears after each commit, in another thread, where the run stands.
+      doing: hears what is being done: "checking", "compiling", "explaining". What can be refused is refused
+        before anything is compiled.
 
     Returns:
       An `Outcome`. An image that cannot be read, or has no finite score, is a row of status FAILED with its
@@ -162,13 +165,16 @@ def explain_dataset(
     for name, value in {"per_device_batch": per_device_batch, "threads": threads}.items():
         if value is not None:
             check_positive_int(value, name)
+    doing("checking")
     model = as_pytree(model)
     source = as_dataset(dataset, model)
     here = local_mesh(mesh)
     source, inputs = _first_inputs(source)
     check_model(model, inputs)
-    leaves = result_leaves(explain, model, inputs)
     config = run_config(explain, model, inputs, seed=seed, dtype=dtype, settings=settings or {})
+    if hosts.first():
+        _check_place(out, config, resume=resume)
+    leaves = result_leaves(explain, model, inputs)  # traces the method, which takes a while
     model = _lightened(model, dtype, remat)
     with exclusively(out) if hosts.first() else nullcontext():
         store, mended = _opened(out, leaves, config, source, resume=resume)
@@ -176,7 +182,9 @@ def explain_dataset(
         if plan.pending == 0:
             return Outcome(Progress(0, 0, plan.before, plan.total, 0.0, {}), 0.0, False, mended)
         batch = default_per_device_batch() if per_device_batch is None else per_device_batch
+        doing("compiling")
         program = compile_program(explain, model, inputs, here, seed=seed, per_device_batch=batch)
+        doing("explaining")
         runner = _Runner(program, inputs, threads, max_failures, stop or threading.Event(), tell)
         progress, stopped = runner.run(plan)
     return Outcome(progress, program.compile_seconds, stopped, mended)
@@ -197,7 +205,9 @@ def _first_inputs(source: Dataset | Stream) -> tuple[Dataset | Stream, Inputs]:
             found = load(given(0, example), None)
             if found.example is not None:
                 return Stream(chain(seen, rest)), inputs_of(found.example)
-        raise ValueError(f"none of {len(seen)} images can be used.")
+        raise ValueError(
+            f"none of {len(seen)} images can be used: each must be an Example with a finite image."
+        )
     reason = ""
     for row, identity in enumerate(source.identities):
         found = load(Task(row, identity, partial(source.load, row)), None)
@@ -205,6 +215,22 @@ def _first_inputs(source: Dataset | Stream) -> tuple[Dataset | Stream, Inputs]:
             return source, inputs_of(found.example)
         reason = reason or found.reason
     raise ValueError(f"none of {len(source.identities)} images can be read: {reason}")
+
+
+def _check_place(out: str | os.PathLike[str], config: Mapping[str, Any], *, resume: bool) -> None:
+    """Refuse a place for the results, or results that are there, before much work is done; makes nothing."""
+    try:
+        store = open_store(out)
+    except FileNotFoundError:
+        check_place(out)
+    else:
+        _check_resumable(store, resume=resume)
+        check_settings(store, config)
+
+
+def _check_resumable(store: ResultStore, *, resume: bool) -> None:
+    if not resume:
+        raise StoreError(f"{store.path} holds results already; go on with them, or choose another place.")
 
 
 def _opened(
@@ -245,8 +271,7 @@ def _prepare(
         create_store(out, leaves, config, chunk_rows=rows_a_chunk(leaves, rows, jax.process_count()))
         store = open_store(out)
     else:
-        if not resume:
-            raise StoreError(f"{store.path} holds results already; go on with them, or choose another place.")
+        _check_resumable(store, resume=resume)
         check_config(store, leaves, config)
     known = set(store.identities())
     return store.add([identity for identity in identities if identity not in known])

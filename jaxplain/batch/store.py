@@ -22,6 +22,7 @@ import tensorstore as ts
 
 from jaxplain.batch.place import Place, StoreError, done, plain_errors
 from jaxplain.batch.text import TextColumn
+from jaxplain.files import check_writable
 
 IDENTITY, STATUS, REASON, TARGET, SCORE = (
     "row_identity",
@@ -230,7 +231,9 @@ def create_store(
         if name.startswith(_RESERVED) or "/" in name:
             raise ValueError(f"a result may not have a part called {name!r}; rename it.")
         if _kind(leaf.dtype) not in _FILLS:
-            raise ValueError(f"a result may not hold {leaf.dtype}, as {name!r} does.")
+            raise ValueError(
+                f"a result may not hold {leaf.dtype}, as {name!r} does: only numbers and booleans are kept."
+            )
     where = Place(path)
     _check_empty(where, {IDENTITY, REASON, STATUS, TARGET, SCORE, *leaves})
     table = {STATUS: Leaf((), "int8"), TARGET: Leaf((), "int32"), SCORE: Leaf((), "float32")}
@@ -264,15 +267,22 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
     where = Place(path)
     found = done(where.store().read("zarr.json"), where.name)
     if found.state != "value":
-        raise FileNotFoundError(f"there are no results in {where.name}.")
+        raise FileNotFoundError(
+            f"there are no results in {where.name}: name the folder that jaxplain batch --out wrote."
+        )
     try:
         record = json.loads(found.value)["attributes"]["jaxplain"]
         if record["format"] != 1:
-            raise StoreError(f"{where.name} has format {record['format']}; this version reads format 1.")
+            raise StoreError(
+                f"{where.name} has format {record['format']}; this version of jaxplain reads format 1. "
+                "Read it with the version that wrote it."
+            )
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"{where.name} holds no results of jaxplain.") from None
+        raise StoreError(
+            f"{where.name} holds no results of jaxplain; name a new folder, or one of an earlier run."
+        ) from None
     return ResultStore(where, record)
 
 
@@ -287,11 +297,25 @@ def leaves_of(result: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator=".") or "result": leaf for path, leaf in flat}
 
 
-def _check_empty(where: Place, known: set[str]) -> None:
-    """Nothing may be there but the arrays of a store that was not finished being made."""
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuse a place that no store can be made in, as far as that can be told without making anything.
+
+    Raises:
+      StoreError: something else is there.
+      OutputError: nothing can be written there.
+    """
+    where = Place(path)
+    if where.folder is not None:
+        check_writable(next(folder for folder in (where.folder, *where.folder.parents) if folder.exists()))
+        _check_empty(where, known=None)
+
+
+def _check_empty(where: Place, known: set[str] | None) -> None:
+    """Nothing may be there but arrays, those that are known, of a store that was not finished being made."""
     if where.folder is None or not where.folder.is_dir():
         return
-    other = sorted({path.name for path in where.folder.iterdir()} - known)
+    names = {path.name for path in where.folder.iterdir() if known is not None or not path.is_dir()}
+    other = sorted(names - (known or set()))
     if other:
         raise StoreError(f"{where.name} holds {other[0]!r} and no results; choose a new or an empty folder.")
 

@@ -2,13 +2,16 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import jax
@@ -24,20 +27,38 @@ from jaxplain.cli import report as report_command
 from jaxplain.cli import sag as sag_commands
 from jaxplain.cli import screen
 from jaxplain.cli import xnn as xnn_commands
-from jaxplain.cli.endings import INTERRUPTED, clear_errors, display_names, finish, table
-from jaxplain.cli.options import Images, Method, Model, Out, Weights
-from jaxplain.cli.run import distinct, for_each, interruptible
+from jaxplain.cli.endings import INTERRUPTED, LEFT, WRONG, clear_errors, display_names, finish, table
+from jaxplain.cli.loading import load_classifier
+from jaxplain.cli.options import (
+    START,
+    Baseline,
+    BatchSize,
+    Images,
+    Method,
+    Model,
+    Out,
+    Seed,
+    Target,
+    Weights,
+    check_method,
+    examples,
+    flow,
+)
+from jaxplain.cli.run import DEBUG, distinct, for_each, interruptible
 from jaxplain.files import OutputError, check_writable
 from jaxplain.jobs.heatmap import Explanation, Job, Program, check_fits, compile_job, explain_photo
 from jaxplain.jobs.heatmap_files import RECORD, save
 from jaxplain.jobs.photos import Photo
 from jaxplain.jobs.shelf import Shelf
 from jaxplain.masks import PRESETS, Status
-from jaxplain.perturb import BASELINES
 from jaxplain.zoo import Classifier
 
 app = typer.Typer(
     help="Why does an image classifier decide as it does?",
+    epilog=examples(
+        "jaxplain demo", "jaxplain predict cat.jpg", "jaxplain explain cat.jpg", "jaxplain explain -h"
+    )
+    + "\n\nTry them in this order; the first needs no photo. Every command tells its options with -h.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -45,27 +66,28 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-sag_commands.register(app)
-report_command.register(app)
-compare_command.register(app)
-xnn_commands.register(app)
-batch_commands.register(app)
-
 RESULTS = Path("jaxplain-out")
+_USUAL, _PAPER = (PRESETS["igos++"][name] for name in ("default", "paper"))
 
 
 def main() -> NoReturn:
     """Entry point of the `jaxplain` command."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by who started us
+        stream.reconfigure(errors="backslashreplace")
     _quiet_jax()
     _use_compilation_cache()
+    asked = _end_as_by_ctrl_c()
     try:
         app()
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            _leave_at_once(INTERRUPTED)
+            _leave_at_once(128 + asked[-1] if asked else INTERRUPTED)
         raise
+    except OSError as error:  # of a table or JSON; results have their own errors
+        if os.environ.get(DEBUG):
+            raise
+        screen.say(f"cannot write the output: {error.strerror or error}. Send it elsewhere.", "error", "red")
+        _leave_at_once(WRONG)
     sys.exit()
 
 
@@ -78,72 +100,26 @@ def _version(
         raise typer.Exit
 
 
-@app.command(
-    epilog="Examples:\n\n"
-    "[bold]jaxplain explain cat.png[/]\n\n"
-    "[bold]jaxplain explain photos/*.jpg --target tabby --method igos --size 14[/]\n\n"
-    "[bold]jaxplain explain cat.png --preset paper --seed 1 --out slow[/]\n\n"
-    "[bold]jaxplain explain cat.png --model resnet50 --weights resnet50-0676ba61.pth[/]"
-)
-def explain(
-    images: Images,
-    method: Method = "igos++",
-    model: Model = "efficientnet-lite0",
-    weights: Weights = None,
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="CLASS", help="Class index or name; left out: each photo's top prediction."),
-    ] = None,
-    size: Annotated[int, typer.Option(metavar="N", help="Rows and columns of the mask.")] = 28,
-    baseline: Annotated[
-        str, typer.Option(metavar="NAME", help=f"What hides a pixel: {', '.join(BASELINES)}.")
-    ] = "blur",
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all randomness.")] = 0,
-    preset: Annotated[
-        str, typer.Option(metavar="NAME", help=f"Settings: {', '.join(PRESETS['igos++'])}.")
-    ] = "default",
-    steps: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Nodes along the integration path; left out: the preset's."),
-    ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(metavar="N", help="Optimisation steps; left out: the preset's.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Images per model call; left out: by platform.")
-    ] = None,
-    out_dir: Out = RESULTS,
-) -> None:
-    """Explain photos: heatmap, overlay, deletion and insertion curves, and a record of how they were made.
-
-    A photo that fails does not stop the others; the exit status is then 1.
-    """
-    given = {
-        "size": size,
-        "preset": preset,
-        "steps": steps,
-        "iterations": iterations,
-        "batch_size": batch_size,
-    }
-    options = {name: value for name, value in given.items() if value is not None}
+@app.command(rich_help_panel=START, epilog=examples("jaxplain demo", "jaxplain demo --out somewhere"))
+def demo(method: Method = "igos++", out_dir: Out = RESULTS) -> None:
+    """Explain a photo of a cat that ships with scikit-image: the whole job, in about a minute."""
     with clear_errors():
-        job = Job(method, options, baseline=baseline, seed=seed)
-        classifier = zoo.load(model, weights=weights)
-        if target is not None:
-            job = replace(job, target=zoo.find_class(target, classifier.labels))
-        _explain_all(job, classifier, images, out_dir)
+        check_method(method)
+        job = Job(method)
+        classifier = load_classifier("efficientnet-lite0")
+        _explain_all(job, classifier, [_demo_photo()], out_dir)
 
 
-@app.command(epilog="Example: [bold]jaxplain predict cat.png dog.jpg --top 3[/]")
+@app.command(rich_help_panel=START, epilog=examples("jaxplain predict cat.png dog.jpg --top 3"))
 def predict(
     images: Images,
     model: Model = "efficientnet-lite0",
     weights: Weights = None,
     top: Annotated[int, typer.Option(metavar="N", help="Classes to show for each photo.", min=1)] = 5,
 ) -> None:
-    """Show the most probable classes of photos."""
+    """Show the most probable classes of photos: their names, their indices and probabilities (p)."""
     with clear_errors():
-        classifier = zoo.load(model, weights=weights)
+        classifier = load_classifier(model, weights)
         paths = distinct(images)
         names = display_names(paths)
 
@@ -154,16 +130,79 @@ def predict(
                 yield name, classifier.labels[index], str(index), f"{values[index]:.4f}"
 
         tally = for_each(paths, partial(_compile_probabilities, classifier), rows)
-    finish(tally, table("image", "class", ">index", ">p"))
+    finish(tally, table("image", "class", ">index", ">p"), kept=LEFT)
 
 
-@app.command(epilog="Example: [bold]jaxplain demo --out somewhere[/]")
-def demo(method: Method = "igos++", out_dir: Out = RESULTS) -> None:
-    """Explain a photo of a cat that ships with scikit-image: the whole job, in about a minute."""
+@app.command(
+    rich_help_panel=START,
+    epilog=examples(
+        "jaxplain explain cat.png",
+        "jaxplain explain photos/*.jpg --target tabby --method igos --size 14",
+        "jaxplain explain cat.png --preset paper --seed 1 --out slow",
+        "jaxplain explain cat.png --model resnet50 --weights resnet50-0676ba61.pth",
+    ),
+)
+def explain(
+    images: Images,
+    method: Method = "igos++",
+    model: Model = "efficientnet-lite0",
+    weights: Weights = None,
+    target: Target = None,
+    size: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Rows and columns of the heatmap's cells, from 1 to the model's input (224)."
+        ),
+    ] = 28,
+    baseline: Baseline = "blur",
+    seed: Seed = 0,
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"Settings to start from, one of {', '.join(PRESETS['igos++'])}; paper is as published, and "
+            "many times slower.",
+        ),
+    ] = "default",
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Pictures between the photo and the hidden one at which a gradient is taken, at least 1; "
+            f"left out: the preset's, of igos++ {_USUAL.steps}, of paper {_PAPER.steps}.",
+        ),
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Improvements of the heatmap, at least 1; left out: the preset's, of igos++ "
+            f"{_USUAL.iterations}, of paper {_PAPER.iterations}.",
+        ),
+    ] = None,
+    batch_size: BatchSize = None,
+    out_dir: Out = RESULTS,
+) -> None:
+    """Explain photos: heatmap, overlay, deletion and insertion curves, and a record of how they were made.
+
+    Each photo gets a folder; open panel.png in it first. Compiling takes up to a minute on a CPU, then a
+    photo some seconds. A photo that fails does not stop the others; the exit status is then 1.
+    """
+    given = {
+        "size": size,
+        "preset": preset,
+        "steps": steps,
+        "iterations": iterations,
+        "batch_size": batch_size,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
     with clear_errors():
-        job = Job(method)
-        classifier = zoo.load("efficientnet-lite0")
-        _explain_all(job, classifier, [_demo_photo()], out_dir)
+        check_method(method)
+        job = Job(method, options, baseline=baseline, seed=seed)
+        classifier = load_classifier(model, weights)
+        if target is not None:
+            job = replace(job, target=zoo.find_class(target, classifier.labels))
+        _explain_all(job, classifier, images, out_dir)
 
 
 def _demo_photo() -> Path:
@@ -172,7 +211,10 @@ def _demo_photo() -> Path:
         photo = Path(folder, "data", "chelsea.png")
         if photo.exists():
             return photo
-    raise FileNotFoundError('the demo photo is not installed: pip install "jaxplain[demo]"')
+    raise FileNotFoundError(
+        'the demo photo is not installed: pip install "jaxplain[demo]", or give a photo of yours to jaxplain '
+        "explain."
+    )
 
 
 def _compile_probabilities(classifier: Classifier) -> Callable[..., Any]:
@@ -197,7 +239,17 @@ def _explain_all(job: Job, classifier: Classifier, images: list[Path], out_dir: 
         yield _row(names[photo.path], found)
 
     tally = for_each(paths, partial(compile_job, job, classifier), rows)
-    finish(tally, _results_table(tally.program, out_dir), remarks)
+    kept = f"Their results are in {out_dir}. {LEFT}"
+    finish(tally, _results_table(tally.program, out_dir), remarks, kept=kept)
+
+
+# In the order of the help. The first of a group of commands brings the group.
+report_command.register(app)
+sag_commands.register(app)
+xnn_commands.register(app)
+compare_command.register(app)
+batch_commands.register(app)
+flow(app)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -224,10 +276,23 @@ def _results_table(program: Program | None, out_dir: Path) -> Table:
 # Errors and the process
 
 
+def _end_as_by_ctrl_c() -> list[int]:
+    """SIGTERM ends a command as Ctrl-C does; the list has the signal once it came."""
+    asked: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    return asked
+
+
 def _leave_at_once(status: int) -> NoReturn:
     """End the process although a thread still computes; Python's own way out would wait for it or abort."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(OSError):
+            stream.flush()
     os._exit(status)
 
 

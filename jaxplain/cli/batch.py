@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -21,28 +22,36 @@ from jaxplain import zoo
 from jaxplain.batch.dataset import photos_below
 from jaxplain.batch.recipes import CHOICES
 from jaxplain.batch.report import Report, report
+from jaxplain.checks import check_choice
 from jaxplain.cli import screen
-from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, table
-from jaxplain.cli.options import Model, Weights
+from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, end_interrupted, table
+from jaxplain.cli.loading import load_classifier
+from jaxplain.cli.options import MANY, Baseline, Model, Seed, Target, Weights, examples
+from jaxplain.cli.run import interruptible
+from jaxplain.jobs.photos import check_seed
 from jaxplain.jobs.records import number
-from jaxplain.perturb import BASELINES
 from jaxplain.precision import DTYPES
 
 _SHOWN_REASONS = 10
 _AUTO = "auto"
+_EXPLAINING = "explaining"  # of what `explain_dataset` says that it does
 
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
     root.command(
-        epilog="Examples:\n\n"
-        "[bold]jaxplain batch photos/ --out results.zarr[/]\n\n"
-        "[bold]jaxplain batch photos/ --method rise --per-device-batch 32 --dtype bfloat16[/]\n\n"
-        "[bold]srun jaxplain batch photos/ --coordinator auto --out /scratch/results.zarr[/]"
+        rich_help_panel=MANY,
+        epilog=examples(
+            "jaxplain batch photos/ --out results.zarr",
+            "jaxplain batch photos/ --method rise --per-device-batch 32 --dtype bfloat16",
+            "srun jaxplain batch photos/ --coordinator auto --out /scratch/results.zarr",
+        ),
     )(batch)
-    root.command(name="batch-report", epilog="Example: [bold]jaxplain batch-report results.zarr[/]")(
-        batch_report
-    )
+    root.command(
+        name="batch-report",
+        rich_help_panel=MANY,
+        epilog=examples("jaxplain batch-report results.zarr", "jaxplain batch-report results.zarr --json"),
+    )(batch_report)
 
 
 def batch(
@@ -50,7 +59,9 @@ def batch(
         Path,
         typer.Argument(metavar="DIR", help="Folder of photos, sub-folders included.", show_default=False),
     ],
-    method: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(CHOICES)}.")] = "igos++",
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help=f"How each photo is explained, one of {', '.join(CHOICES)}.")
+    ] = "igos++",
     out: Annotated[
         str, typer.Option(metavar="PATH", help="Results: a folder, or an address such as gs://bucket/name.")
     ] = "results.zarr",
@@ -58,46 +69,62 @@ def batch(
     weights: Weights = None,
     size: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Rows and columns of the mask; left out: 28, of patches 7.", min=1),
+        typer.Option(
+            metavar="N",
+            help="Rows and columns of the heatmap's cells, up to the model's input (224); left out: 28, and "
+            "7 patches of sag.",
+            min=1,
+        ),
     ] = None,
-    baseline: Annotated[
-        str, typer.Option(metavar="NAME", help=f"What hides a pixel: {', '.join(BASELINES)}.")
-    ] = "blur",
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="CLASS", help="Class index or name; left out: each photo's top prediction."),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all randomness.")] = 0,
+    baseline: Baseline = "blur",
+    target: Target = None,
+    seed: Seed = 0,
     per_device_batch: Annotated[
-        int | None, typer.Option(metavar="N", help="Photos a device and step; left out: by platform.", min=1)
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Photos that a device explains at a time; fewer need less memory. Left out: 1 on a CPU, 16 "
+            "elsewhere.",
+            min=1,
+        ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option(metavar="NAME", help=f"In which the model computes: {', '.join(DTYPES)}.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"Numbers that the model computes in, one of {', '.join(DTYPES)}; 16 bits need less memory.",
+        ),
     ] = "float32",
     remat: Annotated[
         bool, typer.Option("--remat", help="Compute activations again in the backward pass: less memory.")
     ] = False,
     mesh: Annotated[
-        int | None, typer.Option(metavar="N", help="Devices of each process to use; left out: all.", min=1)
+        int | None,
+        typer.Option(metavar="N", help="Devices (GPUs) of each process to use; left out: all.", min=1),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Only the first photos of the folder.", min=1)
+        int | None,
+        typer.Option(metavar="N", help="Only the first photos of the folder; left out: all.", min=1),
     ] = None,
     max_failures: Annotated[
-        int | None, typer.Option(metavar="N", help="End once more photos than this have failed.", min=0)
+        int | None,
+        typer.Option(metavar="N", help="End once more photos than this have failed; left out: go on.", min=0),
     ] = None,
     coordinator: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Of several processes: where process 0 is, or auto to ask SLURM, Open MPI or Cloud TPU.",
+            help="Only where several processes share the work: the address of process 0, or auto to ask "
+            "SLURM, Open MPI or Cloud TPU.",
         ),
     ] = None,
     processes: Annotated[
-        int | None, typer.Option(metavar="N", help="How many there are; not with auto.", min=1)
+        int | None,
+        typer.Option(metavar="N", help="How many processes share the work; not with auto.", min=1),
     ] = None,
     process: Annotated[
-        int | None, typer.Option(metavar="I", help="Which this is, from 0; not with auto.", min=0)
+        int | None,
+        typer.Option(metavar="I", help="Which of them this is, from 0; not with auto.", min=0),
     ] = None,
 ) -> None:
     """Explain a whole folder on all devices, into results that survive being killed.
@@ -106,28 +133,32 @@ def batch(
     the present step with everything kept. The results open in zarr and xarray.
     """
     with clear_errors(), _too_many():
-        _join(coordinator, processes, process)
         recipe = batches.make_recipe(method, size=size, baseline=baseline)
-        classifier = zoo.load(model, weights=weights)
+        check_seed(seed)
+        check_choice(dtype, DTYPES, "dtype")
+        _join(coordinator, processes, process)
+        devices = _mesh(mesh)
+        with screen.waiting(f"looking for photos in {folder}"):
+            paths = photos_below(folder)[:limit]
+        classifier = load_classifier(model, weights)
         chosen = None if target is None else zoo.find_class(target, classifier.labels)
-        photos = batches.Photos(photos_below(folder)[:limit], classifier, root=folder, target=chosen)
+        photos = batches.Photos(paths, classifier, root=folder, target=chosen)
         with _stopping() as stop, screen.Bar(len(photos.identities)) as bar:
-            bar.tell("compiling")
-            outcome = batches.explain_dataset(
-                recipe,
-                classifier,
-                photos,
-                out=out,
-                mesh=_mesh(mesh),
-                per_device_batch=per_device_batch,
-                seed=seed,
-                dtype=dtype,
-                remat=remat,
-                settings={"target": chosen},
-                max_failures=max_failures,
-                stop=stop.event,
-                tell=_Told(bar),
-            )
+
+            def doing(what: str) -> None:
+                stop.at_once = what != _EXPLAINING
+                bar.tell(what)
+
+            run = partial(
+                batches.explain_dataset, recipe, classifier, photos,
+                out=out, mesh=devices, per_device_batch=per_device_batch, seed=seed, dtype=dtype, remat=remat,
+                settings={"target": chosen}, max_failures=max_failures,
+                stop=stop.event, tell=_Told(bar), doing=doing,
+            )  # fmt: skip
+            try:
+                outcome = interruptible(run)
+            except KeyboardInterrupt:
+                end_interrupted(f"what is committed stays in {out}. Resume with: {_command()}")
     _finish(outcome, out, stop)
 
 
@@ -137,7 +168,7 @@ def _too_many() -> Iterator[None]:
     try:
         yield
     except batches.TooManyFailures as error:
-        screen.say(str(error), "failed", "red")
+        screen.say(f"{error} jaxplain batch-report shows the reasons.", "failed", "red")
         raise typer.Exit(FAILED) from None
 
 
@@ -153,7 +184,7 @@ def _mesh(devices: int | None) -> Mesh | None:
         return None
     found = jax.local_devices()
     if devices > len(found):
-        raise ValueError(f"--mesh {devices}: this process has {len(found)} devices.")
+        raise ValueError(f"--mesh must be at most {len(found)}, the devices of this process, got {devices}.")
     return Mesh(np.array(found[:devices]), ("data",))
 
 
@@ -163,13 +194,14 @@ class _Stop:
     def __init__(self) -> None:
         self.event = threading.Event()
         self.signal: int | None = None
+        self.at_once = True  # before the first step, which alone is worth waiting for
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice
+        if number == signal.SIGINT and (self.at_once or self.signal is not None):
+            raise KeyboardInterrupt
         self.signal = number
         self.event.set()
-        screen.say("stopping after the present step ...")
+        screen.say("stopping after the present step ... (Ctrl-C stops at once)")
 
 
 @contextmanager
@@ -220,6 +252,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
+def _command() -> str:
+    """What was typed."""
+    return shlex.join(["jaxplain", *sys.argv[1:]])
+
+
 def _finish(outcome: batches.Outcome, out: str, stop: _Stop) -> None:
     progress = outcome.progress
     if outcome.mended:
@@ -231,7 +268,7 @@ def _finish(outcome: batches.Outcome, out: str, stop: _Stop) -> None:
         f"{outcome.compile_seconds:.0f} s); results in {out}"
     )
     if outcome.stopped:
-        screen.say(f"resume with: {shlex.join(['jaxplain', *sys.argv[1:]])}", "stopped", "yellow")
+        screen.say(f"resume with: {_command()}", "stopped", "yellow")
         raise typer.Exit(INTERRUPTED if stop.signal == signal.SIGINT else 0)
     if progress.failed:
         screen.say(f"{progress.failed} photos failed; jaxplain batch-report {out} says why.", "failed", "red")
@@ -240,7 +277,8 @@ def _finish(outcome: batches.Outcome, out: str, stop: _Stop) -> None:
 
 def batch_report(
     results: Annotated[
-        str, typer.Argument(metavar="RESULTS", help="What `jaxplain batch` wrote.", show_default=False)
+        str,
+        typer.Argument(metavar="RESULTS", help="What jaxplain batch --out wrote.", show_default=False),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:

@@ -9,16 +9,16 @@ import typer
 from jaxplain import compare as comparison
 from jaxplain import zoo
 from jaxplain.cli import screen
-from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, table
-from jaxplain.cli.options import Weights, split_names
+from jaxplain.cli.endings import FAILED, clear_errors, end_interrupted, table
+from jaxplain.cli.loading import load_classifier
+from jaxplain.cli.options import MANY, Baseline, Seed, Weights, examples, split_names
 from jaxplain.cli.run import interruptible
 from jaxplain.compare.files import open_rows, write
 from jaxplain.compare.run import check_sizes, planned, rows_of
 from jaxplain.compare.summary import groups
 from jaxplain.compare.tables import heading, written
 from jaxplain.images import ImageError
-from jaxplain.jobs.photos import photos_in, read_photo
-from jaxplain.perturb import BASELINES
+from jaxplain.jobs.photos import check_folder, no_photos, photos_in, read_photo
 from jaxplain.zoo import Classifier
 
 _NAMES = "A,B,..."
@@ -27,40 +27,65 @@ _NAMES = "A,B,..."
 def register(root: typer.Typer) -> None:
     """Add the command to the command line."""
     root.command(
-        epilog="Examples:\n\n"
-        "[bold]jaxplain compare photos/ --limit 10[/]\n\n"
-        "[bold]jaxplain compare photos/ --methods grad_cam,rise,igos++ --size 7,28,224 --out table.md[/]\n\n"
-        "[bold]jaxplain compare photos/ --measures deletion,insertion,parameter_randomization[/]"
+        rich_help_panel=MANY,
+        epilog=examples(
+            "jaxplain compare photos/ --methods gradient,grad_cam --limit 3",
+            "jaxplain compare photos/ --methods grad_cam,rise,igos++ --size 7,28,224 --out table.md",
+            "jaxplain compare photos/ --measures deletion,insertion,parameter_randomization",
+        ),
     )(compare)
 
 
 def compare(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of photos.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Folder of photos, without its sub-folders.", show_default=False),
+    ],
     methods: Annotated[
         str,
-        typer.Option(metavar=_NAMES, help=f"all, ablations, or some of {', '.join(comparison.METHODS)}."),
+        typer.Option(
+            metavar=_NAMES,
+            help=f"all, ablations, or some of {', '.join(comparison.METHODS)}. Quote a name with spaces.",
+            show_default=", ".join(comparison.DEFAULT_METHODS),
+        ),
     ] = ",".join(comparison.DEFAULT_METHODS),
     models: Annotated[
-        str, typer.Option(metavar=_NAMES, help=f"Of {', '.join(zoo.model_names())}.")
+        str, typer.Option(metavar=_NAMES, help=f"Classifiers, some of {', '.join(zoo.model_names())}.")
     ] = "efficientnet-lite0",
     weights: Weights = None,
     size: Annotated[
-        str, typer.Option(metavar="N,M,...", help="Rows and columns of the maps that are measured.")
+        str,
+        typer.Option(
+            metavar="N,M,...",
+            help="Rows and columns of the maps that are measured, each from 1 to the model's input (224).",
+        ),
     ] = "28",
     measures: Annotated[
-        str, typer.Option(metavar=_NAMES, help=f"Of {', '.join(comparison.MEASURES)}.")
+        str,
+        typer.Option(
+            metavar=_NAMES,
+            help=f"Columns, some of {', '.join(comparison.MEASURES)}.",
+            show_default=", ".join(comparison.DEFAULT_MEASURES),
+        ),
     ] = ",".join(comparison.DEFAULT_MEASURES),
     limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Only the first photos of the folder.", min=1)
+        int | None,
+        typer.Option(metavar="N", help="Only the first photos of the folder; left out: all.", min=1),
     ] = None,
-    baseline: Annotated[
-        str, typer.Option(metavar="NAME", help=f"What hides a pixel: {', '.join(BASELINES)}.")
-    ] = "blur",
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all randomness.")] = 0,
-    steps: Annotated[int, typer.Option(metavar="N", help="Of the deletion and insertion curves.")] = 50,
-    sheet: Annotated[int, typer.Option(metavar="N", help="Photos on the contact sheets.", min=0)] = 8,
+    baseline: Baseline = "blur",
+    seed: Seed = 0,
+    steps: Annotated[
+        int,
+        typer.Option(metavar="N", help="Points of the deletion and insertion curves, less one.", min=1),
+    ] = 50,
+    sheet: Annotated[
+        int, typer.Option(metavar="N", help="Photos on the contact sheets; 0: no sheets.", min=0)
+    ] = 8,
     out: Annotated[
-        Path, typer.Option(metavar="NAME", help="Tables and pictures; NAME.md, NAME.csv, NAME.json, ...")
+        Path,
+        typer.Option(
+            metavar="NAME", help="What the files are called: NAME.md, NAME.csv, NAME-sheet-28.png, ..."
+        ),
     ] = Path("comparison"),
 ) -> None:
     """Compare methods on the photos of a folder: one table of measures, contact sheets, curves.
@@ -100,19 +125,19 @@ def _whole(text: str) -> int:
 
 def _photos(folder: Path, limit: int | None) -> tuple[list[Path], list[str]]:
     """Photos that can be read, and why the others cannot."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder.")
+    check_folder(folder)
     found = photos_in(folder)[:limit]
     if not found:
-        raise ValueError(f"there are no photos in {folder}.")
+        raise no_photos(folder)
     readable, unreadable = [], []
-    for path in found:
-        try:
-            read_photo(path)
-        except ImageError as error:
-            unreadable.append(str(error))
-        else:
-            readable.append(path)
+    with screen.waiting(f"reading {len(found)} photos"):
+        for path in found:
+            try:
+                read_photo(path)
+            except ImageError as error:
+                unreadable.append(str(error))
+            else:
+                readable.append(path)
     if not readable:
         raise ValueError(f"none of {len(found)} photos can be read: {unreadable[0]}")
     return readable, unreadable
@@ -121,7 +146,7 @@ def _photos(folder: Path, limit: int | None) -> tuple[list[Path], list[str]]:
 def _classifiers(names: list[str], weights: Path | None) -> list[Classifier]:
     if weights is not None and len(names) > 1:
         raise ValueError("--weights is the file of one model; name one with --models.")
-    return [zoo.load(name, weights=weights) for name in dict.fromkeys(names)]
+    return [load_classifier(name, weights) for name in dict.fromkeys(names)]
 
 
 def _tell(bar: screen.Bar, doing: str, steps: int) -> None:
@@ -145,8 +170,7 @@ def _finish(
     _say_failures(found, unreadable)
     screen.say(f"{len(found.photos)} photos; written: {', '.join(map(str, paths))}")
     if interrupted:
-        screen.say("the same command goes on with the rows that are missing.", "interrupted", "yellow")
-        raise typer.Exit(INTERRUPTED)
+        end_interrupted("every finished row is kept; the same command goes on with those that are missing.")
     if unreadable or any(row.status == comparison.FAILED for row in found.rows):
         raise typer.Exit(FAILED)
 

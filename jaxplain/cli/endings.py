@@ -13,10 +13,12 @@ from rich import box
 from rich.table import Table
 
 from jaxplain.cli import screen
-from jaxplain.cli.run import DEBUG, Tally
-from jaxplain.jobs.records import told
+from jaxplain.cli.run import DEBUG, Tally, with_advice
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, the command is wrong, Ctrl-C
+_NAMES = 8  # columns of a name at least, however narrow the screen
+LEFT = "To go on, give the command the photos that are left."
+_ANEW = "The same command starts anew."
 
 
 def display_names(paths: list[Path]) -> dict[Path, str]:
@@ -31,13 +33,20 @@ def table(*headers: str) -> Table:
     for header in headers:
         number = header.startswith(">")
         table.add_column(
-            header.lstrip(">"), justify="right" if number else "left", no_wrap=number, overflow="fold"
+            header.lstrip(">"),
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="fold",
+            min_width=None if number else _NAMES,
         )
     return table
 
 
-def finish(tally: Tally, table: Table, remarks: Sequence[str] = ()) -> None:
-    """Show what came out and what failed; the exit status says whether all is well."""
+def finish(tally: Tally, table: Table, remarks: Sequence[str] = (), *, kept: str = "") -> None:
+    """Show what came out and what failed; the exit status says whether all is well.
+
+    `kept` is said after Ctrl-C: where the photos that were done are, and how to go on.
+    """
     for row in tally.rows:
         table.add_row(*map(screen.printable, row))
     if tally.rows:
@@ -49,21 +58,28 @@ def finish(tally: Tally, table: Table, remarks: Sequence[str] = ()) -> None:
     if tally.failures:
         screen.say(f"{len(tally.failures)} of {tally.total} photos failed.")
     if tally.interrupted:
-        screen.say(f"{tally.done} of {tally.total} photos were done.", "interrupted", "yellow")
-        raise typer.Exit(INTERRUPTED)
+        end_interrupted(f"{tally.done} of {tally.total} photos were done. {kept if tally.done else _ANEW}")
     if tally.failures:
         raise typer.Exit(FAILED)
 
 
+def end_interrupted(text: str) -> NoReturn:
+    """End a command that was told to stop, with what is kept and how to go on."""
+    screen.say(text, "interrupted", "yellow")
+    raise typer.Exit(INTERRUPTED) from None
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """A command that cannot run ends with one plain sentence and its own exit status."""
+    """A command that cannot run, or is told to stop, ends with plain words and its own exit status."""
     try:
         yield
+    except KeyboardInterrupt:  # before its first photo, or after its last
+        end_interrupted("give the same command to start anew.")
     except (ValueError, TypeError, OSError) as error:  # what jaxplain refuses says so in plain words
         _refuse(error, str(error))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        _refuse(error, told(error))
+        _refuse(error, with_advice(error))
 
 
 def _refuse(error: Exception, text: str) -> NoReturn:

@@ -14,7 +14,18 @@ from jaxplain import compare as comparison
 from jaxplain import render, zoo
 from jaxplain.cli import screen
 from jaxplain.cli.endings import clear_errors, display_names, finish, table
-from jaxplain.cli.options import Images, Model, Weights, split_names
+from jaxplain.cli.loading import load_classifier
+from jaxplain.cli.options import (
+    START,
+    Baseline,
+    Images,
+    Model,
+    Seed,
+    Target,
+    Weights,
+    examples,
+    split_names,
+)
 from jaxplain.cli.run import distinct, for_each, interruptible
 from jaxplain.files import OutputError, check_writable, write_atomic
 from jaxplain.jobs.photos import Photo
@@ -29,7 +40,6 @@ from jaxplain.jobs.report import (
 )
 from jaxplain.jobs.report_page import page, report
 from jaxplain.jobs.sag import SagExplanation
-from jaxplain.perturb import BASELINES
 from jaxplain.render.report import Report, Section
 
 _MARK = b'<meta name="generator" content="jaxplain report">'  # of what may be replaced
@@ -40,34 +50,42 @@ def register(root: typer.Typer) -> None:
     """Add the command to the command line."""
     root.command(
         name="report",
-        epilog="Examples:\n\n"
-        "[bold]jaxplain report cat.png[/]\n\n"
-        "[bold]jaxplain report photos/*.jpg --methods grad_cam,rise,igos++ --no-sag --out photos.html[/]\n\n"
-        "[bold]jaxplain report cat.png --target 'tiger cat' --baseline black --seed 1[/]",
+        rich_help_panel=START,
+        epilog=examples(
+            "jaxplain report cat.png",
+            "jaxplain report photos/*.jpg --methods grad_cam,rise,igos++ --no-sag --out photos.html",
+            "jaxplain report cat.png --target 'tiger cat' --baseline black --seed 1",
+        ),
     )(make_report)
 
 
 def make_report(
     images: Images,
     methods: Annotated[
-        str, typer.Option(metavar="A,B,...", help=f"all, or some of {', '.join(comparison.METHODS)}.")
+        str,
+        typer.Option(
+            metavar="A,B,...",
+            help=f"The heatmaps: all, or some of {', '.join(comparison.METHODS)}. Quote a name with spaces.",
+            show_default=", ".join(DEFAULT_METHODS),
+        ),
     ] = ",".join(DEFAULT_METHODS),
     model: Model = "efficientnet-lite0",
     weights: Weights = None,
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="CLASS", help="Class index or name; left out: each photo's top prediction."),
-    ] = None,
+    target: Target = None,
     size: Annotated[
-        int, typer.Option(metavar="N", help="Rows and columns of the maps, as shown and measured.")
+        int,
+        typer.Option(
+            metavar="N",
+            help="Rows and columns of the heatmaps as shown and measured, from 1 to the model's input (224).",
+        ),
     ] = 28,
-    baseline: Annotated[
-        str, typer.Option(metavar="NAME", help=f"What hides a pixel: {', '.join(BASELINES)}.")
-    ] = "blur",
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all randomness.")] = 0,
+    baseline: Baseline = "blur",
+    seed: Seed = 0,
     sanity: Annotated[
         bool,
-        typer.Option("--sanity/--no-sanity", help="Every map once more, of a network that knows nothing."),
+        typer.Option(
+            "--sanity/--no-sanity", help="Every heatmap once more, of a network that knows nothing."
+        ),
     ] = True,
     sag: Annotated[
         bool, typer.Option("--sag/--no-sag", help="The attention graph: which patches alone suffice.")
@@ -83,13 +101,14 @@ def make_report(
     whether they are about the network at all; the patches that alone suffice, as a graph; settings and
     timings. Each figure says how to read it. Several photos become sections of the same page.
 
-    A method that fails is shown with its reason. A photo that fails does not stop the others; the exit status
-    is then 1.
+    A photo takes some minutes on a CPU; --no-sag, --no-sanity and fewer --methods make it faster. A method
+    that fails is shown with its reason. A photo that fails does not stop the others; the exit status is then
+    1.
     """
     with clear_errors():
         chosen = tuple(comparison.choose_methods(split_names(methods, "methods")))
         job = ReportJob(chosen, size, baseline=baseline, seed=seed, sanity=sanity, sag=sag)
-        classifier = zoo.load(model, weights=weights)
+        classifier = load_classifier(model, weights)
         if target is not None:
             job = replace(job, target=zoo.find_class(target, classifier.labels))
         check_fits(job, classifier)
@@ -124,7 +143,7 @@ def make_report(
             f"Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open {out} in a browser."
         )
-    finish(tally, shown, remarks)
+    finish(tally, shown, remarks, kept=f"They are in {out}; the same command makes the whole page anew.")
 
 
 class _Voice:

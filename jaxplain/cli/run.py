@@ -20,6 +20,16 @@ DEBUG = "JAXPLAIN_DEBUG"  # environment variable: unexpected errors show their t
 Result = TypeVar("Result")
 
 
+def with_advice(error: Exception) -> str:
+    """An error that is none of jaxplain's own, in a line, and what can be done about it."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"{told(error).rstrip('.')}. Ask for less at a time, by --batch-size or --per-device-batch where "
+            "the command has them, or take a smaller --size or --model."
+        )
+    return f"{told(error)} ({DEBUG}=1 shows where)"
+
+
 @dataclass
 class Tally:
     """What came of the photos of a run."""
@@ -41,7 +51,7 @@ class Tally:
         except Exception as error:
             if os.environ.get(DEBUG):
                 raise
-            self.failures.append(f"{path}: unexpected {told(error)} ({DEBUG}=1 shows where)")
+            self.failures.append(f"{path}: unexpected {with_advice(error)}")
 
 
 def for_each(

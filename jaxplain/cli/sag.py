@@ -11,57 +11,87 @@ import typer
 
 from jaxplain import render, zoo
 from jaxplain.cli import screen
-from jaxplain.cli.endings import clear_errors, display_names, finish, table
-from jaxplain.cli.options import Images, Model, Weights
+from jaxplain.cli.endings import LEFT, clear_errors, display_names, finish, table
+from jaxplain.cli.loading import load_classifier
+from jaxplain.cli.options import (
+    CLOSER,
+    MANY,
+    Baseline,
+    BatchSize,
+    Images,
+    Model,
+    Out,
+    Seed,
+    Target,
+    Weights,
+    examples,
+)
 from jaxplain.cli.run import Tally, distinct, for_each, interruptible
 from jaxplain.files import check_writable, staged_folder
-from jaxplain.jobs.photos import Photo, photos_in
+from jaxplain.jobs.photos import Photo, check_folder, photos_in
 from jaxplain.jobs.records import to_json
 from jaxplain.jobs.sag import SagExplanation, SagJob, SagProgram, check_fits, compile_sag, explain_sag
 from jaxplain.jobs.sag_files import RECORD, read_summaries, save_sag
 from jaxplain.jobs.shelf import Shelf
-from jaxplain.perturb import BASELINES
 from jaxplain.sag import Statistics, Status, Summary, statistics
 from jaxplain.sag.summary import LEVELS, OVERLAPS
 
 RESULTS, STATISTICS = Path("jaxplain-sag"), Path("jaxplain-sag-stats")
 STATISTICS_RECORD = "statistics.json"
+_MODEL = "efficientnet-lite0"
+_SHIPPED = ", ".join(name for name, entry in zoo.MODELS.items() if entry.package)
 _SIZES = (5, 10, 20)  # of the table's shares
 _OPEN_ENDED = (Status.BUFFER_FULL, Status.BUDGET_SPENT)  # there may be more explanations
 
-Grid = Annotated[int, typer.Option(metavar="N", help="Rows and columns of patches.")]
-BeamWidth = Annotated[int, typer.Option(metavar="N", help="Sets that are expanded at each size.")]
-Candidates = Annotated[int, typer.Option(metavar="N", help="Patches that each proposes; 0: all.", min=0)]
-Threshold = Annotated[
-    float, typer.Option(metavar="SHARE", help="Of the photo's score that suffices, above 0 and at most 1.")
+Grid = Annotated[
+    int, typer.Option(metavar="N", help="The photo is cut into N x N patches, N from 1 to the model's input.")
 ]
-MaxSize = Annotated[int, typer.Option(metavar="N", help="Largest set tried, in patches.")]
-MaxRoots = Annotated[int, typer.Option(metavar="N", help="Stop when so many explanations are found.")]
-Baseline = Annotated[str, typer.Option(metavar="NAME", help=f"What hides a patch: {', '.join(BASELINES)}.")]
-Target = Annotated[
-    str | None,
-    typer.Option(metavar="CLASS", help="Class index or name; left out: each photo's top prediction."),
+BeamWidth = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Sets of patches that the search goes on from at each size, at least 1; more find more.",
+    ),
+]
+Candidates = Annotated[
+    int,
+    typer.Option(metavar="N", help="Patches that each set is extended by, the likeliest; 0: all.", min=0),
+]
+Threshold = Annotated[
+    float,
+    typer.Option(
+        metavar="SHARE", help="Share of the photo's probability that suffices, above 0 and at most 1."
+    ),
+]
+MaxSize = Annotated[int, typer.Option(metavar="N", help="Largest set tried, in patches, at least 1.")]
+MaxRoots = Annotated[
+    int, typer.Option(metavar="N", help="Stop when so many explanations are found, at least 1.")
 ]
 MaxOverlap = Annotated[
-    int, typer.Option(metavar="N", help="Patches that two explanations of the graph may share.")
-]
-BatchSize = Annotated[
-    int | None, typer.Option(metavar="N", help="Images per model call; left out: by platform.")
+    int,
+    typer.Option(
+        metavar="N", help="Patches that two of the explanations called diverse may share, at least 0."
+    ),
 ]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command(
-        epilog="Examples:\n\n"
-        "[bold]jaxplain sag cat.png[/]\n\n"
-        "[bold]jaxplain sag photos/*.jpg --baseline black --grid 8 --threshold 0.8 --out graphs[/]"
+        rich_help_panel=CLOSER,
+        epilog=examples(
+            "jaxplain sag cat.png",
+            "jaxplain sag photos/*.jpg --baseline black --grid 8 --threshold 0.8 --out graphs",
+        ),
     )(sag)
     app.command(
         name="sag-stats",
-        epilog="Examples:\n\n"
-        "[bold]jaxplain sag-stats photos/ --model efficientnet-lite0 --model efficientnet-lite2[/]\n\n"
-        "[bold]jaxplain sag-stats graphs-of-one/ graphs-of-another/[/]  (results of jaxplain sag --out)",
+        rich_help_panel=MANY,
+        epilog=examples(
+            "jaxplain sag-stats photos/ --model efficientnet-lite0 --model efficientnet-lite2",
+            "jaxplain sag-stats graphs-of-one/ graphs-of-another/",
+        )
+        + "\n\nThe folders of the second are results of jaxplain sag --out.",
     )(sag_stats)
 
 
@@ -78,12 +108,12 @@ def sag(
     max_roots: MaxRoots = 30,
     baseline: Baseline = "blur",
     max_overlap: MaxOverlap = 1,
-    shown: Annotated[int, typer.Option(metavar="N", help="Explanations in the graph, at most.")] = 3,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of a random baseline.")] = 0,
+    shown: Annotated[
+        int, typer.Option(metavar="N", help="Explanations that the graph shows, at most; at least 1.")
+    ] = 3,
+    seed: Seed = 0,
     batch_size: BatchSize = None,
-    out_dir: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for the results, one sub-folder a photo.")
-    ] = RESULTS,
+    out_dir: Out = RESULTS,
 ) -> None:
     """All the ways a photo convinces the classifier: its minimal sufficient explanations, as a graph.
 
@@ -105,7 +135,7 @@ def sag(
             seed=seed,
             batch_size=batch_size,
         )
-        classifier = zoo.load(model, weights=weights)
+        classifier = load_classifier(model, weights)
         if target is not None:
             job = replace(job, target=zoo.find_class(target, classifier.labels))
         check_fits(job, classifier)
@@ -131,7 +161,7 @@ def sag(
             f"Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open sag.html in the folders of {out_dir}"
         )
-    finish(tally, result, remarks)
+    finish(tally, result, remarks, kept=f"Their results are in {out_dir}. {LEFT}")
 
 
 def _row(name: str, found: SagExplanation) -> tuple[str, ...]:
@@ -163,10 +193,15 @@ def sag_stats(
     ],
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="For photos; repeat to compare. [default: efficientnet-lite0]"),
+        typer.Option(
+            metavar="NAME",
+            help=f"Classifiers for photos; give the option again to compare several. Of {_SHIPPED}.",
+            show_default=_MODEL,
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Photos of each folder, at most.", min=1)
+        int | None,
+        typer.Option(metavar="N", help="Only the first photos of each folder; left out: all.", min=1),
     ] = None,
     grid: Grid = 7,
     beam_width: BeamWidth = 5,
@@ -206,25 +241,26 @@ def sag_stats(
             if results:
                 columns[str(folder)] = results
             else:
-                for name in model or ["efficientnet-lite0"]:
-                    columns[f"{name} {folder}"] = _explain_folder(paths, zoo.load(name), job, tally)
+                for name in model or [_MODEL]:
+                    columns[f"{name} {folder}"] = _explain_folder(paths, load_classifier(name), job, tally)
         found = {name: statistics(summaries) for name, summaries in columns.items() if summaries}
         if found:
             _save_statistics(out_dir, found)
     tally.rows = list(_statistics_rows(found))
     result = table("", *(f">{screen.printable(name).plain}" for name in found))
     result.caption = screen.printable(f"Means over photos. The curve and all figures are in {out_dir}")
-    finish(tally, result)
+    finish(tally, result, kept="The table and the curve are of these; the same command starts anew.")
 
 
 def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[Path]]:
     """The results in a folder or, where there are none, its photos."""
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder: name a folder of photos, or one of results.")
+    check_folder(folder)
     results = read_summaries(folder)[:limit]
     paths = photos_in(folder)[:limit]
     if not results and not paths:
-        raise FileNotFoundError(f"{folder} holds neither photos nor results of jaxplain sag.")
+        raise FileNotFoundError(
+            f"{folder} holds neither photos nor results of jaxplain sag: name a folder of either."
+        )
     return results, paths
 
 

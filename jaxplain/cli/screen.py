@@ -1,11 +1,15 @@
 """What the command line shows: messages and a progress bar on standard error, tables on standard output."""
 
 import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,10 +35,14 @@ def say(text: str, label: str = "", style: str = "") -> None:
 
 
 def show(table: Table) -> None:
-    """Print a table on standard output: as wide as the terminal, or unfolded into a file or a pipe."""
+    """Print a table on standard output: as wide as the terminal, or unfolded into a file or a pipe.
+
+    On a terminal that is too narrow for its numbers and the beginnings of its names, lines run over.
+    """
     out = Console(highlight=False)
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = _FILE_WIDTH
+    out.width = max(out.width, Measurement.get(out, out.options.update(width=_FILE_WIDTH), table).minimum)
     out.print(table)
 
 
@@ -55,12 +63,29 @@ def shortened(name: str, width: int = _NAME_WIDTH) -> str:
     return f"{name[: width - 3 - tail]}...{name[-tail:]}"
 
 
+@contextmanager
+def waiting(doing: str) -> Iterator[None]:
+    """Say what is being done before there is a bar: a sign on a terminal, gone when done; a line in a log."""
+    console = _errors()
+    if console.is_terminal:
+        with console.status(printable(doing), spinner="line"):
+            yield
+    else:
+        say(doing)
+        yield
+
+
 class Bar:
-    """Where a run stands: a bar on a terminal, gone when done; one line a step in a log."""
+    """Where a run stands: a bar on a terminal, gone when done; in a log a line a step, and one now and then.
+
+    A step may take minutes. So that nobody takes it for dead, a log gets a line at least every ten seconds.
+    """
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
         self._told = -_LOG_SECONDS
+        self._doing, self._since = "", time.monotonic()
+        self._spoke, self._ended = time.monotonic(), threading.Event()
         console = _errors()
         self._in_log = not console.is_terminal
         self._bar = Progress(
@@ -79,25 +104,39 @@ class Bar:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if self._in_log:
+            threading.Thread(target=self._keep_talking, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         self._bar.stop()
+
+    def _keep_talking(self) -> None:
+        while not self._ended.wait(max(0.0, self._spoke + _LOG_SECONDS - time.monotonic()) + 0.01):
+            if self._doing and time.monotonic() - self._spoke >= _LOG_SECONDS:
+                place = min(self._done + 1, self._total)
+                self._log(f"[{place}/{self._total}] {self._doing}: {time.monotonic() - self._since:.0f} s")
+
+    def _log(self, line: str) -> None:
+        self._spoke = time.monotonic()
+        say(line)
 
     def tell(self, doing: str) -> None:
         """Say what is being done for the current photo."""
+        self._doing, self._since = doing, time.monotonic()
         self._bar.update(self._task, description=shortened(printable(doing).plain), refresh=True)
         if self._in_log:
-            say(f"[{self._done + 1}/{self._total}] {doing}")
+            self._log(f"[{min(self._done + 1, self._total)}/{self._total}] {doing}")
 
     def pace(self, text: str) -> None:
         """Say how fast it goes: beside the bar, or in a log now and then."""
         self._bar.update(self._task, description=printable(text).plain, refresh=True)
         if self._in_log and (time.monotonic() - self._told > _LOG_SECONDS or self._done == self._total):
             self._told = time.monotonic()
-            say(f"[{self._done}/{self._total}] {text}")
+            self._log(f"[{self._done}/{self._total}] {text}")
 
     def advance(self, count: int = 1) -> None:
         """So many photos are through."""

@@ -10,10 +10,11 @@ import typer
 from rich.table import Table
 
 from jaxplain import xnn as networks
-from jaxplain import zoo
+from jaxplain.checks import check_choice
 from jaxplain.cli import screen
-from jaxplain.cli.endings import INTERRUPTED, clear_errors, display_names, finish, table
-from jaxplain.cli.options import Images, Model, Out, Weights
+from jaxplain.cli.endings import LEFT, clear_errors, display_names, end_interrupted, finish, table
+from jaxplain.cli.loading import load_classifier
+from jaxplain.cli.options import CLOSER, Images, Model, Out, Seed, Weights, examples, split_names
 from jaxplain.cli.run import Tally, distinct, for_each, interruptible
 from jaxplain.files import check_replaceable, check_writable
 from jaxplain.jobs.features import (
@@ -35,6 +36,12 @@ from jaxplain.jobs.xnn_sheets import photo_sheet
 
 app = typer.Typer(
     help="Explanation networks: what a classifier's logit is made of, and what tells classes apart.",
+    epilog=examples(
+        "jaxplain xnn fit birds/ --out gulls",
+        "jaxplain xnn report gulls",
+        "jaxplain xnn explain gulls photo.jpg",
+    )
+    + "\n\nIn this order: fit first, to photos in one sub-folder a class; the others read what it wrote.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -45,18 +52,23 @@ _ALL_PAIRS = 4  # classes, of which every pair gets a sheet unless told otherwis
 
 def register(root: typer.Typer) -> None:
     """Add the commands to the command line."""
-    root.add_typer(app, name="xnn")
+    root.add_typer(app, name="xnn", rich_help_panel=CLOSER)
 
 
 @app.command(
-    epilog="Examples:\n\n"
-    "[bold]jaxplain xnn fit birds/ --classes Heermann_Gull,Ivory_Gull --out gulls[/]\n\n"
-    "[bold]jaxplain xnn report gulls[/]"
+    epilog=examples(
+        "jaxplain xnn fit birds/",
+        "jaxplain xnn fit birds/ --classes Heermann_Gull,Ivory_Gull --out gulls",
+    )
 )
 def fit(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Photos, one sub-folder a class.", show_default=False),
+        typer.Argument(
+            metavar="DIR",
+            help="Folder with one sub-folder of photos a class, at least two; their names are the classes.",
+            show_default=False,
+        ),
     ],
     classes: Annotated[
         str | None,
@@ -65,19 +77,39 @@ def fit(
     model: Model = "efficientnet-lite0",
     weights: Weights = None,
     layer: Annotated[
-        str, typer.Option(metavar="NAME", help="Whose features: penultimate, or maps.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What of the classifier is explained, one of penultimate (the features before its last "
+            "layer), maps (those of its last convolution).",
+        ),
     ] = "penultimate",
-    n_features: Annotated[int, typer.Option(metavar="N", help="X-features of a network.")] = 5,
+    n_features: Annotated[
+        int,
+        typer.Option(metavar="N", help="Concepts (x-features) that each network may use, from 1 to 99."),
+    ] = 5,
     epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="Over the photos; left out: 120, or more of few photos.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Passes over the photos while fitting, at least 1; left out: 120, or more of few photos.",
+        ),
     ] = None,
     holdout: Annotated[
-        float, typer.Option(metavar="SHARE", help="Of each class's photos, kept for the figures.")
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of each class's photos that is not fitted to but measured on, between 0 and 1.",
+        ),
     ] = 0.25,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all randomness.")] = 0,
+    seed: Seed = 0,
     features: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where extracted features are kept. [default: OUT-features]"),
+        typer.Option(
+            metavar="DIR",
+            help="Where extracted features are kept, for this run and the next.",
+            show_default="the folder of --out with -features behind its name",
+        ),
     ] = None,
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the networks.")] = RESULTS,
 ) -> None:
@@ -89,28 +121,29 @@ def fit(
     """
     with clear_errors():
         names = class_folders(folder)
-        explained = tuple(names if classes is None else (part.strip() for part in classes.split(",")))
+        explained = tuple(names if classes is None else split_names(classes, "classes"))
         options = {"n_features": n_features} | ({} if epochs is None else {"epochs": epochs})
         job = XnnJob(explained, layer, seed, holdout, options)  # type: ignore[arg-type]
         for name in explained:
-            if name not in names:
-                raise ValueError(f"{folder} has no class {name!r}; it has {', '.join(names)}.")
+            check_choice(name, names, f"class of {folder}")
         networks.SRAEConfig(features=10**6, n_features=n_features)  # refused before hours of work
         check_replaceable(out_dir, RECORD)
         check_writable(out_dir.parent)
-        classifier = zoo.load(model, weights=weights)
         kept = features or out_dir.with_name(f"{out_dir.name}-features")
+        check_writable(kept)
+        classifier = load_classifier(model, weights)
         tally = Tally(0)
         try:
-            found = _extract(FeatureStore(kept, classifier, job.layer), labelled_photos(folder, names))
+            with screen.waiting(f"looking at the photos of {len(names)} classes"):
+                photos = labelled_photos(folder, names)
+            found = _extract(FeatureStore(kept, classifier, job.layer), photos)
             tally.failures = found.failures
             data = dataset(found.photos, found.features, names, holdout)
             fitted = _fit(job, data)
             source = Source(folder, model, weights, weights_digest(classifier))
             save_networks(out_dir, job, source, data, fitted)
         except KeyboardInterrupt:
-            screen.say(f"features extracted so far are in {kept}.", "interrupted", "yellow")
-            raise typer.Exit(INTERRUPTED) from None
+            end_interrupted(f"features extracted so far are in {kept}; the same command goes on from there.")
     tally.total = len(found.photos) + len(found.failures)
     tally.rows = [_row(one) for one in fitted.classes]
     finish(tally, _table(fitted, out_dir), [*found.remarks, *_remarks(fitted)])
@@ -169,17 +202,21 @@ def _remarks(fitted: Fitted) -> list[str]:
 # Sheets
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="XNN", help="Folder of jaxplain xnn fit.", show_default=False)
+    Path, typer.Argument(metavar="XNN", help="What jaxplain xnn fit --out wrote.", show_default=False)
 ]
 
 
-@app.command(epilog="Example: [bold]jaxplain xnn explain gulls photo.jpg --class Ivory_Gull[/]")
+@app.command(epilog=examples("jaxplain xnn explain gulls photo.jpg --class Ivory_Gull"))
 def explain(
     folder: Folder,
     images: Images,
     name: Annotated[
         str | None,
-        typer.Option("--class", metavar="NAME", help="Left out: the explained class of highest logit."),
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            help="One of the classes that have a network; left out: the likeliest of them.",
+        ),
     ] = None,
     out_dir: Out = SHEETS,
 ) -> None:
@@ -188,7 +225,8 @@ def explain(
     Each photo gets sheet.html, sheet.png and a record.
     """
     with clear_errors():
-        found = load_networks(folder)
+        with screen.waiting(f"loading {folder}"):
+            found = load_networks(folder)
         if name is not None:
             _check_class(found, name)
         check_writable(out_dir)
@@ -206,23 +244,35 @@ def explain(
         tally = for_each(paths, partial(prepare, found), rows)
     result = table("image", "class", ">logit", ">network", "significant x-features")
     result.caption = screen.printable(f"Open sheet.html in the folders of {out_dir}")
-    finish(tally, result)
+    finish(tally, result, kept=f"Their sheets are in {out_dir}. {LEFT}")
 
 
-@app.command(epilog="Example: [bold]jaxplain xnn report gulls --pairs Ivory_Gull:Heermann_Gull[/]")
+@app.command(
+    epilog=examples("jaxplain xnn report gulls", "jaxplain xnn report gulls --pairs Ivory_Gull:Heermann_Gull")
+)
 def report(
     folder: Folder,
     pairs: Annotated[
         str | None,
-        typer.Option(metavar="A:B,...", help="Classes to tell apart; left out: all pairs of up to four."),
+        typer.Option(
+            metavar="A:B,...",
+            help="Classes to tell apart; left out: all pairs where up to four have networks, else none.",
+        ),
     ] = None,
     out_dir: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="[default: XNN/../XNN-report]")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder for the page and its pictures.",
+            show_default="the folder XNN with -report behind its name",
+        ),
     ] = None,
 ) -> None:
     """Draw every network's x-features, and which of them tell two classes apart: one page, and PNGs."""
     with clear_errors():
-        found = load_networks(folder)
+        with screen.waiting(f"loading {folder}"):
+            found = load_networks(folder)
         chosen = _pairs(found, pairs)
         target = out_dir or folder.with_name(f"{folder.resolve().name}-report")
         check_replaceable(target, REPORT_RECORD)
@@ -237,8 +287,7 @@ def report(
 
                 spread = interruptible(lambda: write_report(target, prepare(found), chosen, tell))
         except KeyboardInterrupt:
-            screen.say("nothing was written.", "interrupted", "yellow")
-            raise typer.Exit(INTERRUPTED) from None
+            end_interrupted("nothing was written; the same command starts anew.")
     result = table("class", ">locality of its heatmaps")
     for name, value in spread.items():
         result.add_row(screen.printable(name), f"{value:.3f}")
@@ -254,7 +303,7 @@ def _pairs(found: Networks, pairs: str | None) -> list[tuple[str, str]]:
     for text in pairs.split(","):
         one, colon, two = text.strip().partition(":")
         if not colon or one == two:
-            raise ValueError(f"a pair is two classes, A:B; got {text!r}.")
+            raise ValueError(f"--pairs must be two classes each, such as A:B or A:B,A:C; got {text!r}.")
         _check_class(found, one)
         _check_class(found, two)
         chosen.append((one, two))
@@ -262,5 +311,4 @@ def _pairs(found: Networks, pairs: str | None) -> list[tuple[str, str]]:
 
 
 def _check_class(found: Networks, name: str) -> None:
-    if name not in found.explained:
-        raise ValueError(f"there is no network of {name!r}; there are {', '.join(found.explained)}.")
+    check_choice(name, found.explained, "class with a network")

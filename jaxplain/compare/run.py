@@ -77,7 +77,7 @@ def compare(
     maps = MapFolder(None) if maps is None else maps
     files = _by_digest(photos)
     if not files:
-        raise ValueError("there is no photo to compare on.")
+        raise ValueError("there is no photo to compare on: photos must name at least one file.")
     for classifier in classifiers:
         bench = Bench(settings, classifier, rows, maps, frozenset(list(files)[:keep_maps]))
         for stage in _stages(classifier, methods, sizes):
@@ -117,7 +117,8 @@ def check_sizes(sizes: Sequence[int], classifiers: Sequence[Classifier]) -> None
         finest = min(classifier.spec.size)
         if max(sizes) > finest:
             raise ValueError(
-                f"size {max(sizes)} is finer than the input of {classifier.name}, {finest} pixels."
+                f"size {max(sizes)} is finer than the input of {classifier.name}, {finest} pixels; choose at "
+                "most that."
             )
 
 

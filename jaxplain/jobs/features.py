@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxplain.files import check_writable, write_atomic
 from jaxplain.images import ImageError, load_image
-from jaxplain.jobs.photos import photos_in
+from jaxplain.jobs.photos import check_folder, photos_in
 from jaxplain.jobs.records import npz
 from jaxplain.xnn import Layer, Trunk
 from jaxplain.zoo import Classifier
@@ -42,12 +42,12 @@ def class_folders(folder: Path) -> list[str]:
     Raises:
       ValueError: no folder, or fewer than two sub-folders with photos.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder.")
+    check_folder(folder)
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and photos_in(path))
     if len(names) < 2:
         raise ValueError(
-            f"{folder} must hold one sub-folder of photos a class, at least two; found {len(names)}."
+            f"{folder} must hold one sub-folder of photos a class, at least two; found {len(names)}. "
+            "Sort the photos into sub-folders named after their classes."
         )
     return names
 
@@ -139,7 +139,7 @@ class FeatureStore:
         if bad.any():
             raise ValueError(
                 f"{self.classifier.name} gives NaN or infinite features for {bad.sum()} photos, "
-                f"such as {usable[int(np.argmax(bad))].path}."
+                f"such as {usable[int(np.argmax(bad))].path}: check the weights, or leave these photos out."
             )
         extracted = len(missing) - len(failures)
         return Extraction(usable, features, list(failures.values()), list(self.damaged), extracted)

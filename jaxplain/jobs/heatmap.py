@@ -102,7 +102,8 @@ def check_fits(job: Job, classifier: Classifier) -> None:
     size, finest = job.parameters["size"], classifier.spec.size
     if size[0] > finest[0] or size[1] > finest[1]:
         raise ValueError(
-            f"size {_by(size)} is finer than the input of {classifier.name}, {_by(finest)} pixels."
+            f"size {_by(size)} is finer than the input of {classifier.name}, {_by(finest)} pixels; "
+            "choose at most that."
         )
 
 

@@ -37,6 +37,22 @@ def read_photo(path: Path) -> Photo:
         return Photo(path, rgb, hashlib.file_digest(file, "sha256").hexdigest())
 
 
+def check_folder(folder: Path) -> None:
+    """Raise a ValueError unless it is a folder; says whether it is a file or nothing at all."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is no folder but a file: name the folder that holds the photos."
+            if folder.exists()
+            else f"{folder} is no folder, nothing has that name: check the spelling and the current folder."
+        )
+
+
+def no_photos(folder: Path) -> ValueError:
+    """The error of a folder that has none."""
+    endings = ", ".join(sorted(SUFFIXES))
+    return ValueError(f"there are no photos in {folder}: name a folder with some ({endings}).")
+
+
 def photos_in(folder: Path) -> list[Path]:
     """Photos of a folder, by the endings of their names and in the order of those."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

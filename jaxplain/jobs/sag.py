@@ -113,7 +113,7 @@ def check_fits(job: SagJob, classifier: Classifier) -> None:
     if rows > height or cols > width:
         raise ValueError(
             f"a grid of {rows} x {cols} is finer than the input of {classifier.name}, "
-            f"{height} x {width} pixels."
+            f"{height} x {width} pixels; choose at most that, usually 7 to 14."
         )
 
 

@@ -45,7 +45,9 @@ def read_summaries(folder: Path) -> list[Summary]:
         try:
             summaries.append(Summary.from_dict(json.loads(path.read_text(encoding="utf-8"))["summary"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+            raise ValueError(
+                f"{path} cannot be read: {error}. Make it again with jaxplain sag, or remove its folder."
+            ) from error
     return summaries
 
 

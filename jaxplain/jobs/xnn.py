@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxplain import xnn
+from jaxplain.checks import check_choice, check_positive_int
 from jaxplain.jobs.features import LabelledPhoto
 from jaxplain.jobs.photos import check_seed
 
@@ -33,6 +34,9 @@ class XnnJob:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_choice(self.layer, get_args(xnn.Layer), "layer")
+        if "epochs" in self.options:
+            check_positive_int(self.options["epochs"], "epochs")
         if not 0 < self.holdout < 1:
             raise ValueError(f"holdout must be between 0 and 1, got {self.holdout}.")
         if not self.explained or len(set(self.explained)) != len(self.explained):
@@ -90,7 +94,9 @@ def dataset(photos: list[LabelledPhoto], features: np.ndarray, names: list[str],
         rows = sorted(np.flatnonzero(labels == at), key=lambda row: photos[row].sha256)
         held[rows[: int(holdout * len(rows))]] = True
         if not (~held[rows]).any():
-            raise ValueError(f"no photo of class {name!r} can be read.")
+            raise ValueError(
+                f"no photo of class {name!r} can be read; mend its photos, or take its sub-folder away."
+            )
     return Dataset(photos, features, tuple(names), labels, held)
 
 

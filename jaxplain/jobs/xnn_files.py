@@ -17,6 +17,7 @@ from jaxplain.xnn import CheckpointError, ExplanationNetwork
 
 RECORD = "xnn.json"  # the file that marks a folder as explanation networks
 PROBE, NETWORKS = "probe.safetensors", "networks"
+_AGAIN = "Fit again with jaxplain xnn fit."
 
 
 class Source(NamedTuple):
@@ -78,17 +79,20 @@ def load_networks(folder: Path) -> Networks:
         entries = [(entry["class"], entry["index"]) for entry in record["classes"]]
         photos = Path(record["photos"])
     except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder / RECORD} is damaged: it lacks {error}.") from error
+        raise CheckpointError(f"{folder / RECORD} is damaged: it lacks {error}. {_AGAIN}") from error
     classifier = zoo.load(model, weights=weights)
     if weights_digest(classifier) != digest:
-        raise CheckpointError(f"{folder} was made with other weights of {model} than those found here.")
+        raise CheckpointError(
+            f"{folder} was made with other weights of {model} than those found here. Bring those back, or "
+            "fit again with jaxplain xnn fit."
+        )
     probe, trunk = xnn.load_probe(folder / PROBE), xnn.Trunk(classifier, layer)
     explained = {}
     for name, index in entries:
         path = folder / network_file(index)
         srae, about = xnn.load(path)
         if about.get("class") != name or srae.config.features != len(probe.kernel):
-            raise CheckpointError(f"{path} is not the network of {name!r} that {RECORD} names.")
+            raise CheckpointError(f"{path} is not the network of {name!r} that {RECORD} names. {_AGAIN}")
         explained[name] = ExplanationNetwork(trunk, probe, srae, index)
     return Networks(classifier, names, explained, photos, record)
 
@@ -97,12 +101,14 @@ def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no {RECORD}: make it with jaxplain xnn fit.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(
+            f"{folder} holds no {RECORD}: name a folder that jaxplain xnn fit wrote, or fit first."
+        ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(f"{path} cannot be read: {error}. {_AGAIN}") from error
     if not isinstance(record, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no record.")
+        raise CheckpointError(f"{path} is damaged: it holds no record. {_AGAIN}")
     return record
 
 

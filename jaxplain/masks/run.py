@@ -91,7 +91,7 @@ def checked_pictures(image: Array, baseline: Array) -> tuple[Array, Array]:
 def fitting_shape(shape: tuple[int, int], image: Array) -> tuple[int, int]:
     """The rows and columns of a mask that is no finer than its image."""
     if shape[0] > image.shape[0] or shape[1] > image.shape[1]:
-        raise ValueError(f"size {shape} is finer than the image {image.shape[:2]}.")
+        raise ValueError(f"size {shape} is finer than the image {image.shape[:2]}; choose at most that.")
     return shape
 
 

@@ -73,7 +73,10 @@ def graph(
     check_positive_int(max_nodes, "max_nodes")
     image_score = float(roots.image_score)
     if len(roots) and not image_score > 0:
-        raise ValueError(f"the score of the image must be above zero, got {image_score}.")
+        raise ValueError(
+            f"the score of the image must be above zero, got {image_score}; choose another target, or "
+            'kind="probability".'
+        )
     chunk = partial(
         _score_chunk,
         scores.as_pytree(score),

@@ -49,7 +49,7 @@ def check_scene(image: Array, baseline: Array, grid: tuple[int, int]) -> None:
     if grid[0] > image.shape[0] or grid[1] > image.shape[1]:
         raise ValueError(
             f"a grid of {grid[0]} x {grid[1]} patches is finer than the image of "
-            f"{image.shape[0]} x {image.shape[1]} pixels."
+            f"{image.shape[0]} x {image.shape[1]} pixels; choose at most that."
         )
 
 

@@ -143,9 +143,9 @@ def statistics(summaries: Iterable[Summary]) -> Statistics:
     grids = {image.patches for image in images}
     if len(grids) != 1:
         raise ValueError(
-            "statistics need at least one image."
+            "statistics need at least one image, got none."
             if not images
-            else f"statistics need images of one grid, got {sorted(grids)} patches."
+            else f"statistics need images of one grid, got {sorted(grids)} patches; take one grid for all."
         )
     patches = grids.pop()
     smallest = np.array([min(image.sizes, default=patches + 1) for image in images])

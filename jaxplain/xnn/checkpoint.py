@@ -112,7 +112,7 @@ def _read(path: Path, wanted: str) -> tuple[dict[str, str], dict[str, np.ndarray
             header = file.metadata() or {}
             numbers = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
     except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist.") from None
+        raise CheckpointError(f"{path} does not exist; check the spelling, or save it first.") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}") from error
     if header.get("format") != wanted:

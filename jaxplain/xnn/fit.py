@@ -41,9 +41,12 @@ class Status(IntEnum):
 
 _MESSAGES = {
     Status.OK: "ok",
-    Status.NOT_FINITE: "features, logits or the fit hold NaN or infinity",
-    Status.CONSTANT_LOGITS: "the logit is the same on all images, so there is nothing to explain",
-    Status.NOT_ACCEPTED: "one x-feature carries nearly everything, in every round; the best one was kept",
+    Status.NOT_FINITE: "features, logits or the fit hold NaN or infinity; check features and logits, or fit "
+    "with another key",
+    Status.CONSTANT_LOGITS: "the logit is the same on all images, so there is nothing to explain: add images "
+    "that differ, or choose another class",
+    Status.NOT_ACCEPTED: "one x-feature carries nearly everything, in every round; the best one was kept: "
+    "try more images, another n_features or another key",
 }
 
 

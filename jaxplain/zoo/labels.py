@@ -52,7 +52,9 @@ def find_class(name_or_index: str | int, labels: Sequence[str]) -> int:
 
 def _checked_index(index: int, classes: int) -> int:
     if not 0 <= index < classes:
-        raise ValueError(f"class {index} is out of range: there are classes 0..{classes - 1}.")
+        raise ValueError(
+            f"class {index} is out of range: there are classes 0..{classes - 1}; choose one of them."
+        )
     return index
 
 

@@ -53,7 +53,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise WeightsError(f"would fill more than {_MAX_GROWTH} times its own size")
         return {name: _to_array(tensor, contents) for name, tensor in tensors.items()}
     except WeightsError as error:
-        raise WeightsError(f"weights file {os.fspath(path)} {error}") from error.__cause__
+        remedy = "" if ";" in str(error) else "; copy or download it again, or give another file"
+        raise WeightsError(f"weights file {os.fspath(path)} {error}{remedy}") from error.__cause__
 
 
 def check_fit(
@@ -93,7 +94,11 @@ def check_fit(
         return
     others = {"missing": missing, "of another shape": misshapen, "unexpected": unexpected}
     besides = ", ".join(f"{len(names)} {what}" for what, names in others.items() if names)
-    hint = "; nearly all entries are: are these the weights of another architecture?" * nearly_all_missing
+    hint = (
+        "; nearly all entries are: are these the weights of another architecture?"
+        if nearly_all_missing
+        else "; give the weights of this very model"
+    )
     raise WeightsError(f"{source} does not fit: {problem}" + (f" (and {besides})" if besides else "") + hint)
 
 
@@ -102,9 +107,10 @@ def _read_file(path: Path) -> bytes:
         regular = stat.S_ISREG(path.stat().st_mode)
         data = path.read_bytes() if regular else b""
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        raise WeightsError(f"cannot be read: {getattr(error, 'strerror', error)}") from error
+        reason = getattr(error, "strerror", error)
+        raise WeightsError(f"cannot be read: {reason}; check the path and its permissions") from error
     if not regular:  # a directory, or a device or pipe that may never end
-        raise WeightsError("is not a regular file")
+        raise WeightsError("is not a regular file; name the file with the weights")
     return data
 
 
