@@ -223,6 +223,16 @@ def test_status_when_there_is_nothing_to_explain(scene):
     assert "another target or baseline" in Status(int(found.status)).message
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_status_when_no_mask_is_better_than_the_start(scene, method):
+    """The map is empty then, which is no explanation."""
+    found = run(method, scene.score, scene.image, scene.baseline, l1=1e6)
+    assert Status(int(found.status)) is Status.NOT_MOVED
+    assert not np.any(found.saliency)
+    assert "smaller l1" in Status(int(found.status)).message
+    assert Status(int(run(method, scene.score, scene.image, scene.baseline).status)) is Status.OK
+
+
 # ------------------------------------------------------------------------------------------------- vmap
 
 

@@ -19,6 +19,7 @@ class Status(IntEnum):
     OK = 0
     NOT_FINITE = 1  # the score is NaN or infinite on the image, a baseline, or everywhere on the way
     NOT_ABOVE_BASELINE = 2  # the image scores no higher than its baseline: nothing to explain
+    NOT_MOVED = 3  # no mask that was tried is better than the one to start from, which is returned
 
     @property
     def message(self) -> str:
@@ -31,6 +32,8 @@ _MESSAGES = {
     Status.NOT_FINITE: "the score is NaN or infinite; check the model and its input",
     Status.NOT_ABOVE_BASELINE: "the score of the image is not above its baseline's, so there is nothing to "
     "explain: choose another target or baseline",
+    Status.NOT_MOVED: "no mask that was tried is better than the one to start from, so the map is empty: choose "
+    "another target, less noise, a smaller l1, or more iterations",
 }
 
 
@@ -125,7 +128,7 @@ def optimize_mask(
     end, history = jax.lax.scan(step, start, jnp.arange(static.iterations))
     if static.search == "gradient":
         end, history = _last_measured(static, setup, problem, end, history, key)
-    return _result(static, setup, problem, end, history, image_score, baseline_score)
+    return _result(static, setup, problem, masks, end, history, image_score, baseline_score)
 
 
 def _iterate(
@@ -243,6 +246,7 @@ def _result(
     static: Static,
     setup: obj.Setup,
     problem: obj.Problem,
+    start: Array,
     end: _State,
     history: History,
     image_score: Array,
@@ -251,7 +255,9 @@ def _result(
     mask = obj.explained_mask(setup.objective, end.best_masks)
     found = jnp.isfinite(end.best_loss)
     finite = jnp.isfinite(image_score) & jnp.isfinite(baseline_score) & found
-    status = jnp.where(image_score > baseline_score, Status.OK, Status.NOT_ABOVE_BASELINE)
+    moved = jnp.any(end.best_masks != start)
+    status = jnp.where(moved, Status.OK, Status.NOT_MOVED)
+    status = jnp.where(image_score > baseline_score, status, Status.NOT_ABOVE_BASELINE)
     per_end = obj.evaluations(setup, problem, endpoint=True)
     per_slope = obj.evaluations(setup, problem, endpoint=False)
     per_search = {"endpoint": per_end, "path": per_slope, "gradient": 0}[static.search]
