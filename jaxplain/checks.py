@@ -8,19 +8,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_CHANNELS = 16  # more than any camera has
+
 
 def check_image(image: Any, name: str = "image") -> None:
     """One image: floating point [H, W, C], finite where its values are known.
 
     Raises:
       TypeError: not an array of floats.
-      ValueError: not of rank 3, an empty axis, or NaN or infinite values.
+      ValueError: not of rank 3, an empty axis, channels first, or NaN or infinite values.
     """
     _check_float(image, name)
     if image.ndim != 3 or 0 in image.shape:
         hint = " Explain one image at a time; use jax.vmap for a batch." if image.ndim == 4 else ""
         raise ValueError(f"{name} must be one image [H, W, C], got shape {image.shape}.{hint}")
+    _check_channels_last(image, name)
     check_finite(image, name)
+
+
+def _check_channels_last(image: Any, name: str) -> None:
+    """Three rows of many-channelled pixels are a photo with its channels first."""
+    if image.shape[0] == 3 and image.shape[2] > _CHANNELS:
+        raise ValueError(
+            f"{name} must have its channels last [H, W, C], got shape {image.shape}, which looks like "
+            f"channels first: {name}.transpose(1, 2, 0)."
+        )
 
 
 def check_image_batch(images: Any, channels: int | None = None, name: str = "images") -> None:

@@ -558,6 +558,12 @@ def test_options_that_cannot_be_are_refused(method, options, error, message):
     [
         (IMAGE[None], BASELINE, ValueError, r"image must be one image \[H, W, C\].*use jax.vmap"),
         (IMAGE[0], BASELINE, ValueError, "image must be one image"),
+        (
+            np.zeros((3, 32, 32), np.float32),
+            BASELINE,
+            ValueError,
+            r"channels first: image.transpose\(1, 2, 0\)",
+        ),
         (IMAGE.astype(np.uint8), BASELINE, TypeError, r"floating point.*uint8.*preprocess"),
         (IMAGE.tolist(), BASELINE, TypeError, "image must be an array of floats, got list"),
         (np.full_like(IMAGE, np.nan), BASELINE, ValueError, "image holds 432 NaN"),

@@ -32,8 +32,8 @@ _MESSAGES = {
     Status.NOT_FINITE: "the score is NaN or infinite; check the model and its input",
     Status.NOT_ABOVE_BASELINE: "the score of the image is not above its baseline's, so there is nothing to "
     "explain: choose another target or baseline",
-    Status.NOT_MOVED: "no mask that was tried is better than the one to start from, so the map is empty: choose "
-    "another target, less noise, a smaller l1, or more iterations",
+    Status.NOT_MOVED: "no mask that was tried is better than the one to start from, so the map is empty: "
+    "choose another target, less noise, a smaller l1, or more iterations",
 }
 
 

@@ -37,8 +37,8 @@ _MESSAGES = {
     Status.BUDGET_SPENT: "the budget of model evaluations was spent before the search ended, so there may be "
     "more explanations: raise max_evaluations",
     Status.BUFFER_FULL: "max_roots explanations were found, and there may be more: raise max_roots",
-    Status.NONE_FOUND: "no sufficient set was found: raise max_size, beam_width or candidates, or lower the "
-    "threshold",
+    Status.NONE_FOUND: "no sufficient set was found: raise max_size, beam_width or candidates, lower the "
+    "threshold, or let the search propose all patches (proposal=None)",
 }
 
 
