@@ -80,11 +80,18 @@ def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "
     check_choice(kind, KINDS, "score kind")
     index = jnp.asarray(target) if isinstance(target, int | np.number | np.ndarray | Array) else None
     if index is None or index.ndim or not jnp.issubdtype(index.dtype, jnp.integer):
-        raise TypeError(f"target must be one class index (an int), got {target!r}.")
+        raise TypeError(f"target must be one class index (an int), got {_in_short(target)}.")
     labels = getattr(classifier, "labels", None)
     if labels is not None and not isinstance(index, jax.core.Tracer):
         check_target(int(index), len(labels))
     return ClassScore(as_pytree(classifier), index.astype(jnp.int32), kind)
+
+
+def _in_short(target: Any) -> str:
+    """Of an array its shape: an image in the target's place would fill the screen."""
+    if getattr(target, "ndim", 0):
+        return f"an array of shape {target.shape}; for several classes use jax.vmap"
+    return repr(target)
 
 
 def check_target(target: int, classes: int) -> None:

@@ -606,7 +606,8 @@ def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
 
 # The second photo never ends, in and out of native code, through which Python cannot take down a thread.
 SLOW_COMMAND = """
-import sys, jax
+import signal, sys, jax
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background would inherit deafness
 sys.path[:0] = [{tests!r}, {site!r}]
 import tiny
 from jaxplain import zoo
@@ -635,7 +636,10 @@ def test_a_signal_ends_the_process_at_once(tmp_path, number, status):
     ) as process:
         seen = list(itertools.takewhile(lambda line: line != "[2/3] b.png\n", process.stderr))
         process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=20)
+        try:
+            stdout, stderr = process.communicate(timeout=20)
+        finally:
+            process.kill()  # where it does not end by itself
     assert process.returncode == status
     assert seen == ["loading tiny\n", "[1/3] compiling\n", "[1/3] a.png\n"]
     assert stderr == f"interrupted {KEPT}\n"

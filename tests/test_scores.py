@@ -83,6 +83,13 @@ def test_target_must_be_one_index(scene, target):
         class_score(scene.net, target)
 
 
+def test_an_image_in_the_targets_place_is_told_by_its_shape(scene):
+    with pytest.raises(
+        TypeError, match=r"got an array of shape \(2, 4, 4, 3\); for several classes use jax.vmap"
+    ):
+        class_score(scene.net, jnp.zeros((2, 4, 4, 3)))
+
+
 def test_unknown_kind_names_the_nearest(scene):
     with pytest.raises(ValueError, match="did you mean 'logit'"):
         class_score(scene.net, 0, "logits")
