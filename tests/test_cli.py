@@ -593,10 +593,10 @@ def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
     def full():
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for name in ("_quiet_jax", "_use_compilation_cache", "_end_as_by_ctrl_c"):
-        monkeypatch.setattr(cli, name, lambda: None)
+    for name in ("quiet_jax", "use_compilation_cache", "end_as_by_ctrl_c"):
+        monkeypatch.setattr(cli.process, name, lambda: None)
     monkeypatch.setattr(cli, "app", full)
-    monkeypatch.setattr(cli, "_leave_at_once", sys.exit)
+    monkeypatch.setattr(cli.process, "leave_at_once", sys.exit)
     monkeypatch.setattr(sys, "stdout", None)  # closed
     with pytest.raises(SystemExit, match="2"):
         cli.main()
@@ -667,5 +667,5 @@ def test_where_compiled_programs_are_kept(monkeypatch, tmp_path, environment, fo
         monkeypatch.setenv(name, value.replace("/base", str(tmp_path)))
     chosen = ["untouched"]
     monkeypatch.setattr(jax.config, "update", lambda name, value: chosen.append(value))
-    cli._use_compilation_cache()
+    cli.process.use_compilation_cache()
     assert chosen[-1] == (folder and folder.replace("/base", str(tmp_path)))

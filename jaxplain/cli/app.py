@@ -1,17 +1,12 @@
 """The command line: `jaxplain explain`, `predict` and `demo`, and the commands of other modules of `cli`."""
 
-import logging
 import os
-import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import jax
@@ -23,9 +18,9 @@ import jaxplain
 from jaxplain import zoo
 from jaxplain.cli import batch as batch_commands
 from jaxplain.cli import compare as compare_command
+from jaxplain.cli import process, screen
 from jaxplain.cli import report as report_command
 from jaxplain.cli import sag as sag_commands
-from jaxplain.cli import screen
 from jaxplain.cli import xnn as xnn_commands
 from jaxplain.cli.endings import INTERRUPTED, LEFT, WRONG, clear_errors, display_names, finish, table
 from jaxplain.cli.loading import load_classifier
@@ -45,7 +40,7 @@ from jaxplain.cli.options import (
     flow,
 )
 from jaxplain.cli.run import DEBUG, distinct, for_each, interruptible
-from jaxplain.files import OutputError, check_writable
+from jaxplain.files import check_writable
 from jaxplain.jobs.heatmap import Explanation, Job, Program, check_fits, compile_job, explain_photo
 from jaxplain.jobs.heatmap_files import RECORD, save
 from jaxplain.jobs.photos import Photo
@@ -74,20 +69,20 @@ def main() -> NoReturn:
     """Entry point of the `jaxplain` command."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by who started us
         stream.reconfigure(errors="backslashreplace")
-    _quiet_jax()
-    _use_compilation_cache()
-    asked = _end_as_by_ctrl_c()
+    process.quiet_jax()
+    process.use_compilation_cache()
+    asked = process.end_as_by_ctrl_c()
     try:
         app()
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            _leave_at_once(128 + asked[-1] if asked else INTERRUPTED)
+            process.leave_at_once(128 + asked[-1] if asked else INTERRUPTED)
         raise
     except OSError as error:  # of a table or JSON; results have their own errors
         if os.environ.get(DEBUG):
             raise
         screen.say(f"cannot write the output: {error.strerror or error}. Send it elsewhere.", "error", "red")
-        _leave_at_once(WRONG)
+        process.leave_at_once(WRONG)
     sys.exit()
 
 
@@ -270,52 +265,3 @@ def _results_table(program: Program | None, out_dir: Path) -> Table:
             f"for {jax.default_backend()}. Results in {out_dir}"
         )
     return shown
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Errors and the process
-
-
-def _end_as_by_ctrl_c() -> list[int]:
-    """SIGTERM ends a command as Ctrl-C does; the list has the signal once it came."""
-    asked: list[int] = []
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        asked.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, end)
-    return asked
-
-
-def _leave_at_once(status: int) -> NoReturn:
-    """End the process although a thread still computes; Python's own way out would wait for it or abort."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        with suppress(OSError):
-            stream.flush()
-    os._exit(status)
-
-
-def _quiet_jax() -> None:
-    """JAX's warnings are for programmers, who get them by JAX_LOGGING_LEVEL and `python -W`."""
-    if "JAX_LOGGING_LEVEL" not in os.environ:
-        logging.getLogger("jax").setLevel(logging.ERROR)
-    if not sys.warnoptions:
-        warnings.filterwarnings("ignore", module=r"jax\b")
-
-
-def _use_compilation_cache() -> None:
-    """Keep compiled programs between runs, in JAX's own setting or ours; without one where it cannot be."""
-    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if chosen == "" or "://" in (chosen or ""):
-        return
-    try:
-        folder = check_writable(chosen or _cache_home() / "jaxplain" / "jax")
-    except (OutputError, RuntimeError):  # RuntimeError: no home
-        jax.config.update("jax_compilation_cache_dir", None)
-    else:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
