@@ -187,6 +187,18 @@ def test_several_classes_share_x_features_and_progress_is_told():
         assert xnn.diagnose(found.srae, features, two, target).r2 > 0.9
 
 
+def test_a_compiled_function_may_close_over_the_features():
+    """They are numbers while it is traced, and are checked as such."""
+    features, logits = planted(count=60)
+    options = SMALL | {"epochs": 1, "pretrain_epochs": 1, "max_rounds": 1}
+    keys = jax.random.split(jax.random.key(0), 2)
+    found = jax.jit(jax.vmap(lambda key: xnn.fit(features, logits, key=key, **options)))(keys)
+    assert found.status.shape == (2,)
+    negative = -features
+    with pytest.raises(ValueError, match="features are negative"):
+        jax.jit(lambda key: xnn.fit(negative, logits, key=key, **options))(keys[0])
+
+
 def test_the_same_key_gives_the_same_fit(fitted):
     again = xnn.fit(*planted(), key=jax.random.key(0), **SMALL)
     for one, other in zip(jax.tree.leaves(fitted), jax.tree.leaves(again), strict=True):

@@ -345,3 +345,18 @@ def test_class_folders_are_those_with_photos():
     Path("birds/empty").mkdir()
     Path("birds/readme.txt").write_text("no class")
     assert class_folders(Path("birds")) == list(SPECIES)
+
+
+@pytest.mark.parametrize(
+    ("activation", "status", "caption"),
+    [
+        (0.0, None, "not active"),
+        (0.5, masks.Status.OK, "0.50"),
+        (0.5, masks.Status.NOT_ABOVE_BASELINE, "0.50, on a blur too"),
+        (0.5, masks.Status.NOT_MOVED, "0.50, no mask lowers it"),
+        (0.5, masks.Status.NOT_FINITE, "0.50, not finite"),
+    ],
+)
+def test_a_caption_says_why_there_is_no_heatmap(activation, status, caption):
+    saliency = np.ones((2, 2)) if status is masks.Status.OK else None
+    assert xnn_look.Seen(np.zeros((2, 2, 3)), saliency, activation, status).caption == caption

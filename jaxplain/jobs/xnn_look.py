@@ -16,6 +16,11 @@ from jaxplain.xnn import ExplanationNetwork, FeatureScore
 
 SIZE = 14  # of the masks: x-features are parts, and coarser masks are smoother
 _ALPHA = 0.5
+_NO_MAP = {  # what a caption has room for
+    masks.Status.NOT_FINITE: "not finite",
+    masks.Status.NOT_ABOVE_BASELINE: "on a blur too",
+    masks.Status.NOT_MOVED: "no mask lowers it",
+}
 
 
 class Program(NamedTuple):
@@ -39,16 +44,17 @@ class Seen(NamedTuple):
     """Where an x-feature looks on a photo."""
 
     picture: np.ndarray  # uint8 [H, W, 3], overlay; the photo where there is nothing to show
-    saliency: np.ndarray | None  # [H, W], None where the x-feature is not more active than on the blur
+    saliency: np.ndarray | None  # [H, W], None where the status is not OK
     activation: float
     status: masks.Status | None  # None where it is inactive and nothing was tried
 
     @property
     def caption(self) -> str:
         """How active it is, or why there is no heatmap."""
-        if self.saliency is None:
-            return "not active" if self.activation <= 0 else f"{self.activation:.2f}, on a blur too"
-        return f"{self.activation:.2f}"
+        if self.status is None:
+            return "not active"
+        why = _NO_MAP.get(self.status)
+        return f"{self.activation:.2f}" if why is None else f"{self.activation:.2f}, {why}"
 
 
 def prepare(networks: Networks) -> Program:
