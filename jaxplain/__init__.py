@@ -32,4 +32,4 @@ from jaxplain.scores import ClassScore as ClassScore
 from jaxplain.scores import class_score as class_score
 from jaxplain.scores import top_class as top_class
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

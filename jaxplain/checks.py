@@ -1,18 +1,30 @@
-"""Checks of shapes, dtypes and options, made while tracing or on the host, in plain words."""
+"""Every argument check of the package: shapes and dtypes while tracing, plain options on the host.
 
-from collections.abc import Iterable
+`check_...` functions raise or return nothing of interest; `as_...` functions also convert. A traced array has no
+values to look at, so that checks of values apply to concrete arrays only.
+"""
+
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
+Pair = int | tuple[int, int]
+"""Rows and columns; one number stands for both."""
+
+SEEDS = 2**32  # JAX silently drops higher bits, so that 2**32 would be seed 0 again
 _CHANNELS = 16  # more than any camera has
+
+# ---------------------------------------------------------------------------------------------------------
+# Images and maps
 
 
 def check_image(image: Any, name: str = "image") -> None:
-    """One image: floating point [H, W, C], finite where its values are known.
+    """Check for one image: floating point [H, W, C], finite where its values are known.
 
     Raises:
       TypeError: not an array of floats.
@@ -22,21 +34,22 @@ def check_image(image: Any, name: str = "image") -> None:
     if image.ndim != 3 or 0 in image.shape:
         hint = " Explain one image at a time; use jax.vmap for a batch." if image.ndim == 4 else ""
         raise ValueError(f"{name} must be one image [H, W, C], got shape {image.shape}.{hint}")
-    _check_channels_last(image, name)
-    check_finite(image, name)
-
-
-def _check_channels_last(image: Any, name: str) -> None:
-    """Three rows of many-channelled pixels are a photo with its channels first."""
     if image.shape[0] == 3 and image.shape[2] > _CHANNELS:
         raise ValueError(
             f"{name} must have its channels last [H, W, C], got shape {image.shape}, which looks like "
             f"channels first: {name}.transpose(1, 2, 0)."
         )
+    check_finite(image, name)
+
+
+def as_image(image: Any, name: str = "image") -> Array:
+    """Return one image [H, W, C] as float32; errors as in `check_image`."""
+    check_image(image, name)
+    return jnp.asarray(image, jnp.float32)
 
 
 def check_image_batch(images: Any, channels: int | None = None, name: str = "images") -> None:
-    """A batch of images: floating point [N, H, W, C]; values are not looked at.
+    """Check for a batch of images: floating point [N, H, W, C]; values are not looked at.
 
     Raises:
       TypeError: not an array of floats.
@@ -52,6 +65,22 @@ def check_image_batch(images: Any, channels: int | None = None, name: str = "ima
         )
 
 
+def check_map(importance: Any, image_shape: tuple[int, ...], name: str = "importance") -> None:
+    """Check for a map [h, w] of floats for an image [H, W, C]: two axes, no finer than the image, no NaN.
+
+    Raises:
+      TypeError: not an array of floats.
+      ValueError: another shape, or NaN or infinite values.
+    """
+    shape: tuple[int, ...] = getattr(importance, "shape", ())
+    if len(shape) != 2 or 0 in shape or shape[0] > image_shape[0] or shape[1] > image_shape[1]:
+        raise ValueError(
+            f"{name} must be one map [h, w] of at most the image's {tuple(image_shape[:2])}, got shape {shape}."
+        )
+    _check_float(importance, name)
+    check_finite(importance, name)
+
+
 def _check_float(array: Any, name: str) -> None:
     dtype = getattr(array, "dtype", None)
     if dtype is None:
@@ -63,8 +92,45 @@ def _check_float(array: Any, name: str) -> None:
         )
 
 
+# ---------------------------------------------------------------------------------------------------------
+# Arrays
+
+
+def check_floats(array: Any, name: str, ndim: int | None = None, axes: str = "") -> None:
+    """Check for a non-empty array of floats of `ndim` axes (None: any number); `axes` names them in errors.
+
+    Raises:
+      TypeError: not an array of floats.
+      ValueError: empty, or another number of axes.
+    """
+    dtype = getattr(array, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        got = type(array).__name__ if dtype is None else str(dtype)
+        raise TypeError(f"{name} must be an array of floats, got {got}.")
+    if 0 in array.shape or (ndim is not None and array.ndim != ndim):
+        expected = "not be empty" if ndim is None else f"have shape {axes}"
+        hint = " Use jax.vmap for a batch." if ndim is not None and array.ndim == ndim + 1 else ""
+        raise ValueError(f"{name} must {expected}, got shape {array.shape}.{hint}")
+
+
+def check_same_shape(first: Any, second: Any, names: tuple[str, str]) -> None:
+    """Check for two arrays of floats of one shape.
+
+    Raises:
+      TypeError: not arrays of floats.
+      ValueError: empty, or shapes that differ.
+    """
+    for array, name in zip((first, second), names, strict=True):
+        check_floats(array, name)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{names[0]} {first.shape} and {names[1]} {second.shape} must have the same shape; "
+            "jaxplain.upsample resizes a coarse map to the size of a fine one."
+        )
+
+
 def check_finite(array: Any, name: str) -> None:
-    """Refuse NaN and infinity in a concrete array; a traced one has no values to look at.
+    """Refuse NaN and infinity in a concrete array.
 
     Raises:
       ValueError: it holds NaN or infinite values; says how many.
@@ -75,12 +141,42 @@ def check_finite(array: Any, name: str) -> None:
     if bad:
         raise ValueError(
             f"{name} holds {bad} NaN or infinite values of {np.size(array)}; all must be finite numbers. "
-            "Look at how it was made."
+            "Check how it was computed."
         )
 
 
+def check_where(holds: Callable[[np.ndarray], Any], values: Any, message: str) -> None:
+    """Refuse concrete values for which a condition does not hold everywhere.
+
+    Raises:
+      ValueError: with the message.
+    """
+    if not isinstance(values, jax.core.Tracer) and not np.all(holds(np.asarray(values))):
+        raise ValueError(message)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Options
+
+
+def as_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf) -> Array:
+    """Return one number as float32 []; a concrete one must lie in low..high.
+
+    Raises:
+      ValueError: not one number, not finite, or out of range.
+    """
+    number = jnp.asarray(value, jnp.float32)
+    if number.ndim:
+        raise ValueError(f"{name} must be one number, got shape {number.shape}; use jax.vmap for a sweep.")
+    check_finite(number, name)
+    if not isinstance(number, jax.core.Tracer) and not low <= float(number) <= high:
+        limits = f"at least {low:g}" if np.isinf(high) else f"in {low:g}..{high:g}"
+        raise ValueError(f"{name} must be {limits}, got {float(number):g}.")
+    return number
+
+
 def check_positive_int(value: Any, name: str) -> int:
-    """A whole number of at least 1, as a Python int.
+    """Return a whole number of at least 1 as a Python int.
 
     Raises:
       TypeError: not a whole number.
@@ -93,11 +189,57 @@ def check_positive_int(value: Any, name: str) -> int:
     return int(value)
 
 
-def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
-    """One of a set of names.
+def as_pair(value: Pair, name: str) -> tuple[int, int]:
+    """Return (rows, columns); one number stands for both.
 
     Raises:
-      ValueError: it is not; says which come nearest.
+      TypeError, ValueError: not one or two whole numbers of at least 1.
+    """
+    if not isinstance(value, tuple | list):
+        return check_positive_int(value, name), check_positive_int(value, name)
+    if len(value) != 2:
+        raise ValueError(f"{name} must be one whole number or (rows, columns), got {value!r}.")
+    return check_positive_int(value[0], name), check_positive_int(value[1], name)
+
+
+def check_batch_size(batch_size: int | None) -> int | None:
+    """Return the images per model call; None chooses by platform. Errors as in `check_positive_int`."""
+    return None if batch_size is None else check_positive_int(batch_size, "batch_size")
+
+
+def as_key(key: Any, method: str) -> Array:
+    """Return one random key, as made by `jax.random.key` (or an old-style uint32 [2]).
+
+    Raises:
+      TypeError: it is None or not a key.
+      ValueError: it is more than one key.
+    """
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != jnp.uint32:
+        raise TypeError(f"{method} is random: pass key=jax.random.key(...), got {type(key).__name__}.")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"key must be one key, got shape {key.shape}; use jax.vmap for several.")
+    return key
+
+
+def check_seed(seed: int) -> None:
+    """Raise a ValueError unless 0 <= seed < 2**32."""
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed must be in 0..{SEEDS - 1}, got {seed}.")
+
+
+def check_target(target: int, classes: int) -> None:
+    """Raise a ValueError unless 0 <= target < classes."""
+    if not 0 <= target < classes:
+        raise ValueError(f"target {target} is out of range: the classifier has classes 0..{classes - 1}.")
+
+
+def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
+    """Return one of a set of names.
+
+    Raises:
+      ValueError: it is not one of them; suggests the nearest ones.
     """
     choices = list(choices)
     if value in choices:

@@ -1,18 +1,20 @@
 """The one funnel through which every model call goes.
 
-All images that a method needs are rendered and scored `batch_size` at a time inside a scan, so memory is
-bounded by that one number, whatever the method, also under `jax.vmap`.
+All images that a method needs are rendered and scored `batch_size` at a time inside a loop, so that memory is
+bounded by that one number, whatever the method, also under `jax.vmap` and `jax.grad`.
 
-In the shape descriptions N is a number of images, G of groups (see `_Work`), b the batch size.
+In the shape descriptions N is a number of images, V the size of a `vmap` axis and b the batch size.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero
 
 from jaxplain.checks import check_positive_int
 from jaxplain.scores import Score, as_pytree
@@ -23,19 +25,18 @@ Render = Callable[[PyTree, PyTree, PyTree], Array]
 """`render(params, context, item) -> image [H, W, C]`: a pure function that closes over no traced value."""
 
 
-Mode = Literal["all", "live", "gradient"]  # score all items, those of weight 1, or all with the gradient
-
-
 class Evaluated(NamedTuple):
     """What `value_and_grad` returns."""
 
-    values: Array  # [N], scores of the rendered images
+    values: Array  # [N], scores of the rendered images; NaN where an item is not live
     grads: PyTree  # like params: gradient of sum(weights * values)
 
 
 def default_batch_size() -> int:
-    """Images per model call: 1 on a CPU, where small batches stay in its cache (and are as fast per image
-    as any; measured in benchmarks/), 64 on an accelerator, which wants many."""
+    """Return the images per model call by platform: 1 on a CPU, 64 on an accelerator.
+
+    On a CPU small batches stay in the cache and are as fast per image as large ones (measured in benchmarks/).
+    """
     return 1 if jax.default_backend() == "cpu" else 64
 
 
@@ -49,25 +50,22 @@ def evaluate(
     live: Array | None = None,
     batch_size: int | None = None,
 ) -> Array:
-    """Scores of N images that exist only `batch_size` at a time: `score(render(params, context, item))`.
+    """Score N images that exist only `batch_size` at a time: `score(render(params, context, item))`.
 
     Args:
       score: what to evaluate.
       render: draws one image from the shared `params` and `context` and one item.
-      params: pytree of arrays, shared by all images; `value_and_grad` differentiates in it.
+      params: pytree of arrays, shared by all images; `value_and_grad` differentiates with respect to it.
       context: pytree of arrays, shared by all images.
-      items: pytree of arrays with leading axis N, one row an image.
-      live: bool [N], which items to score; None scores all. The model is called no more often than the live
-        ones need, although their number is known only when the program runs.
+      items: pytree of arrays with leading axis N, one row per image.
+      live: bool [N], which items to score; None scores all. The model is called only as often as the live
+        items require, although their number is known only when the program runs.
       batch_size: images per model call; None chooses by platform.
 
     Returns:
       float32 [N]; NaN where an item is not live.
     """
-    count = jax.tree_util.tree_leaves(items)[0].shape[0]
-    weights = jnp.zeros(count) if live is None else live.astype(jnp.float32)
-    mode: Mode = "all" if live is None else "live"
-    return _funnel(score, render, params, context, items, weights, batch_size, mode).values
+    return _funnel(score, render, params, context, items, None, live, batch_size).values
 
 
 def value_and_grad(
@@ -78,14 +76,16 @@ def value_and_grad(
     items: PyTree,
     weights: Array,
     *,
+    live: Array | None = None,
     batch_size: int | None = None,
 ) -> Evaluated:
-    """Like `evaluate`, with the gradient of `sum(weights * scores)` in `params`; weights: [N].
+    """Like `evaluate`, with the gradient of `sum(weights * scores)` with respect to `params`; weights: [N].
 
-    The model's own parameters are never differentiated, and nothing of one piece of `batch_size` images is
-    kept for the next but the running sum of the gradient.
+    The model's own parameters are not differentiated, and nothing of one batch of `batch_size` images is kept
+    for the next except the running sum of the gradient. An item that is not live contributes nothing to it.
     """
-    return _funnel(score, render, params, context, items, weights, batch_size, "gradient")
+    weights = jnp.asarray(weights, jnp.float32)
+    return _funnel(score, render, params, context, items, weights, live, batch_size)
 
 
 def _funnel(
@@ -94,184 +94,314 @@ def _funnel(
     params: PyTree,
     context: PyTree,
     items: PyTree,
-    weights: Array,
+    weights: Array | None,
+    live: Array | None,
     batch_size: int | None,
-    mode: Mode,
 ) -> Evaluated:
     leaves, treedef = jax.tree_util.tree_flatten(as_pytree(score))
     size = default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
-    plan = _Plan(treedef, render, size, mode, groups=1)
-    grouped = jax.tree_util.tree_map(lambda leaf: jnp.asarray(leaf)[None], (params, context))
-    work = _Work(
-        shared=dict(enumerate(leaves)),
-        varying={},
-        params=grouped[0],
-        context=grouped[1],
-        items=items,
-        weights=jnp.asarray(weights, jnp.float32),
-        group=jnp.zeros(weights.shape[0], jnp.int32),
-    )
-    values, grads = _run(plan, work)
-    return Evaluated(values, jax.tree_util.tree_map(lambda leaf: leaf[0], grads))
+    shared = dict(enumerate(map(jnp.asarray, leaves)))
+    params, context, items = jax.tree_util.tree_map(jnp.asarray, (params, context, items))
+    work = _Work(shared, params, context, _Rows(items, weights, live))
+    return _differentiable(_Plan(treedef, partial(_no_leaves, render), size), work)
+
+
+def _no_leaves(
+    render: Render, params: PyTree, context: PyTree, item: PyTree
+) -> tuple[Array, dict[int, Array]]:
+    return render(params, context, item), {}
 
 
 class _Plan(NamedTuple):
     """The static half of a funnel run."""
 
     score_tree: Any
-    render: Render
+    draw: Callable[
+        ..., tuple[Array, dict[int, Array]]
+    ]  # a `Render` that also returns the item's score leaves
     batch_size: int
-    mode: Mode
-    groups: int  # G
+
+
+class _Rows(NamedTuple):
+    """What differs from image to image."""
+
+    items: PyTree  # leaves [N, ...]
+    weights: Array | None  # [N]; None where no gradient is wanted
+    live: Array | None  # bool [N]; None: all
+
+    def count(self) -> int:
+        return jax.tree_util.tree_leaves(self)[0].shape[0]
+
+    def take(self, rows: Array) -> "_Rows":
+        return jax.tree_util.tree_map(lambda leaf: leaf[rows], self)
 
 
 class _Work(NamedTuple):
-    """The traced half: G groups of params and context (one, until a vmap adds its axis), N items in all."""
+    """The traced half of a funnel run."""
 
-    shared: dict[int, Array]  # leaves of the score that all groups share, by position
-    varying: dict[int, Array]  # leaves [G, ...] of the score that a vmap runs over
-    params: PyTree  # leaves [G, ...]
-    context: PyTree  # leaves [G, ...]
-    items: PyTree  # leaves [N, ...]
-    weights: Array  # [N]
-    group: Array  # int32 [N], which group an item belongs to
+    shared: dict[int, Array]  # leaves of the score that all images share, by position
+    params: PyTree
+    context: PyTree  # under a vmap over scores also their leaves that differ from image to image
+    rows: _Rows
 
 
-def _run(plan: _Plan, work: _Work) -> tuple[Array, PyTree]:
-    """Scores [N] and gradients [G, ...]. Under vmap the mapped axis joins the flat batch, so that the model
-    still sees `batch_size` images a call; without this rule it would see `axis_size` times as many."""
+# ---------------------------------------------------------------------------------------------------------
+# Under vmap: the mapped axis joins the flat batch
+
+
+def _batched(plan: _Plan, work: _Work) -> Evaluated:
+    """Evaluate all rows. Under vmap the mapped axis joins the flat batch, so that the model still sees
+    `batch_size` images per call; without this rule it would see V times as many."""
 
     @custom_vmap
-    def run(work: _Work) -> tuple[Array, PyTree]:
-        if work.weights.shape[0] == 0:  # a vmap over no images
-            return jnp.zeros(0), jax.tree_util.tree_map(jnp.zeros_like, work.params)
-        return _score_live(plan, work) if plan.mode == "live" else _scan_pieces(plan, work)
+    def run(work: _Work) -> Evaluated:
+        if work.rows.count() == 0:  # a vmap over no images
+            return Evaluated(jnp.zeros(0), _zero_grads(work))
+        return _scan(plan, work) if work.rows.live is None else _loop_over_live(plan, work)
 
     @run.def_vmap
-    def rule(axis_size: int, in_batched: Any, work: _Work) -> tuple[Any, Any]:
+    def rule(axis_size: int, in_batched: Any, work: _Work) -> tuple[Evaluated, Any]:
         (mapped,) = in_batched
-        wider = plan._replace(groups=axis_size * plan.groups)
-        values, grads = _run(wider, _flattened(work, mapped, axis_size, plan.groups))
-        values = values.reshape(axis_size, work.weights.shape[-1])
-        grads = jax.tree_util.tree_map(lambda g: g.reshape(axis_size, plan.groups, *g.shape[1:]), grads)
-        return (values, grads), jax.tree_util.tree_map(lambda _: True, (values, grads))
+        found = _batched(*_flattened(plan, work, mapped, axis_size))
+        found = Evaluated(found.values.reshape(axis_size, _length(work, mapped)), found.grads)
+        return found, jax.tree_util.tree_map(lambda _: True, found)
 
     return run(work)
 
 
-def _flattened(work: _Work, mapped: _Work, axis_size: int, groups: int) -> _Work:
-    """A vmapped axis of size V joins the flat batch: items [V, N] -> [V * N], groups [V, G] -> [V * G]."""
+def _flattened(plan: _Plan, work: _Work, mapped: _Work, axis_size: int) -> tuple[_Plan, _Work]:
+    """Turn V runs of N rows into one of V * N rows, each of which knows its run's number."""
+    shared = {at: leaf for at, leaf in work.shared.items() if not mapped.shared[at]}
+    differing = {at: leaf for at, leaf in work.shared.items() if mapped.shared[at]}
+    wanted = work.rows.weights is not None  # a gradient for each run, also of params that they share
+    params = work.params
+    if wanted:
+        params = jax.tree_util.tree_map(partial(_with_axis, axis_size), params, mapped.params)
 
-    def joined(leaf: Array, is_mapped: bool) -> Array:
-        full = leaf if is_mapped else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
-        return full.reshape(full.shape[0] * full.shape[1], *full.shape[2:])
+    def select(tree: PyTree, flags: PyTree, number: Array) -> PyTree:
+        return jax.tree_util.tree_map(lambda leaf, flag: leaf[number] if flag else leaf, tree, flags)
 
-    def per_group(leaf: Array) -> Array:
-        return jnp.repeat(leaf, groups, axis=0)
+    def draw(params: PyTree, context: PyTree, row: PyTree) -> tuple[Array, dict[int, Array]]:
+        number, item = row
+        flags = jax.tree_util.tree_map(lambda _: True, params) if wanted else mapped.params
+        own, leaves = context
+        image, inner = plan.draw(select(params, flags, number), select(own, mapped.context, number), item)
+        return image, inner | {at: leaf[number] for at, leaf in leaves.items()}
 
-    newly = {at: per_group(leaf) for at, leaf in work.shared.items() if mapped.shared[at]}
-    rest = jax.tree_util.tree_map(
-        joined,
-        (work.varying, work.params, work.context, work.items, work.weights),
-        (mapped.varying, mapped.params, mapped.context, mapped.items, mapped.weights),
+    rows = jax.tree_util.tree_map(partial(_with_axis, axis_size), work.rows, mapped.rows)
+    rows = jax.tree_util.tree_map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
+    numbers = jnp.repeat(jnp.arange(axis_size, dtype=jnp.int32), _length(work, mapped))
+    rows = rows._replace(items=(numbers, rows.items))
+    return plan._replace(draw=draw), _Work(shared, params, (work.context, differing), rows)
+
+
+def _length(work: _Work, mapped: _Work) -> int:
+    """Return N: the leading axis of a row leaf behind the mapped one."""
+    leaf, flag = jax.tree_util.tree_leaves(work.rows)[0], jax.tree_util.tree_leaves(mapped.rows)[0]
+    return leaf.shape[1 if flag else 0]
+
+
+def _with_axis(axis_size: int, leaf: Array, is_mapped: bool) -> Array:
+    return leaf if is_mapped else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Under grad: one batch after the other again
+
+
+@jax.tree_util.register_static
+class _Perturbed(tuple):
+    """For each leaf of the work whether a derivative with respect to it is wanted."""
+
+
+def _differentiable(plan: _Plan, work: _Work) -> Evaluated:
+    """Evaluate all rows; reverse-mode derivatives go through the batches once more, one at a time."""
+
+    @jax.custom_vjp
+    def run(work: _Work) -> Evaluated:
+        return _batched(plan, work)
+
+    def forward(work: PyTree) -> tuple[Evaluated, tuple[_Work, _Perturbed]]:
+        leaves, treedef = jax.tree_util.tree_flatten(work, is_leaf=_is_primal)
+        values = jax.tree_util.tree_unflatten(treedef, [leaf.value for leaf in leaves])
+        wanted = _Perturbed(leaf.perturbed and _is_float(leaf.value) for leaf in leaves)
+        return _batched(plan, values), (values, wanted)
+
+    def backward(saved: tuple[_Work, _Perturbed], cotangents: Evaluated) -> tuple[_Work]:
+        work, wanted = saved
+        filled = jax.tree_util.tree_map(_without_symbols, cotangents, is_leaf=_is_symbolic)
+        pulled = _pull_back(plan, wanted, work, filled)
+        leaves, treedef = jax.tree_util.tree_flatten(work)
+        found = iter(pulled)
+        return (treedef.unflatten([next(found) if flag else None for flag in wanted]),)
+
+    run.defvjp(forward, backward, symbolic_zeros=True)
+    return run(work)
+
+
+def _pull_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluated) -> list[Array]:
+    """Return the cotangents of the wanted leaves. Under vmap one run follows the other, so that memory stays
+    bounded; derivatives of explanations are rare enough for that to be fast enough."""
+
+    @custom_vmap
+    def run(work: _Work, cotangents: Evaluated) -> list[Array]:
+        return _scan_back(plan, wanted, work, cotangents)
+
+    @run.def_vmap
+    def rule(axis_size: int, in_batched: Any, *operands: Any) -> tuple[list[Array], list[bool]]:
+        full = jax.tree_util.tree_map(partial(_with_axis, axis_size), operands, tuple(in_batched))
+        found = jax.lax.map(lambda one: _pull_back(plan, wanted, *one), full)
+        return found, [True] * len(found)
+
+    return run(work, cotangents)
+
+
+def _scan_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluated) -> list[Array]:
+    count = work.rows.count()
+    everything, treedef = jax.tree_util.tree_flatten(work)
+    is_row = jax.tree_util.tree_leaves(
+        _Work(
+            *jax.tree_util.tree_map(lambda _: False, work[:3]),
+            jax.tree_util.tree_map(lambda _: True, work.rows),
+        )
     )
-    group = work.group if mapped.group else jnp.broadcast_to(work.group, (axis_size, *work.group.shape))
-    offset = groups * jnp.arange(axis_size, dtype=jnp.int32)[:, None]
-    varying, params, context, items, weights = rest
-    return _Work(
-        shared={at: leaf for at, leaf in work.shared.items() if at not in newly},
-        varying=varying | newly,
-        params=params,
-        context=context,
-        items=items,
-        weights=weights,
-        group=(group + offset).reshape(-1),
-    )
+    chosen = [at for at, flag in enumerate(wanted) if flag]
+    values_ct = cotangents.values
+    if work.rows.live is not None:
+        values_ct = jnp.where(work.rows.live, values_ct, 0.0)
+    pieces, places = _pieces(work.rows, count, plan.batch_size)
+    pieces_ct = jnp.where(places < count, values_ct[jnp.minimum(places, count - 1)], 0.0)
+
+    def step(totals: list[Array], piece: tuple[_Rows, Array]) -> tuple[list[Array], list[Array]]:
+        rows, ct = piece
+        leaves = jax.tree_util.tree_leaves(work._replace(rows=rows))
+
+        def of_chosen(some: list[Array]) -> Evaluated:
+            merged = list(leaves)
+            for at, leaf in zip(chosen, some, strict=True):
+                merged[at] = leaf
+            return _score_piece(plan, treedef.unflatten(merged))
+
+        _, back = jax.vjp(of_chosen, [leaves[at] for at in chosen])
+        (found,) = back(Evaluated(ct, cotangents.grads))
+        shared = [part for at, part in zip(chosen, found, strict=True) if not is_row[at]]
+        per_row = [part for at, part in zip(chosen, found, strict=True) if is_row[at]]
+        return [total + part for total, part in zip(totals, shared, strict=True)], per_row
+
+    start = [jnp.zeros_like(everything[at]) for at in chosen if not is_row[at]]
+    totals, stacked = jax.lax.scan(step, start, (pieces, pieces_ct))
+    # A row that pads the last batch repeats the last one with weight 0, so its cotangent may be dropped.
+    joined = [leaf.reshape(-1, *leaf.shape[2:])[:count] for leaf in stacked]
+    totals_left, rows_left = iter(totals), iter(joined)
+    return [next(rows_left) if is_row[at] else next(totals_left) for at in chosen]
 
 
-class _Piece(NamedTuple):
-    """b items of the flat batch."""
-
-    items: PyTree  # leaves [b, ...]
-    weights: Array  # [b]
-    group: Array  # int32 [b]
+def _is_primal(node: Any) -> bool:
+    return hasattr(node, "perturbed")
 
 
-def _scan_pieces(plan: _Plan, work: _Work) -> tuple[Array, PyTree]:
-    """Score all items piece by piece, adding up the gradient."""
-    count = work.weights.shape[0]
-    pieces = _pieces(_Piece(work.items, work.weights, work.group), count, plan.batch_size)
-    differentiate = plan.mode == "gradient"
-
-    def weighted(params: PyTree, piece: _Piece) -> tuple[Array, Array]:
-        values = _score_piece(plan, work, params, piece)
-        # Not `weights * values`: a padded row must not turn the sum to NaN.
-        return jnp.sum(jnp.where(piece.weights != 0, piece.weights * values, 0.0)), values
-
-    def step(total: PyTree, piece: _Piece) -> tuple[PyTree, Array]:
-        if not differentiate:
-            return total, weighted(work.params, piece)[1]
-        (_, values), grads = jax.value_and_grad(weighted, has_aux=True)(work.params, piece)
-        return jax.tree_util.tree_map(jnp.add, total, grads), values
-
-    start = jax.tree_util.tree_map(jnp.zeros_like, work.params) if differentiate else ()
-    total, values = jax.lax.scan(step, start, pieces)
-    grads = total if differentiate else jax.tree_util.tree_map(jnp.zeros_like, work.params)
-    return values.reshape(-1)[:count], grads
+def _is_symbolic(node: Any) -> bool:
+    return isinstance(node, SymbolicZero)
 
 
-def _pieces(flat: _Piece, count: int, batch_size: int) -> _Piece:
-    """[N, ...] -> [pieces, b, ...]: as few pieces as `batch_size` allows, as even as can be, so that
-    little is padded. Padding repeats the last item with weight 0."""
-    pieces = -(-count // batch_size)
-    size = -(-count // pieces)
-    rows = jnp.minimum(jnp.arange(pieces * size), count - 1)
-    split = jax.tree_util.tree_map(lambda leaf: leaf[rows].reshape(pieces, size, *leaf.shape[1:]), flat)
-    real = (jnp.arange(pieces * size) < count).reshape(pieces, size)
-    return split._replace(weights=jnp.where(real, split.weights, 0.0))
+def _without_symbols(cotangent: Any) -> Array:
+    return jnp.zeros(cotangent.shape, cotangent.dtype) if _is_symbolic(cotangent) else cotangent
 
 
-def _score_live(plan: _Plan, work: _Work) -> tuple[Array, PyTree]:
-    """Score the items of weight 1, gathered to the front, in a loop that ends with the last of them."""
-    live = work.weights != 0
-    count = live.shape[0]
+def _is_float(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Batches
+
+
+def _scan(plan: _Plan, work: _Work) -> Evaluated:
+    """Score all rows batch by batch, adding up the gradient."""
+    count = work.rows.count()
+    pieces, _ = _pieces(work.rows, count, plan.batch_size)
+
+    def step(total: PyTree, rows: _Rows) -> tuple[PyTree, Array]:
+        found = _score_piece(plan, work._replace(rows=rows))
+        return jax.tree_util.tree_map(jnp.add, total, found.grads), found.values
+
+    total, values = jax.lax.scan(step, _zero_grads(work), pieces)
+    return Evaluated(values.reshape(-1)[:count], total)
+
+
+def _pieces(rows: _Rows, count: int, batch_size: int) -> tuple[_Rows, Array]:
+    """Split [N, ...] into [batches, b, ...], as few batches as `batch_size` allows and as even as possible.
+
+    Padding repeats the last row with weight 0. Also returned: the place of each row, int32 [batches, b].
+    """
+    batches = -(-count // batch_size)
+    size = -(-count // batches)
+    places = jnp.arange(batches * size, dtype=jnp.int32).reshape(batches, size)
+    split = rows.take(jnp.minimum(places, count - 1))
+    if split.weights is not None:
+        split = split._replace(weights=jnp.where(places < count, split.weights, 0.0))
+    return split, places
+
+
+def _loop_over_live(plan: _Plan, work: _Work) -> Evaluated:
+    """Score the live rows, gathered to the front, in a loop that ends with the last of them."""
+    rows = work.rows
+    assert rows.live is not None
+    count = rows.count()
     size = min(plan.batch_size, count)
-    # The last piece may reach beyond the end: its surplus rows repeat the last item.
-    order = jnp.pad(jnp.argsort(~live, stable=True), (0, size - 1), mode="edge")
-    flat = _Piece(work.items, work.weights, work.group)
+    if rows.weights is not None:
+        rows = rows._replace(weights=jnp.where(rows.live, rows.weights, 0.0))
+    # The last batch may reach beyond the end: its surplus rows repeat the last one, which must not count twice.
+    order = jnp.pad(jnp.argsort(~rows.live, stable=True), (0, size - 1), mode="edge")
 
-    def step(at: Array, values: Array) -> Array:
-        rows = jax.lax.dynamic_slice(order, (at * size,), (size,))
-        piece = jax.tree_util.tree_map(lambda leaf: leaf[rows], flat)
-        return values.at[rows].set(_score_piece(plan, work, work.params, piece))
+    def step(at: Array, state: Evaluated) -> Evaluated:
+        places = at * size + jnp.arange(size)
+        chosen = order[places]
+        piece = rows.take(chosen)
+        if piece.weights is not None:
+            piece = piece._replace(weights=jnp.where(places < count, piece.weights, 0.0))
+        found = _score_piece(plan, work._replace(rows=piece))
+        grads = jax.tree_util.tree_map(jnp.add, state.grads, found.grads)
+        return Evaluated(state.values.at[chosen].set(found.values), grads)
 
-    pieces = (jnp.sum(live) + size - 1) // size
-    values = jax.lax.fori_loop(0, pieces, step, jnp.full(count, jnp.nan))
-    return jnp.where(live, values, jnp.nan), jax.tree_util.tree_map(jnp.zeros_like, work.params)
-
-
-def _score_piece(plan: _Plan, work: _Work, params: PyTree, piece: _Piece) -> Array:
-    """Render and score the b images of one piece: [b]."""
-
-    def of_group(tree: PyTree, index: Array) -> PyTree:
-        return jax.tree_util.tree_map(lambda leaf: leaf[0] if leaf.shape[0] == 1 else leaf[index], tree)
-
-    def draw(item: PyTree, index: Array) -> Array:
-        return plan.render(of_group(params, index), of_group(work.context, index), item)
-
-    images = jax.vmap(draw)(piece.items, piece.group)
-    if not work.varying:
-        return _checked(_assemble(plan, work.shared, {})(images), images)
-
-    def one(image: Array, index: Array) -> Array:
-        score = _assemble(plan, work.shared, of_group(work.varying, index))
-        return _checked(score(image[None]), image[None])[0]
-
-    return jax.vmap(one)(images, piece.group)
+    batches = (jnp.sum(rows.live) + size - 1) // size
+    start = Evaluated(jnp.full(count, jnp.nan), _zero_grads(work))
+    end = jax.lax.fori_loop(0, batches, step, start)
+    return end._replace(values=jnp.where(rows.live, end.values, jnp.nan))
 
 
-def _assemble(plan: _Plan, shared: dict[int, Array], varying: dict[int, Array]) -> Score:
-    leaves = shared | varying
+def _zero_grads(work: _Work) -> PyTree:
+    return () if work.rows.weights is None else jax.tree_util.tree_map(jnp.zeros_like, work.params)
+
+
+def _score_piece(plan: _Plan, work: _Work) -> Evaluated:
+    """Render and score the b images of one batch, with the gradient where the rows have weights."""
+    weights = work.rows.weights
+    if weights is None:
+        return Evaluated(_scores(plan, work), ())
+
+    def weighted(params: PyTree) -> tuple[Array, Array]:
+        values = _scores(plan, work._replace(params=params))
+        # Not `weights * values` alone: a padded row must not turn the sum to NaN.
+        return jnp.sum(jnp.where(weights != 0, weights * values, 0.0)), values
+
+    (_, values), grads = jax.value_and_grad(weighted, has_aux=True)(work.params)
+    return Evaluated(values, grads)
+
+
+def _scores(plan: _Plan, work: _Work) -> Array:
+    """Render and score the b images of one batch: [b]."""
+    images, own = jax.vmap(lambda item: plan.draw(work.params, work.context, item))(work.rows.items)
+    if not own:
+        return _checked(_assembled(plan, work.shared)(images), images)
+
+    def one(image: Array, leaves: dict[int, Array]) -> Array:
+        return _checked(_assembled(plan, work.shared | leaves)(image[None]), image[None])[0]
+
+    return jax.vmap(one)(images, own)
+
+
+def _assembled(plan: _Plan, leaves: dict[int, Array]) -> Score:
     return jax.tree_util.tree_unflatten(plan.score_tree, [leaves[at] for at in range(len(leaves))])
 
 

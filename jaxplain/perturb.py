@@ -1,4 +1,4 @@
-"""Baselines, upsampling and blending: how a mask becomes an image.
+"""Baselines, resizing and blending: how a mask becomes an image.
 
 A mask is 1 where the pixel is kept and 0 where the baseline replaces it. h, w are the mask's rows and
 columns, H, W the image's.
@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxplain.checks import check_choice, check_image, check_positive_int
+from jaxplain.checks import as_image, check_choice, check_image, check_positive_int
 
 BASELINES = ("blur", "black", "white", "mean", "zero", "noise")
 
 
 @lru_cache(maxsize=64)
 def upsampling_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """Bilinear interpolation with aligned corners as a matrix: float32 [size_out, size_in].
+    """Return bilinear interpolation with aligned corners as a matrix: float32 [size_out, size_in].
 
     Sample positions are `linspace(0, size_in - 1, size_out)`, so the first and last samples are the
     corners themselves; `jax.image.resize` aligns pixel centres instead.
@@ -30,7 +30,7 @@ def upsampling_matrix(size_in: int, size_out: int) -> np.ndarray:
 
 
 def upsample(mask: Array, shape: tuple[int, int]) -> Array:
-    """Bilinear upsampling with aligned corners: [h, w] -> [H, W]; the identity where shapes agree."""
+    """Upsample bilinearly with aligned corners: [h, w] -> [H, W]; the identity where shapes agree."""
     if mask.shape == tuple(shape):
         return mask
     rows, cols = upsampling_matrix(mask.shape[0], shape[0]), upsampling_matrix(mask.shape[1], shape[1])
@@ -38,13 +38,35 @@ def upsample(mask: Array, shape: tuple[int, int]) -> Array:
     return jnp.matmul(jnp.matmul(rows, mask, precision=precision), cols.T, precision=precision)
 
 
+def resizing_matrix(size_in: int, size_out: int) -> np.ndarray:
+    """Matrix that resizes one axis of a map: float32 [size_out, size_in]; see `resize_map`."""
+    if size_out >= size_in:
+        return upsampling_matrix(size_in, size_out)
+    edges = np.arange(size_out + 1) * size_in / size_out
+    pixels = np.arange(size_in)
+    shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.maximum(shared, 0.0) * size_out / size_in).astype(np.float32)
+
+
+def resize_map(importance: Array, shape: tuple[int, int]) -> Array:
+    """Resize a map: a coarser size averages over its cells, a finer one interpolates with aligned corners.
+
+    [h, w] -> [H, W]; the identity where shapes agree.
+    """
+    if importance.shape == tuple(shape):
+        return importance
+    rows, cols = (resizing_matrix(*sides) for sides in zip(importance.shape, shape, strict=True))
+    precision = jax.lax.Precision.HIGHEST
+    return jnp.matmul(jnp.matmul(rows, importance, precision=precision), cols.T, precision=precision)
+
+
 def blend(image: Array, baseline: Array, mask: Array) -> Array:
-    """`image * mask + baseline * (1 - mask)`: images [H, W, C], mask [H, W]."""
+    """Return `image * mask + baseline * (1 - mask)`: images [H, W, C], mask [H, W]."""
     return baseline + mask[..., None] * (image - baseline)
 
 
 def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None = None) -> Array:
-    """The image blurred until nothing is recognised: [H, W, C] -> [H, W, C].
+    """Return the image, blurred until nothing is recognisable: [H, W, C] -> [H, W, C].
 
     A Gaussian of `kernel` taps and standard deviation `sigma`, borders reflected without repeating the edge
     pixel. Default kernel: 51, from 500 px on (the longer side) 151, from 800 px on 201; sigma = kernel - 1.
@@ -68,7 +90,7 @@ def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None =
 
 @lru_cache(maxsize=64)
 def _blur_matrix(size: int, taps: int, sigma: float) -> np.ndarray:
-    """Gaussian blur along one axis with reflected borders: float32 [size, size]."""
+    """Return Gaussian blur along one axis with reflected borders as a matrix: float32 [size, size]."""
     radius = taps // 2
     offsets = np.arange(-radius, radius + 1)
     kernel = np.exp(-(offsets**2) / (2.0 * sigma**2))
@@ -80,19 +102,19 @@ def _blur_matrix(size: int, taps: int, sigma: float) -> np.ndarray:
 
 
 def mean_baseline(image: Array) -> Array:
-    """Every pixel the image's mean colour: [H, W, C] -> [H, W, C]."""
+    """Return the image's mean colour in every pixel: [H, W, C] -> [H, W, C]."""
     check_image(image)
     return jnp.broadcast_to(jnp.mean(image, axis=(0, 1)), image.shape)
 
 
 def constant_baseline(image: Array, value: float | Array = 0.0) -> Array:
-    """Every pixel the same value, a number or one per channel [C], in model space."""
+    """Return the same value in every pixel, a number or one per channel [C], in model space."""
     check_image(image)
     return jnp.broadcast_to(jnp.asarray(value, image.dtype), image.shape)
 
 
 def noise_baseline(image: Array, key: Array, low: float | Array = 0.0, high: float | Array = 1.0) -> Array:
-    """Uniform random pixels between `low` and `high` (numbers or [C], in model space). Consumes the key."""
+    """Return uniform random pixels between `low` and `high` (numbers or [C], model space); consumes the key."""
     check_image(image)
     low, high = (jnp.broadcast_to(jnp.asarray(bound, image.dtype), image.shape) for bound in (low, high))
     return low + (high - low) * jax.random.uniform(key, image.shape, image.dtype)
@@ -105,7 +127,7 @@ def baseline(
     normalize: Callable[[Array], Array] | None = None,
     key: Array | None = None,
 ) -> Array:
-    """A baseline by name, in the image's own (model) space: [H, W, C] -> [H, W, C].
+    """Return a baseline by name, in the image's own (model) space: [H, W, C] -> [H, W, C].
 
     Args:
       kind: "blur"; "black" or "white" (pixel value 0 or 255 before normalisation); "mean" (the image's mean
@@ -134,3 +156,36 @@ def baseline(
             raise ValueError("baseline 'noise' is random: pass key=jax.random.key(...).")
         return noise_baseline(image, key, black, white)
     return constant_baseline(image, black if kind == "black" else white)
+
+
+def as_baseline(baseline: Array | None, image: Array) -> Array:
+    """Return a checked baseline for an image [H, W, C] as float32; None is the blurred image.
+
+    Raises:
+      ValueError, TypeError: not an image, or of another shape.
+    """
+    if baseline is None:
+        return blur_baseline(image)
+    baseline = as_image(baseline, "baseline")
+    if baseline.shape != image.shape:
+        raise ValueError(f"baseline {baseline.shape} and image {image.shape} must have the same shape.")
+    return baseline
+
+
+def as_baselines(baseline: Array | None, image: Array) -> Array:
+    """Return checked baselines [K, H, W, C] for an image, from one or several; None is the blurred image.
+
+    Raises:
+      ValueError, TypeError: not an image, or of another shape.
+    """
+    if baseline is None:
+        return blur_baseline(image)[None]
+    rank = getattr(baseline, "ndim", 0)
+    if rank not in (3, 4) or baseline.shape[-3:] != image.shape or 0 in baseline.shape:
+        raise ValueError(
+            f"baseline must be {image.shape} like the image, or K of them [K, H, W, C]; "
+            f"got shape {getattr(baseline, 'shape', type(baseline).__name__)}."
+        )
+    check_image(baseline.reshape(-1, *image.shape[1:]), "baseline")
+    baseline = jnp.asarray(baseline, jnp.float32)
+    return baseline if rank == 4 else baseline[None]

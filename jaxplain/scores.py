@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxplain.checks import check_choice
+from jaxplain.checks import check_choice, check_target
 
 ScoreKind = Literal["probability", "logit", "log_probability", "margin"]
 KINDS: tuple[str, ...] = get_args(ScoreKind)
@@ -56,14 +56,14 @@ class ClassScore:
 
 
 def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "probability") -> ClassScore:
-    """The score of one class of a classifier.
+    """Make the score of one class of a classifier.
 
     Args:
       classifier: anything callable from images [N, H, W, C] to logits [N, K]: a model of the zoo, a plain
         function, a Flax, Equinox or Keras-3-on-JAX model (see `as_pytree`).
       target: class index in 0..K-1, an int or an int32 scalar that may be traced (so `jax.vmap` over
         targets works). An index outside gives a NaN score under jit; a concrete one is refused when
-        the classifier says how many `labels` it has.
+        the classifier has `labels`.
       kind: "probability" (softmax), "logit", "log_probability", or "margin" (its logit minus the largest
         other one).
 
@@ -88,20 +88,14 @@ def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "
 
 
 def _in_short(target: Any) -> str:
-    """Of an array its shape: an image in the target's place would fill the screen."""
+    """Describe an array by its shape: an image in the target's place would fill the screen."""
     if getattr(target, "ndim", 0):
         return f"an array of shape {target.shape}; for several classes use jax.vmap"
     return repr(target)
 
 
-def check_target(target: int, classes: int) -> None:
-    """Raise a ValueError unless 0 <= target < classes."""
-    if not 0 <= target < classes:
-        raise ValueError(f"target {target} is out of range: the classifier has classes 0..{classes - 1}.")
-
-
 def top_class(classifier: Classifier, image: Array) -> Array:
-    """Index of the class with the largest logit for one image [H, W, C]: int32 []."""
+    """Return the index of the class with the largest logit for one image [H, W, C]: int32 []."""
     return jnp.argmax(classifier(image[None])[0]).astype(jnp.int32)
 
 
@@ -124,13 +118,13 @@ def _pick(values: Array, target: Array) -> Array:
 
 
 def as_pytree(model: Any) -> Any:
-    """A callable pytree whose leaves are arrays, so that it can be an argument of a compiled function.
+    """Return a callable pytree whose leaves are arrays, so that it can be an argument of a compiled function.
 
     - a pytree with array leaves only (Flax nnx modules, `jax.tree_util.Partial`, scores): itself;
     - a pytree with other leaves among them (Equinox modules hold functions): those become static;
     - a Keras 3 model on the JAX backend: its `stateless_call` with its variables as leaves;
-    - any other callable (a plain function): static; arrays that it closes over are compiled in as constants,
-      and every new function object means a new compilation.
+    - any other callable (a plain function): static; arrays that it closes over are compiled in as
+      constants, and every new function object means a new compilation.
 
     Raises:
       TypeError: the model cannot be called.
@@ -159,10 +153,10 @@ def _is_array(leaf: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Recombined:
-    """The static half of a pytree with other leaves than arrays among its own."""
+    """The static half of a pytree that has leaves other than arrays."""
 
     treedef: Any
-    static: tuple  # a leaf each; None where it is an array
+    static: tuple  # one entry per leaf; None where it is an array
 
     def __call__(self, dynamic: tuple, images: Array) -> Array:
         leaves = [fixed if leaf is None else leaf for leaf, fixed in zip(dynamic, self.static, strict=True)]

@@ -1,0 +1,167 @@
+"""What every method returns: an importance map, how the run ended, what it cost, and the method's details."""
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxplain.perturb import resize_map
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class Status(IntEnum):
+    """How a run ended; a number in the result, so that it passes through jit and vmap."""
+
+    OK = 0
+    NOT_FINITE = 1
+    NOT_ABOVE_BASELINE = 2
+    NOT_MOVED = 3
+    LOW_SCORE = 4
+    BASELINE_SUFFICIENT = 5
+    BUDGET_SPENT = 6
+    BUFFER_FULL = 7
+    NONE_FOUND = 8
+    CONSTANT_LOGITS = 9
+    NOT_ACCEPTED = 10
+
+    @property
+    def message(self) -> str:
+        """Human-readable explanation, with what to do about it."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.OK: "ok",
+    Status.NOT_FINITE: "a score or the result is NaN or infinite; check the model, its input and the target",
+    Status.NOT_ABOVE_BASELINE: "the score of the image is not above its baseline's, so there is nothing to "
+    "explain: choose another target or baseline",
+    Status.NOT_MOVED: "no candidate mask was better than the initial one, so the map is empty: choose another "
+    "target, less noise, a smaller l1, or more iterations",
+    Status.LOW_SCORE: "the score of the whole image is about zero, so there is nothing to explain: choose "
+    "another target",
+    Status.BASELINE_SUFFICIENT: "the baseline alone already reaches the threshold, so no patch is needed: "
+    "choose another baseline or target",
+    Status.BUDGET_SPENT: "the budget of model evaluations was spent before the search ended, so there may be "
+    "more explanations: raise max_evaluations",
+    Status.BUFFER_FULL: "max_explanations were found, and there may be more: raise max_explanations",
+    Status.NONE_FOUND: "no sufficient set was found: raise max_size, beam_width or candidates, lower the "
+    "threshold, or let the search propose all patches (proposal=None)",
+    Status.CONSTANT_LOGITS: "the logit is the same on all images, so there is nothing to explain: add images "
+    "that differ, or choose another class",
+    Status.NOT_ACCEPTED: "one x-feature carries nearly everything in every round; the best round was kept: "
+    "try more images, another n_features or another key",
+}
+
+
+class Explanation(NamedTuple):
+    """The result of a method for one image; a pytree, so that it passes through jit and vmap."""
+
+    importance: Array  # [h, w] at the method's own resolution, high = important
+    status: Array  # int32 [], a `Status`
+    evaluations: Array  # int32 [], images through the model, forward-and-backward counted once; -1 unknown
+    details: Any = ()  # a NamedTuple: what this family of methods adds
+
+    def saliency(self, height: int, width: int) -> Array:
+        """Return the importance at another size, [height, width].
+
+        A finer size is interpolated bilinearly with aligned corners, a coarser one averaged over its cells.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> finished(jnp.array([[0.0, 1.0]]), jnp.zeros(1), 1).saliency(1, 3).tolist()
+          [[0.0, 0.5, 1.0]]
+        """
+        return resize_map(self.importance, (height, width))
+
+    def plot(self, image: Any = None, *, ax: "Axes | None" = None, alpha: float = 0.5) -> "Axes":
+        """Draw the importance, over an image if one is given, with matplotlib.
+
+        Args:
+          image: [H, W, C], uint8 pixels or floats, which are scaled to their range for display.
+          ax: where to draw; None for a new figure.
+          alpha: weight of the heatmap over the image, 0 to 1.
+
+        Returns:
+          The axes; `ax.figure.savefig("name.svg")` saves them.
+
+        Raises:
+          ValueError: the explanations of several images; plot one at a time.
+        """
+        from jaxplain import overlay  # matplotlib is imported only when something is drawn
+
+        _check_single(self.importance)
+        return overlay.plot(np.asarray(self.importance), image, ax=ax, alpha=alpha, title=self._title())
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the heatmap of one concrete explanation in a notebook."""
+        if isinstance(self.importance, jax.core.Tracer) or np.ndim(self.importance) != 2:
+            return None
+        from jaxplain import overlay
+
+        return overlay.thumbnail(np.asarray(self.importance))
+
+    def _title(self) -> str:
+        status = Status(int(self.status))
+        return "" if status is Status.OK else status.name.lower().replace("_", " ")
+
+
+class Method(Protocol):
+    """The contract of every method in `masks`, `attributions` and of a user's own."""
+
+    def __call__(
+        self,
+        score: Any,
+        image: Array,
+        baseline: Array | None = None,
+        *,
+        key: Array | None = None,
+        batch_size: int | None = None,
+        **named: Any,
+    ) -> Explanation:
+        """Explain one image.
+
+        Args:
+          score: what to explain, a callable pytree from images [N, H, W, C] to [N].
+          image: [H, W, C], model space.
+          baseline: [H, W, C], what hides a pixel; None: the method's default. A method that hides nothing
+            ignores it.
+          key: random key, consumed; a deterministic method ignores it.
+          batch_size: images per model call; None chooses by platform.
+          **named: options of the method, written out in its signature with their defaults.
+        """
+        ...
+
+
+def finished(
+    importance: Array, scores: Array, evaluations: int | Array, details: Any = (), status: Array | None = None
+) -> Explanation:
+    """Return an explanation whose status says whether everything in it is finite.
+
+    Args:
+      importance: [h, w].
+      scores: of any shape; all that the model returned.
+      evaluations: images through the model.
+      details: what the family of methods adds.
+      status: of the method where all is finite, int32 []; None: OK.
+    """
+    finite = jnp.all(jnp.isfinite(importance)) & jnp.all(jnp.isfinite(scores))
+    otherwise = jnp.int32(Status.OK) if status is None else status
+    return Explanation(
+        importance=importance,
+        status=jnp.where(finite, otherwise, Status.NOT_FINITE).astype(jnp.int32),
+        evaluations=jnp.asarray(evaluations, jnp.int32),
+        details=details,
+    )
+
+
+def _check_single(importance: Any) -> None:
+    if np.ndim(importance) != 2:
+        raise ValueError(
+            f"only one explanation can be drawn at a time, got importance of shape {np.shape(importance)}: "
+            "pick one with jax.tree_util.tree_map(lambda leaf: leaf[0], explanation)."
+        )

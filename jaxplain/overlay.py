@@ -1,0 +1,216 @@
+"""An importance map as a picture: coloured, laid over its image, encoded as PNG. Colours are matplotlib's.
+
+For the eye only: nothing here changes a map that is kept or measured.
+"""
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from jaxplain.checks import check_choice
+from jaxplain.images import check_rgb
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLORMAPS = ("jet", "viridis", "gray", "bwr")
+MISSING = "#808080"  # where there is no number
+OUTLIERS = 1.0  # percent of a map's values at each end that `robust_range` shows in the last colour
+# A float32 map whose values differ by less is constant up to rounding; stretching it would show noise.
+_FLAT = 4 * float(np.finfo(np.float32).eps)
+_THUMBNAIL = 224  # pixels of the longer side
+
+
+def overlay(
+    pixels: NDArray[np.uint8],
+    importance: ArrayLike,
+    alpha: float = 0.5,
+    cmap: str = "jet",
+    limits: tuple[float, float] | None = None,
+) -> NDArray[np.uint8]:
+    """Blend a coloured map into an image: `(1 - alpha) * pixels + alpha * colour`.
+
+    Args:
+      pixels: uint8 [H, W, 3].
+      importance: [h, w], high = important; resized bilinearly with aligned corners.
+      alpha: weight of the map, 0 (image only) to 1 (map only).
+      cmap: "jet", "viridis", "gray" or "bwr" (for signed maps, symmetric about zero).
+      limits: values drawn in the first and last colour; None for the extremes. See `robust_range`.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      TypeError: pixels are not uint8.
+      ValueError: a wrong shape, alpha outside 0..1, an unknown colour map, limits in the wrong order.
+
+    Example:
+      >>> import numpy as np
+      >>> overlay(np.zeros((4, 6, 3), np.uint8), [[0.0, 1.0]], alpha=0.5, cmap="gray")[0, -1].tolist()
+      [128, 128, 128]
+    """
+    check_rgb(pixels)
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha must be in 0..1, got {alpha}.")
+    colors = heatmap(importance, pixels.shape[:2], cmap, limits)
+    return np.floor((1.0 - alpha) * pixels + alpha * colors + 0.5).astype(np.uint8)
+
+
+def heatmap(
+    importance: ArrayLike,
+    shape: tuple[int, int],
+    cmap: str = "jet",
+    limits: tuple[float, float] | None = None,
+) -> NDArray[np.uint8]:
+    """Colour a map at the size of its image: [h, w] -> uint8 [H, W, 3]; arguments and errors as in `overlay`.
+
+    Example:
+      >>> heatmap([[0.0, 1.0]], (4, 6)).shape
+      (4, 6, 3)
+    """
+    import matplotlib
+
+    check_choice(cmap, COLORMAPS, "colour map")
+    low, high = display_range(importance, cmap) if limits is None else limits
+    if not (np.isfinite([low, high]).all() and low <= high):
+        raise ValueError(f"limits must be two finite numbers in ascending order, got {limits}.")
+    values = resize_bilinear(importance, shape)
+    if high > low:
+        unit = max(abs(low), abs(high))  # high - low itself can be too large or too small for a float
+        values = np.clip((values / unit - low / unit) / (high / unit - low / unit), 0.0, 1.0)
+    else:
+        values = np.where(np.isnan(values), np.nan, 0.5 if cmap == "bwr" else 0.0)
+    colors = matplotlib.colormaps[cmap].with_extremes(bad=MISSING)(np.ma.masked_invalid(values), bytes=True)
+    return np.ascontiguousarray(colors[..., :3])
+
+
+def display_range(importance: ArrayLike, cmap: str = "jet") -> tuple[float, float]:
+    """Return the limits that a map is drawn with: its extremes; symmetric about zero for "bwr".
+
+    The two are equal where the map is constant up to rounding, or has no finite value.
+
+    Example:
+      >>> display_range([[-3.0, 1.0]]), display_range([[-3.0, 1.0]], "bwr")
+      ((-3.0, 1.0), (-3.0, 3.0))
+    """
+    values = _as_map(importance)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 0.0
+    low, high = float(finite.min()), float(finite.max())
+    if cmap == "bwr":
+        largest = max(abs(low), abs(high))
+        return -largest, largest
+    return (low, low) if high - low <= _FLAT * max(abs(low), abs(high)) else (low, high)
+
+
+def robust_range(importance: ArrayLike) -> tuple[float, float] | None:
+    """Return limits that leave out the outer 1% of the values at each end; None where they are equal."""
+    values = _as_map(importance)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return None
+    low, high = np.percentile(finite, [OUTLIERS, 100 - OUTLIERS]).tolist()
+    return (low, high) if high > low else None
+
+
+def resize_bilinear(importance: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Resize a map for display, bilinearly with aligned corners; a NaN spreads only to where it has weight.
+
+    Example:
+      >>> resize_bilinear([[0.0, 1.0]], (1, 3)).tolist()
+      [[0.0, 0.5, 1.0]]
+    """
+    values = _as_map(importance)
+    if min(shape) < 1:
+        raise ValueError(f"shape must be (height, width), both at least 1, got {tuple(shape)}.")
+    return _interpolated(_interpolated(values, shape[0]).T, shape[1]).T
+
+
+def _interpolated(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Interpolate along the first axis. Where its weight is zero, the next value must not matter, even if NaN."""
+    position = np.linspace(0.0, len(values) - 1, count)
+    before = np.floor(position).astype(np.intp)
+    weight = (position - before)[:, None]
+    first, second = values[before], values[np.minimum(before + 1, len(values) - 1)]
+    with np.errstate(invalid="ignore"):  # 0 * inf, in the branch that is not taken
+        return np.where(weight == 0.0, first, (1.0 - weight) * first + weight * second)
+
+
+def _as_map(importance: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(importance, dtype=np.float64)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"importance must be one map [h, w], got shape {values.shape}.")
+    return values
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Out of the program
+
+
+def to_png(picture: NDArray[np.uint8] | Image.Image) -> bytes:
+    """Encode a picture as PNG: uint8 [H, W], [H, W, 3] or [H, W, 4], or a Pillow image.
+
+    Raises:
+      TypeError, ValueError: an array of another dtype or shape.
+    """
+    if not isinstance(picture, Image.Image):
+        picture = np.asarray(picture)
+        if picture.dtype != np.uint8:
+            raise TypeError(f"a picture must have uint8 values 0..255, got {picture.dtype}.")
+        if picture.size == 0 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,), (4,)):
+            raise ValueError(f"a picture must be [H, W], [H, W, 3] or [H, W, 4], got {picture.shape}.")
+        picture = Image.fromarray(np.ascontiguousarray(picture))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """Encode a photo as a JPEG data URI, to embed it in a page: uint8 [H, W, 3] -> text."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def thumbnail(importance: ArrayLike) -> bytes:
+    """Return a map alone as a PNG of moderate size, with square cells; for notebooks."""
+    height, width = _as_map(importance).shape
+    scale = max(1, round(_THUMBNAIL / max(height, width)))
+    return to_png(heatmap(importance, (height * scale, width * scale)))
+
+
+def plot(
+    importance: ArrayLike, image: Any = None, *, ax: "Axes | None" = None, alpha: float = 0.5, title: str = ""
+) -> "Axes":
+    """Draw a map, over its image if given, on matplotlib axes; see `jaxplain.Explanation.plot`."""
+    import matplotlib.pyplot as plt
+
+    ax = plt.subplots(figsize=(4, 4))[1] if ax is None else ax
+    if image is None:
+        ax.imshow(heatmap(importance, _as_map(importance).shape), interpolation="nearest")
+    else:
+        ax.imshow(overlay(as_pixels(image), importance, alpha))
+    ax.set_axis_off()
+    ax.set_title(title)
+    return ax
+
+
+def as_pixels(image: Any) -> NDArray[np.uint8]:
+    """Return an image [H, W, C] as RGB pixels; floats are scaled to their own range.
+
+    Raises:
+      ValueError: not [H, W, 1] or [H, W, 3].
+    """
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+        raise ValueError(f"an image to draw on must be [H, W, 1] or [H, W, 3], got shape {array.shape}.")
+    if array.dtype != np.uint8:
+        array = array.astype(np.float64)
+        low, high = np.nanmin(array), np.nanmax(array)
+        array = np.nan_to_num((array - low) * (255.0 / max(high - low, 1e-12))).round().astype(np.uint8)
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array

@@ -1,0 +1,81 @@
+"""Subjects: one image made ready for a method. Its key, baseline and target are decided here and nowhere else,
+so that the same photo, method and seed give the same map in every command.
+"""
+
+import hashlib
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxplain.perturb import baseline as make_baseline
+
+TOP = -1  # stands for "the top prediction" as a target of a compiled program
+
+
+class Request(NamedTuple):
+    """What a compiled program needs to know of one image; under vmap and sharding with a leading axis."""
+
+    image: Array  # [H, W, C], uint8 pixels or float32 in model space
+    target: Array  # int32 [], class index or TOP
+    words: Array  # uint32 [2], digest of the image; see `content_words`
+
+
+class Subject(NamedTuple):
+    """One image as one classifier sees it, ready for a method."""
+
+    image: Array  # float32 [H, W, C], model space
+    baseline: Array  # float32 [H, W, C], what hides a pixel
+    target: Array  # int32 [], the explained class
+    probability: Array  # float32 [], its softmax probability; for a score that is no classifier, the score
+    key: Array  # the image's random key, for methods; see `method_key`
+
+
+def content_words(image: np.ndarray) -> np.ndarray:
+    """Return what an image adds to its random key: uint32 [2] of the SHA-256 of its values and shape."""
+    array = np.ascontiguousarray(image)
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes()).digest()
+    return np.frombuffer(digest[:8], "<u4").astype(np.uint32)
+
+
+def request(image: np.ndarray, target: int | None = None) -> Request:
+    """Make the request for one image, uint8 pixels as the classifier sees them or floats in model space."""
+    array = np.asarray(image)
+    array = array if array.dtype == np.uint8 else array.astype(np.float32)
+    return Request(array, np.int32(TOP if target is None else target), content_words(array))
+
+
+def image_key(seed: Array | int, words: Array) -> Array:
+    """Return an image's random key, from the seed and its content: independent of order, name and batch."""
+    key = jax.random.key(jnp.asarray(seed, jnp.uint32))
+    return jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
+
+
+def method_key(key: Array, name: str) -> Array:
+    """Return the random key of a method on an image: its name decides, not its place in a list."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def make_subject(model: Any, seed: Array, asked: Request, *, baseline: str) -> Subject:
+    """Make an image ready for a method; traced by JAX.
+
+    Args:
+      model: a classifier, images [N, H, W, C] -> logits [N, K], or a score, images -> [N].
+      seed: uint32 [].
+      asked: which image and class.
+      baseline: name of the baseline (static); see `jaxplain.baseline`.
+    """
+    normalize = getattr(model, "normalize", None)
+    image = normalize(asked.image) if asked.image.dtype == jnp.uint8 else asked.image
+    baseline_key, key = jax.random.split(image_key(seed, asked.words))
+    background = make_baseline(baseline, image, normalize=normalize, key=baseline_key)
+    output = model(image[None])[0]
+    target, probability = asked.target, output
+    if output.ndim == 1:  # a classifier's logits
+        target = jnp.where(target == TOP, jnp.argmax(output), target).astype(jnp.int32)
+        inside = (target >= 0) & (target < len(output))
+        probability = jnp.where(inside, jax.nn.softmax(output)[target], jnp.nan)
+    return Subject(image, background, target, probability.astype(jnp.float32), key)
