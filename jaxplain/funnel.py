@@ -354,6 +354,8 @@ def _pieces(rows: _Rows, count: int, batch_size: int) -> tuple[_Rows, Array]:
     batches = -(-count // batch_size)
     size = -(-count // batches)
     places = jnp.arange(batches * size, dtype=jnp.int32).reshape(batches, size)
+    if batches * size == count:  # a reshape compiles faster than a gather per leaf
+        return jax.tree_util.tree_map(lambda leaf: leaf.reshape(batches, size, *leaf.shape[1:]), rows), places
     split = rows.take(jnp.minimum(places, count - 1))
     if split.weights is not None:
         split = split._replace(weights=jnp.where(places < count, split.weights, 0.0))

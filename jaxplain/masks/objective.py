@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxplain import funnel, scores
@@ -191,7 +192,7 @@ def slopes(setup: Setup, problem: Problem, masks: Array, key: Array | None, with
     at_end = _endpoint_items(setup, problem, 1) if setup.needs_endpoint else None
     items = _joined(on_path, references, *([] if at_end is None else [at_end]))
     usual = len(on_path.weight)
-    is_on_path = jnp.arange(len(items.weight)) < usual
+    is_on_path = jnp.asarray(np.arange(len(items.weight)) < usual)
     layers, back = jax.vjp(lambda m: _layers(setup.objective, m, problem.image.shape), masks)
     found = funnel.value_and_grad(
         problem.score, _render(items), layers[None], _context(problem), items,
@@ -276,16 +277,20 @@ def _mean_scores(objective: Objective, problem: Problem, values: Array) -> tuple
 # The images to score
 
 
+Column = Array | np.ndarray
+"""One number per image; NumPy where it is known while tracing, and so a constant of the program."""
+
+
 class _PathItems(NamedTuple):
     """Images on the paths, one row per image (N of them)."""
 
-    candidate: Array  # int32 [N], index of the masks
-    layer: Array  # int32 [N]
-    insertion: Array  # bool [N]
-    node: Array  # [N], position on the path: 0 its start, 1 its end
-    baseline: Array  # int32 [N]
-    weight: Array  # [N], of the score in the objective
-    is_plain: Array  # bool [N], without noise, jitter and gradient
+    candidate: Column  # int32 [N], index of the masks
+    layer: Column  # int32 [N]
+    insertion: Column  # bool [N]
+    node: Column  # [N], position on the path: 0 its start, 1 its end
+    baseline: Column  # int32 [N]
+    weight: Column  # [N], of the score in the objective
+    is_plain: Column  # bool [N], without noise, jitter and gradient
     key: Any = None  # [N], for noise and jitter
 
 
@@ -305,25 +310,24 @@ def _context(problem: Problem) -> _PathContext:
 
 def _path_items(objective: Objective, problem: Problem, candidates: int, key: Array | None) -> _PathItems:
     """Return every candidate x term x baseline x node as one row."""
-    layer = jnp.array([term.layer for term in objective.terms], jnp.int32)
-    insertion = jnp.array([term.insertion for term in objective.terms])
+    layer = np.array([term.layer for term in objective.terms], np.int32)
+    insertion = np.array([term.insertion for term in objective.terms])
     count, nodes = len(problem.baselines), len(problem.path.nodes)
-    grid = jnp.meshgrid(
-        jnp.arange(candidates), jnp.arange(len(objective.terms)), jnp.arange(count), jnp.arange(nodes),
-        indexing="ij",
-    )  # fmt: skip
-    candidate, term, baseline, node = (index.reshape(-1).astype(jnp.int32) for index in grid)
+    grid = np.indices((candidates, len(objective.terms), count, nodes), np.int32).reshape(4, -1)
+    candidate, term, baseline, node = grid
     numbers = problem.coefficients
     is_random = numbers.noise is not None or numbers.jitter is not None
     sign = jnp.where(insertion, -numbers.insertion, numbers.deletion)
+    weight = sign[:, None] * problem.path.weights[None] / count  # [terms, S]
+    shape = (candidates, len(objective.terms), count, nodes)
     return _PathItems(
         candidate=candidate,
         layer=layer[term],
         insertion=insertion[term],
         node=problem.path.nodes[node],
         baseline=baseline,
-        weight=sign[term] * problem.path.weights[node] / count,
-        is_plain=jnp.zeros(candidate.size, bool),
+        weight=jnp.broadcast_to(weight[None, :, None], shape).reshape(-1),
+        is_plain=np.zeros(candidate.size, bool),
         key=jax.random.split(key, candidate.size) if key is not None and is_random else None,
     )
 
@@ -332,21 +336,20 @@ def _endpoint_items(setup: Setup, problem: Problem, candidates: int) -> _PathIte
     """Return every candidate x term x baseline at the end of its path, without noise."""
     one = jnp.ones(1, jnp.float32)
     items = _path_items(setup.objective, problem._replace(path=Path(one, one)), candidates, None)
-    return items._replace(is_plain=jnp.ones(len(items.weight), bool))
+    return items._replace(is_plain=np.ones(len(items.weight), bool))
 
 
 def _reference_items(baselines: int) -> _PathItems:
     """Return the image (where insertion paths start) and the K baselines (where deletion paths start)."""
-    place = jnp.arange(1 + baselines, dtype=jnp.int32)
-    zeros = jnp.zeros(1 + baselines, jnp.int32)
+    place = np.arange(1 + baselines, dtype=np.int32)
     return _PathItems(
-        candidate=zeros,
-        layer=zeros,
+        candidate=np.zeros_like(place),
+        layer=np.zeros_like(place),
         insertion=place == 0,
-        node=jnp.zeros(1 + baselines, jnp.float32),
-        baseline=jnp.maximum(place - 1, 0),
-        weight=jnp.zeros(1 + baselines, jnp.float32),
-        is_plain=jnp.ones(1 + baselines, bool),
+        node=np.zeros(1 + baselines, np.float32),
+        baseline=np.maximum(place - 1, 0),
+        weight=np.zeros(1 + baselines, np.float32),
+        is_plain=np.ones(1 + baselines, bool),
     )
 
 
@@ -354,10 +357,15 @@ def _joined(items: _PathItems, *others: _PathItems) -> _PathItems:
     """Return the rows of several; those after the first are plain and do not use their keys."""
     key = items.key
     parts = [part._replace(key=None) for part in (items, *others)]
-    joined = jax.tree_util.tree_map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    joined = jax.tree_util.tree_map(_concatenated, *parts)
     if key is None:
         return joined
     return joined._replace(key=key[jnp.minimum(jnp.arange(len(joined.weight)), len(key) - 1)])
+
+
+def _concatenated(*columns: Column) -> Column:
+    known = [column for column in columns if isinstance(column, np.ndarray)]
+    return np.concatenate(known) if len(known) == len(columns) else jnp.concatenate(columns)
 
 
 def _render(items: _PathItems) -> funnel.Render:
