@@ -202,6 +202,20 @@ def as_pair(value: Pair, name: str) -> tuple[int, int]:
     return check_positive_int(value[0], name), check_positive_int(value[1], name)
 
 
+def as_map_size(size: Pair, image_shape: tuple[int, ...], name: str = "size") -> tuple[int, int]:
+    """Return (rows, columns) of a map that is no finer than its image [H, W, C]; one number stands for both.
+
+    Raises:
+      TypeError, ValueError: not one or two whole numbers of at least 1, or finer than the image.
+    """
+    rows, columns = as_pair(size, name)
+    if rows > image_shape[0] or columns > image_shape[1]:
+        raise ValueError(
+            f"{name} {(rows, columns)} is finer than the image {tuple(image_shape[:2])}; choose at most that."
+        )
+    return rows, columns
+
+
 def check_batch_size(batch_size: int | None) -> int | None:
     """Return the images per model call; None chooses by platform. Errors as in `check_positive_int`."""
     return None if batch_size is None else check_positive_int(batch_size, "batch_size")
@@ -247,3 +261,30 @@ def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
     near = get_close_matches(str(value), choices, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(choices)}."
     raise ValueError(f"unknown {name} {value!r}: {hint}")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Transformations
+
+
+def refuse_derivatives(arguments: Any, what: str) -> Any:
+    """Return a pytree as it is; raises where JAX would differentiate with respect to it.
+
+    For results of a search, whose derivative would be wrong or 0 without a word.
+
+    Raises:
+      TypeError: under `jax.grad` or `jax.jvp` with respect to anything that the pytree depends on.
+    """
+
+    @jax.custom_jvp
+    def unchanged(arguments: Any) -> Any:
+        return arguments
+
+    @unchanged.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        raise TypeError(
+            f"{what} is the result of a search, which JAX cannot differentiate. To treat it as a constant, "
+            "pass jax.lax.stop_gradient of the score (and the image) to the method."
+        )
+
+    return unchanged(arguments)

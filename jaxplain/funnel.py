@@ -48,6 +48,7 @@ def evaluate(
     items: PyTree,
     *,
     live: Array | None = None,
+    usually_live: int | None = None,
     batch_size: int | None = None,
 ) -> Array:
     """Score N images that exist only `batch_size` at a time: `score(render(params, context, item))`.
@@ -60,12 +61,14 @@ def evaluate(
       items: pytree of arrays with leading axis N, one row per image.
       live: bool [N], which items to score; None scores all. The model is called only as often as the live
         items require, although their number is known only when the program runs.
+      usually_live: how many items are live as a rule (static); batches are sized to fit them, not N.
       batch_size: images per model call; None chooses by platform.
 
     Returns:
       float32 [N]; NaN where an item is not live.
     """
-    return _funnel(score, render, params, context, items, None, live, batch_size).values
+    size = _Size(_checked_batch_size(batch_size), usually_live)
+    return _funnel(score, render, params, context, _Rows(items, None, live), size).values
 
 
 def value_and_grad(
@@ -77,6 +80,7 @@ def value_and_grad(
     weights: Array,
     *,
     live: Array | None = None,
+    usually_live: int | None = None,
     batch_size: int | None = None,
 ) -> Evaluated:
     """Like `evaluate`, with the gradient of `sum(weights * scores)` with respect to `params`; weights: [N].
@@ -84,25 +88,36 @@ def value_and_grad(
     The model's own parameters are not differentiated, and nothing of one batch of `batch_size` images is kept
     for the next except the running sum of the gradient. An item that is not live contributes nothing to it.
     """
-    weights = jnp.asarray(weights, jnp.float32)
-    return _funnel(score, render, params, context, items, weights, live, batch_size)
+    size = _Size(_checked_batch_size(batch_size), usually_live)
+    rows = _Rows(items, jnp.asarray(weights, jnp.float32), live)
+    return _funnel(score, render, params, context, rows, size)
+
+
+def _checked_batch_size(batch_size: int | None) -> int:
+    return default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
+
+
+class _Size(NamedTuple):
+    """How large batches are; static."""
+
+    batch_size: int  # at most
+    usually_live: int | None  # number of rows that are live as a rule; None: not known
+
+    def of_live(self, count: int) -> int:
+        """Return the images per call where only some of `count` rows are live."""
+        if self.usually_live is None:
+            return min(self.batch_size, count)
+        batches = -(-self.usually_live // self.batch_size)
+        return -(-self.usually_live // batches)  # as even as possible, as in `_pieces`
 
 
 def _funnel(
-    score: Score,
-    render: Render,
-    params: PyTree,
-    context: PyTree,
-    items: PyTree,
-    weights: Array | None,
-    live: Array | None,
-    batch_size: int | None,
+    score: Score, render: Render, params: PyTree, context: PyTree, rows: "_Rows", size: _Size
 ) -> Evaluated:
     leaves, treedef = jax.tree_util.tree_flatten(as_pytree(score))
-    size = default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
     shared = dict(enumerate(map(jnp.asarray, leaves)))
-    params, context, items = jax.tree_util.tree_map(jnp.asarray, (params, context, items))
-    work = _Work(shared, params, context, _Rows(items, weights, live))
+    params, context, items = jax.tree_util.tree_map(jnp.asarray, (params, context, rows.items))
+    work = _Work(shared, params, context, rows._replace(items=items))
     return _differentiable(_Plan(treedef, partial(_no_leaves, render), size), work)
 
 
@@ -119,7 +134,7 @@ class _Plan(NamedTuple):
     draw: Callable[
         ..., tuple[Array, dict[int, Array]]
     ]  # a `Render` that also returns the item's score leaves
-    batch_size: int
+    size: _Size
 
 
 class _Rows(NamedTuple):
@@ -192,7 +207,9 @@ def _flattened(plan: _Plan, work: _Work, mapped: _Work, axis_size: int) -> tuple
     rows = jax.tree_util.tree_map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
     numbers = jnp.repeat(jnp.arange(axis_size, dtype=jnp.int32), _length(work, mapped))
     rows = rows._replace(items=(numbers, rows.items))
-    return plan._replace(draw=draw), _Work(shared, params, (work.context, differing), rows)
+    usually_live = None if plan.size.usually_live is None else plan.size.usually_live * axis_size
+    plan = plan._replace(draw=draw, size=plan.size._replace(usually_live=usually_live))
+    return plan, _Work(shared, params, (work.context, differing), rows)
 
 
 def _length(work: _Work, mapped: _Work) -> int:
@@ -269,7 +286,7 @@ def _scan_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluat
     values_ct = cotangents.values
     if work.rows.live is not None:
         values_ct = jnp.where(work.rows.live, values_ct, 0.0)
-    pieces, places = _pieces(work.rows, count, plan.batch_size)
+    pieces, places = _pieces(work.rows, count, plan.size.batch_size)
     pieces_ct = jnp.where(places < count, values_ct[jnp.minimum(places, count - 1)], 0.0)
 
     def step(totals: list[Array], piece: tuple[_Rows, Array]) -> tuple[list[Array], list[Array]]:
@@ -319,7 +336,7 @@ def _is_float(leaf: Array) -> bool:
 def _scan(plan: _Plan, work: _Work) -> Evaluated:
     """Score all rows batch by batch, adding up the gradient."""
     count = work.rows.count()
-    pieces, _ = _pieces(work.rows, count, plan.batch_size)
+    pieces, _ = _pieces(work.rows, count, plan.size.batch_size)
 
     def step(total: PyTree, rows: _Rows) -> tuple[PyTree, Array]:
         found = _score_piece(plan, work._replace(rows=rows))
@@ -337,6 +354,8 @@ def _pieces(rows: _Rows, count: int, batch_size: int) -> tuple[_Rows, Array]:
     batches = -(-count // batch_size)
     size = -(-count // batches)
     places = jnp.arange(batches * size, dtype=jnp.int32).reshape(batches, size)
+    if batches * size == count:  # a reshape compiles faster than a gather per leaf
+        return jax.tree_util.tree_map(lambda leaf: leaf.reshape(batches, size, *leaf.shape[1:]), rows), places
     split = rows.take(jnp.minimum(places, count - 1))
     if split.weights is not None:
         split = split._replace(weights=jnp.where(places < count, split.weights, 0.0))
@@ -348,7 +367,7 @@ def _loop_over_live(plan: _Plan, work: _Work) -> Evaluated:
     rows = work.rows
     assert rows.live is not None
     count = rows.count()
-    size = min(plan.batch_size, count)
+    size = plan.size.of_live(count)
     if rows.weights is not None:
         rows = rows._replace(weights=jnp.where(rows.live, rows.weights, 0.0))
     # The last batch may reach beyond the end: its surplus rows repeat the last one, which must not count twice.

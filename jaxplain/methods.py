@@ -51,6 +51,7 @@ def _old(
     return method
 
 
+_IGOS_PP_PAPER = "Khorram, Lawson, Fuxin. ACM CHIL 2021"
 METHODS: dict[str, MethodSpec] = {
     "gradient": MethodSpec(
         _old(attributions.gradient, "s"), "Gradient", "How fast the score changes with each pixel."
@@ -67,8 +68,48 @@ METHODS: dict[str, MethodSpec] = {
     "occlusion": MethodSpec(
         _old(attributions.occlusion, "sb"), "Occlusion", "Drop of the score under a moving window."
     ),
-    "igos": MethodSpec(_old(masks.igos, "sbkz"), "I-GOS", "Smallest mask whose removal destroys the score."),
-    "igos++": MethodSpec(_old(masks.igos_pp, "sbkz"), "iGOS++", "Masks for deletion and insertion together."),
+    "igos": MethodSpec(
+        masks.igos,
+        "I-GOS",
+        "The smallest smooth mask whose removal destroys the score.",
+        "Qi, Khorram, Fuxin. AAAI 2020",
+    ),
+    "igos+": MethodSpec(
+        masks.igos_plus,
+        "iGOS+",
+        "One mask whose removal destroys the score and whose content alone restores it.",
+        _IGOS_PP_PAPER,
+    ),
+    "igos++": MethodSpec(
+        masks.igos_pp,
+        "iGOS++",
+        "A mask for deletion and a mask for insertion, optimised together.",
+        _IGOS_PP_PAPER,
+    ),
+    "meaningful-perturbation": MethodSpec(
+        masks.meaningful_perturbation,
+        "Meaningful perturbation",
+        "The smallest smooth mask whose removal destroys the score, without integrated gradients.",
+        "Fong, Vedaldi. ICCV 2017",
+    ),
+    "extremal-perturbation": MethodSpec(
+        masks.extremal_perturbation,
+        "Extremal perturbation",
+        "The smooth mask of a fixed area that preserves the score best.",
+        "Fong, Patrick, Vedaldi. ICCV 2019",
+    ),
+    **{
+        f"igos++-{name}": MethodSpec(masks.ABLATIONS[name], f"iGOS++, {title}", description, _IGOS_PP_PAPER)
+        for name, title, description in (
+            ("insertion-only", "insertion only", "iGOS++ with one mask and the insertion term alone."),
+            ("deletion-only", "deletion only", "iGOS++ with one mask and the deletion term alone."),
+            ("naive-sum", "naive sum", "iGOS++ with one mask for both terms."),
+            ("with-noise", "with noise", "iGOS++ with noise along the integration path."),
+            ("no-noise", "no noise", "iGOS++ without noise along the integration path."),
+            ("fixed-step", "fixed step", "iGOS++ without a search for the step size."),
+            ("no-btv", "no BTV", "iGOS++ without the smoothness penalty."),
+        )
+    },
 }
 
 
