@@ -87,8 +87,8 @@ METHODS: dict[str, MethodSpec] = {
         attributions.var_grad,
         "VarGrad",
         "The variance of the gradient over noisy copies of the image.",
-        "Adebayo, Gilmer, Goodfellow, Kim. Local Explanation Methods for Deep Neural Networks Lack Sensitivity "
-        "to Parameter Values. ICLR workshop 2018.",
+        "Adebayo, Gilmer, Goodfellow, Kim. Local Explanation Methods for Deep Neural Networks Lack "
+        "Sensitivity to Parameter Values. ICLR workshop 2018.",
     ),
     "grad-cam": MethodSpec(
         attributions.grad_cam,
@@ -118,7 +118,8 @@ METHODS: dict[str, MethodSpec] = {
         attributions.rise,
         "RISE",
         "The mean score of many randomly masked images, over those that show the pixel.",
-        "Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC 2018.",
+        "Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC "
+        "2018.",
         uses_baseline=False,  # as published, hidden pixels are zero in model space
     ),
     "occlusion": MethodSpec(
@@ -197,7 +198,7 @@ def parameters(method: "MethodSpec | Callable[..., Any]", options: Mapping[str, 
 
 
 def choose(names: Iterable[str], known: Mapping[str, MethodSpec] = METHODS) -> dict[str, MethodSpec]:
-    """Return methods by name, each once; "all" stands for all but ablations, "ablations" for iGOS++ and its own.
+    """Return methods by name, each once; "all": all but ablations, "ablations": iGOS++ and its ablations.
 
     Raises:
       ValueError: no name, or an unknown one; suggests the nearest ones.

@@ -256,7 +256,7 @@ class _NoiseSource(NamedTuple):
 
     keys: Array | None  # [S]
     samples: Array | None  # [S, H, W, C]
-    std: Array | None  # [], in model space; None: a share of the image's range
+    std: Array  # [], in model space
 
     def length(self) -> int:
         return jax.tree_util.tree_leaves((self.keys, self.samples))[0].shape[0]
@@ -271,7 +271,8 @@ def _noise_source(
     noise_samples: Array | None,
 ) -> _NoiseSource:
     if noise_samples is None:
-        std = None if noise is None else as_number(noise, "noise", 0.0)
+        share = NOISE_SHARE * (jnp.max(image) - jnp.min(image))
+        std = share if noise is None else as_number(noise, "noise", 0.0)
         numbers = jnp.arange(check_positive_int(n_samples, "n_samples"))
         keys = jax.vmap(partial(jax.random.fold_in, as_key(key, method)))(numbers)
         return _NoiseSource(keys, None, std)
@@ -281,7 +282,7 @@ def _noise_source(
     if len(shape) != 4 or shape[0] == 0 or shape[1:] != image.shape:
         raise ValueError(f"noise_samples must be [S, {', '.join(map(str, image.shape))}], got shape {shape}.")
     check_finite(noise_samples, "noise_samples")
-    return _NoiseSource(None, jnp.asarray(noise_samples, jnp.float32), None)
+    return _NoiseSource(None, jnp.asarray(noise_samples, jnp.float32), jnp.float32(1.0))
 
 
 class _CleanImage(NamedTuple):
@@ -297,11 +298,6 @@ class _NoisyCopy(NamedTuple):
     shift: Array  # int32 [], index of the shift that is added to it
     key: Array | None  # []
     noise: Array | None  # [H, W, C]
-
-
-def _clean_image(image: Array, source: _NoiseSource) -> _CleanImage:
-    std = NOISE_SHARE * (jnp.max(image) - jnp.min(image)) if source.std is None else source.std
-    return _CleanImage(image, std)
 
 
 def _render_noisy(shifts: Array, context: _CleanImage, copy: _NoisyCopy) -> Array:
@@ -322,7 +318,7 @@ def _mean_gradient(
         score,
         _render_noisy,
         jnp.zeros((1, *image.shape)),
-        _clean_image(image, source),
+        _CleanImage(image, source.std),
         _NoisyCopy(jnp.zeros(count, jnp.int32), source.keys, source.samples),  # all get the same shift
         jnp.full(count, 1 / count),
         batch_size=batch_size,
@@ -354,7 +350,7 @@ def _gradient_variance(
     count = source.length()
     batches = _noisy_batches(source, batch_size)
     size = batches.weights.shape[1]
-    shifts, context = jnp.zeros((size, *image.shape)), _clean_image(image, source)
+    shifts, context = jnp.zeros((size, *image.shape)), _CleanImage(image, source.std)
 
     def step(moments: _GradientMoments, batch: _NoisyBatch) -> tuple[_GradientMoments, Array]:
         found = funnel.value_and_grad(
