@@ -6,8 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxplain as jx
+from jaxplain import attributions
+
 KEY = jax.random.key(3)
 SHAPE = (6, 8, 3)  # not square
+TARGET = 1
 
 
 def normal(seed, *shape):
@@ -17,8 +21,8 @@ def normal(seed, *shape):
 IMAGE, BASELINE = normal(0, *SHAPE), normal(1, *SHAPE)
 
 
-class Net(NamedTuple):
-    """Softmax over a network with one hidden layer, cut at maps [3, 4, 2] as Grad-CAM wants it."""
+class MapNet(NamedTuple):
+    """Logits of a network with one hidden layer, cut at feature maps [3, 4, 2] as Grad-CAM requires."""
 
     mix: jax.Array  # [3, 2], channels of an image -> maps
     first: jax.Array  # [24, 5]
@@ -27,7 +31,10 @@ class Net(NamedTuple):
     def feature_maps(self, images):
         rows, cols = images.shape[1] // 2, images.shape[2] // 2
         cells = images.reshape(len(images), rows, 2, cols, 2, 3).mean((2, 4))
-        return jax.nn.relu(cells @ self.mix)
+        return self.activation(cells @ self.mix)
+
+    def activation(self, values):
+        return jax.nn.relu(values)
 
     def pool(self, maps):
         return maps.reshape(len(maps), -1)
@@ -39,12 +46,11 @@ class Net(NamedTuple):
         return self.head(self.pool(self.feature_maps(images)))
 
 
-NET = Net(*map(jnp.asarray, (normal(2, 3, 2), normal(3, 24, 5) / 2, normal(4, 5, 4))))
-TARGET = 1
+NET = MapNet(*map(jnp.asarray, (normal(2, 3, 2), normal(3, 24, 5) / 2, normal(4, 5, 4))))
 
 
-class Smooth(NamedTuple):
-    """The probability of a class of a smooth network; its gradient is written out in `slope`."""
+class SmoothScore(NamedTuple):
+    """The probability of a class of a smooth network; `slope` is its gradient written out."""
 
     first: np.ndarray  # [144, 5]
     second: np.ndarray  # [5, 4]
@@ -54,18 +60,18 @@ class Smooth(NamedTuple):
         return jax.nn.softmax(hidden @ self.second)[:, TARGET]
 
 
-SMOOTH = Smooth(normal(5, 144, 5) / 12, normal(6, 5, 4))
+SMOOTH = SmoothScore(normal(5, 144, 5) / 12, normal(6, 5, 4))
 
 
 def value(image):
-    """One image's score in NumPy, float64."""
+    """Return one image's score in NumPy, float64."""
     hidden = np.tanh(np.asarray(image, np.float64).ravel() @ SMOOTH.first)
     powers = np.exp(hidden @ SMOOTH.second)
     return (powers / powers.sum())[TARGET]
 
 
 def slope(image):
-    """Its gradient [H, W, C], by hand."""
+    """Return the gradient of `value` [H, W, C], derived by hand."""
     hidden = np.tanh(np.asarray(image, np.float64).ravel() @ SMOOTH.first)
     powers = np.exp(hidden @ SMOOTH.second)
     shares = powers / powers.sum()
@@ -76,3 +82,28 @@ def slope(image):
 
 def close(found, expected, tolerance=2e-6):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=tolerance)
+
+
+METHODS = {
+    "gradient": {},
+    "input_x_gradient": {},
+    "integrated_gradients": {"n_steps": 6},
+    "smooth_grad": {"n_samples": 7},
+    "var_grad": {"n_samples": 7},
+    "grad_cam": {},
+    "grad_cam_pp": {},
+    "excitation_backprop": {},
+    "contrastive_excitation_backprop": {},
+    "rise": {"n_samples": 9, "grid": 2},
+    "occlusion": {"window": 3},
+}
+"""Every method that evaluates a model, with options that make it quick."""
+SAMPLING = ["integrated_gradients", "smooth_grad", "var_grad", "rise", "occlusion"]
+"""Those that evaluate the model on several images."""
+
+
+def explain(name, image, baseline=BASELINE, key=KEY, target=TARGET, net=NET, batch_size=4, **options):
+    """Explain with any method, which is always called in the same way."""
+    score = jx.class_score(net, target)
+    given = METHODS[name] | options
+    return getattr(attributions, name)(score, image, baseline, key=key, batch_size=batch_size, **given)
