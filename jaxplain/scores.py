@@ -148,8 +148,7 @@ def as_pytree(model: Any) -> Any:
 def from_pytree(adapted: Any) -> Any:
     """Return the model from which `as_pytree` made a callable pytree, with all its methods.
 
-    Leaves may have been replaced by traced ones meanwhile. Anything else, and a Keras model, is returned as
-    is.
+    Leaves may have been replaced by traced ones meanwhile. Any other model is returned as it is.
 
     Example:
       >>> class Model:
@@ -161,8 +160,10 @@ def from_pytree(adapted: Any) -> Any:
     """
     if not isinstance(adapted, jax.tree_util.Partial) or adapted.keywords:
         return adapted
+    if isinstance(adapted.func, _KerasCall):
+        return adapted.func.model
     if isinstance(adapted.func, _Recombined):
-        return adapted.func.model(*adapted.args)
+        return adapted.func.restore(*adapted.args)
     return adapted if adapted.args else adapted.func
 
 
@@ -181,12 +182,13 @@ class _Recombined:
     treedef: Any
     static: tuple  # one entry per leaf; None where it is an array
 
-    def model(self, dynamic: tuple) -> Any:
+    def restore(self, dynamic: tuple) -> Any:
+        """Return the whole pytree."""
         leaves = [fixed if leaf is None else leaf for leaf, fixed in zip(dynamic, self.static, strict=True)]
         return jax.tree_util.tree_unflatten(self.treedef, leaves)
 
     def __call__(self, dynamic: tuple, images: Array) -> Array:
-        return self.model(dynamic)(images)
+        return self.restore(dynamic)(images)
 
 
 @dataclass(frozen=True)
