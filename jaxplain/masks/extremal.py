@@ -18,8 +18,8 @@ from jax import Array
 from jaxplain import funnel, scores
 from jaxplain.checks import (
     Pair,
+    as_grid,
     as_image,
-    as_map_size,
     as_number,
     check_batch_size,
     check_finite,
@@ -130,7 +130,7 @@ def extremal_perturbation(
     numbers = {"weight": weight, "growth": growth, "rate": rate, "momentum": momentum}
     choices = _ExtremalChoices(
         iterations=check_positive_int(iterations, "iterations"),
-        shape=as_map_size(size, image.shape),
+        shape=as_grid(size, image.shape, "size"),
         sigma=_checked_sigma(sigma, image.shape),
         batch_size=check_batch_size(batch_size),
     )

@@ -19,9 +19,9 @@ from jax import Array
 from jaxplain import paths, scores
 from jaxplain.checks import (
     Pair,
+    as_grid,
     as_image,
     as_key,
-    as_map_size,
     as_number,
     as_pair,
     check_batch_size,
@@ -475,7 +475,7 @@ def _optimized(
     """Check the options and run the compiled engine."""
     image = as_image(image)
     baselines = as_baselines(baseline, image)
-    shape = as_map_size(options.size, image.shape)
+    shape = as_grid(options.size, image.shape, "size")
     coefficients = _coefficients(options, max(shape))
     choices = EngineChoices(
         objective=objective,
