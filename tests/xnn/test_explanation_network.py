@@ -1,4 +1,4 @@
-"""The explanation network as a classifier and as scores; checkpoints; the number of x-features; measures."""
+"""The explanation network as a classifier and as scores; checkpoints; measures; probes."""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import jaxplain as jx
 from jaxplain import xnn
-from jaxplain.xnn.checkpoint import load_probe, save_probe
 
 CELLS = (0, 47)  # features of the tiny trunk: red of the first cell, blue of the last
 SMALL = {"widths": (8,), "epochs": 2, "pretrain_epochs": 1, "batch_size": 20, "max_rounds": 1}
@@ -31,7 +32,7 @@ def planted_srae(weights=((2.0,), (3.0,))):
 @pytest.fixture(scope="module")
 def network():
     model = tiny.tiny_model()
-    return xnn.ExplanationNetwork(xnn.Trunk(model), xnn.Head(model), planted_srae(), targets=7)
+    return xnn.ExplanationNetwork(xnn.Trunk(model), xnn.ClassifierHead(model), planted_srae(), targets=7)
 
 
 @pytest.fixture(scope="module")
@@ -77,24 +78,19 @@ def test_an_x_feature_is_a_score(network, images):
     np.testing.assert_allclose(every, network.x_features(images).T, rtol=1e-5)
 
 
-def test_heatmaps_and_attention_graphs_find_what_an_x_feature_looks_at(network):
+def test_a_heatmap_finds_what_an_x_feature_looks_at(network):
     image, dark = bright_corners(), jnp.full((32, 32, 3), -1.0)
     corners = ((slice(0, 8), slice(0, 8)), (slice(24, 32), slice(24, 32)))
     for k in range(2):
         score = network.feature_score(k, unit=2.0)
-        saliency = np.asarray(jx.igos_pp(score, image, dark, size=4).saliency)
-        assert saliency[corners[k]].mean() > 3 * saliency[corners[1 - k]].mean()
-        roots = jx.sag.search(score, image, dark, grid=(4, 4), threshold=0.5, max_size=2)
-        found = [np.flatnonzero(row).tolist() for row in np.asarray(roots.sets)[roots.valid]]
-        # A patch shown alone fades towards its edges, so its neighbours may have to help.
-        assert found
-        assert all(15 * k in one and 15 * (1 - k) not in one for one in found)
+        importance = np.asarray(jx.igos_pp(score, image, dark, size=4).saliency(32, 32))
+        assert importance[corners[k]].mean() > 3 * importance[corners[1 - k]].mean()
 
 
 def test_several_classes_in_one_network(images):
     model = tiny.tiny_model()
     srae = planted_srae(((2.0, 0.5), (3.0, 1.0)))
-    network = xnn.ExplanationNetwork(xnn.Trunk(model), xnn.Head(model), srae, targets=(7, 3))
+    network = xnn.ExplanationNetwork(xnn.Trunk(model), xnn.ClassifierHead(model), srae, targets=(7, 3))
     assert network.predict(images).shape == (3, 2)
     np.testing.assert_allclose(network(images)[:, [7, 3]], network.predict(images), rtol=1e-5)
     np.testing.assert_allclose(
@@ -132,15 +128,23 @@ def test_maps_are_averaged_in_quarters(images):
 # Checkpoints
 
 
-def test_a_saved_network_is_the_same_network(tmp_path):
-    features = jax.nn.relu(jax.random.normal(jax.random.key(0), (40, 12)))
-    found = xnn.fit(features, features[:, 0], key=jax.random.key(1), n_features=3, **SMALL)
-    xnn.save(tmp_path / "a.safetensors", found.srae, {"class": "cat", "seed": 1})
+@pytest.fixture(scope="module")
+def features():
+    return jax.nn.relu(jax.random.normal(jax.random.key(0), (40, 12)))
+
+
+@pytest.fixture(scope="module")
+def fitted(features):
+    return xnn.fit(features, features[:, 0], key=jax.random.key(1), n_features=3, **SMALL)
+
+
+def test_a_saved_network_is_the_same_network(tmp_path, features, fitted):
+    xnn.save(tmp_path / "a.safetensors", fitted.srae, {"class": "cat", "seed": 1})
     srae, about = xnn.load(tmp_path / "a.safetensors")
     assert about == {"class": "cat", "seed": 1}
-    assert srae.config == found.srae.config
-    tiny.assert_bit_equal(srae, found.srae)
-    np.testing.assert_array_equal(srae(features), found.srae(features))
+    assert srae.config == fitted.srae.config
+    tiny.assert_bit_equal(srae, fitted.srae)
+    np.testing.assert_array_equal(srae(features), fitted.srae(features))
 
 
 def test_files_that_hold_no_network_are_refused(tmp_path):
@@ -156,9 +160,9 @@ def test_files_that_hold_no_network_are_refused(tmp_path):
         "size": (data.replace(b'n_features\\": 2', b'n_features\\": 3'), "must be float32"),
         "format": (data.replace(b"jaxplain-srae-1", b"jaxplain-srae-9"), "'jaxplain-srae-9'"),
     }
-    for name, (content, told) in bad.items():
+    for name, (content, message) in bad.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(xnn.CheckpointError, match=told) as error:
+        with pytest.raises(xnn.CheckpointError, match=message) as error:
             xnn.load(tmp_path / name)
         assert str(tmp_path / name) in str(error.value)
     save_file({"weight": np.ones(3, np.float32)}, tmp_path / "foreign")
@@ -181,8 +185,8 @@ def test_a_stack_of_networks_is_not_one(tmp_path):
 
 def test_probes_are_kept_too(tmp_path):
     probe = xnn.Probe(jnp.ones((4, 3)), jnp.arange(3.0))
-    save_probe(tmp_path / "probe", probe)
-    tiny.assert_bit_equal(load_probe(tmp_path / "probe"), probe)
+    xnn.save_probe(tmp_path / "probe", probe)
+    tiny.assert_bit_equal(xnn.load_probe(tmp_path / "probe"), probe)
     with pytest.raises(xnn.CheckpointError, match="its format is 'jaxplain-probe-1'"):
         xnn.load(tmp_path / "probe")
 
@@ -191,18 +195,15 @@ def test_probes_are_kept_too(tmp_path):
 # How many x-features
 
 
-def test_the_criterion_is_the_published_sum():
-    features = jax.nn.relu(jax.random.normal(jax.random.key(0), (40, 12)))
-    found = xnn.fit(features, features[:, 0], key=jax.random.key(1), n_features=3, **SMALL)
-    means = np.asarray(found.srae.contributions(features)).mean(0) / float(found.srae.logit_scale[0]) / 10
-    loss = float(found.validation.total[found.best_epoch])
+def test_the_criterion_is_the_published_sum(features, fitted):
+    means = np.asarray(fitted.srae.contributions(features)).mean(0) / float(fitted.srae.logit_scale[0]) / 10
+    loss = float(fitted.validation.total[fitted.best_epoch])
     expected = (means**2).sum() + 0.5 * loss + 2 * 3 - 0.25 * (means > 0).sum()
-    got = xnn.criterion(found, features, p0=0.5, p1=2.0, p2=0.25)
+    got = xnn.criterion(fitted, features, p0=0.5, p1=2.0, p2=0.25)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_the_lowest_criterion_wins():
-    features = jax.nn.relu(jax.random.normal(jax.random.key(0), (40, 12)))
+def test_the_lowest_criterion_wins(features):
     options = {"key": jax.random.key(1), "candidates": (2, 3), **SMALL}
     dear = xnn.select_n_features(features, features[:, 0], p1=1e6, **options)
     assert dear.n_features == 2
@@ -225,7 +226,7 @@ def test_locality_is_the_entropy_over_cells():
     signed = one - 1e-3 * (one == 0)
     got = xnn.locality(jnp.asarray(np.stack([even, one, halves, signed, 0 * even])))
     np.testing.assert_allclose(got, [1, 0, np.log(2) / np.log(49), 0, np.nan], atol=1e-5)
-    with pytest.raises(ValueError, match=r"saliency must be \[M, H, W\]"):
+    with pytest.raises(ValueError, match=r"importance must be \[M, H, W\]"):
         xnn.locality(jnp.ones((28, 28)))
 
 
@@ -245,3 +246,53 @@ def test_the_table_has_every_measure_with_its_formula_and_agreement_counts_chang
     assert all(row.formula and row.better in ("high", "low", "few") for row in rows)
     with pytest.raises(ValueError, match="go together"):
         xnn.diagnose(srae, features, truth, every_logit=every)
+
+
+@given(st.integers(0, 10**6))
+def test_significant_x_features_are_the_smallest_set_with_90_percent(seed):
+    contributions = np.random.default_rng(seed).standard_normal((6, 5)).astype(np.float32)
+    for row, chosen in zip(
+        contributions, np.asarray(xnn.significant(jnp.asarray(contributions))), strict=True
+    ):
+        positive = np.sort(np.maximum(row, 0))[::-1]
+        size = next(k for k in range(6) if positive[:k].sum() >= 0.9 * positive.sum() - 1e-6)
+        assert chosen.sum() == size
+        assert row[chosen].sum() >= 0.9 * positive.sum() - 1e-5
+
+
+def test_recall_and_precision_of_a_replaced_logit():
+    logits, labels = jnp.array([[2.0, 1, 0], [0, 2, 1], [0, 1, 2], [3, 0, 1]]), jnp.array([0, 1, 1, 2])
+    assert xnn.recall_and_precision(logits, labels, 1) == (0.5, 1.0)
+    replaced = xnn.replace_logit(logits, 1, jnp.array([9.0, 2, 1, 0]))
+    assert xnn.recall_and_precision(replaced, labels, 1) == (0.5, 0.5)
+    np.testing.assert_array_equal(replaced[:, [0, 2]], logits[:, [0, 2]])
+
+
+def test_the_probe_minimises_its_loss():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 90)
+    features = jnp.asarray(5 + 3 * (np.eye(3)[labels] + random.standard_normal((90, 3))), jnp.float32)
+    probe = xnn.linear_probe(features, jnp.asarray(labels), 3, l2=1e-2)
+    spread = features.std(0)
+
+    def loss(probe):
+        picked = jax.nn.log_softmax(probe(features))[jnp.arange(90), labels]
+        return -picked.mean() + 1e-2 * jnp.sum((probe.kernel * spread[:, None]) ** 2)
+
+    slope = jax.grad(loss)(probe)
+    assert all(np.abs(leaf).max() < 2e-3 for leaf in slope)
+    assert (probe(features).argmax(1) == labels).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        (np.ones((4, 2)), np.array([0, 0, 2, 2]), "no example of class 1"),
+        (np.ones((4, 2)), np.array([0, 1, 2, 3]), r"labels must be in 0\.\.2, got 0\.\.3"),
+        (np.ones((4, 2)), np.array([0, 1]), "must be"),
+        (np.full((3, 2), np.nan), np.array([0, 1, 2]), "NaN or infinite values"),
+    ],
+)
+def test_invalid_data_of_a_probe_are_refused(features, labels, message):
+    with pytest.raises(ValueError, match=message):
+        xnn.linear_probe(features, labels, 3)
