@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -123,7 +123,7 @@ def compare(
         classifiers = _classifiers(split_names(models, "models"), weights)
         comparisons.check_sizes(sizes, classifiers)
         rows, maps = _open(out, settings)
-        scope = {"sizes": sizes, "settings": settings, "rows": rows, "maps": maps}
+        scope: dict[str, Any] = {"sizes": sizes, "settings": settings, "rows": rows, "maps": maps}
         interrupted = False
         with screen.Bar(comparisons.planned_rows(chosen, sizes, classifiers, len(photos))) as bar:
             work = partial(

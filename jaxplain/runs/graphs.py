@@ -112,13 +112,13 @@ def search_step(settings: GraphSettings) -> Step:
     The map that proposes the candidates is computed in the same program.
     """
     shared: dict[str, Any] = {"grid": settings.grid, "batch_size": settings.batch_size}
-    options = {
+    options: dict[str, Any] = {
         name: getattr(settings, name) for name in ("beam_width", "threshold", "max_size", "max_explanations")
     }
 
     def run(classifier: Any, subject: Subject) -> sag.SearchResult:
         scene = class_score(classifier, subject.target, settings.kind), subject.image, subject.baseline  # type: ignore[arg-type]
-        proposed = {}
+        proposed: dict[str, Any] = {}
         if settings.candidates is not None:
             proposal = sag.proposal_map(*scene, **shared)
             proposed = {"proposal": proposal, "candidates": settings.candidates}

@@ -81,13 +81,13 @@ MEASURES: dict[str, Measure] = {
     "parameter_randomization": Measure(
         lambda measured: _similarity(measured.importance, measured.randomized),
         "low",
-        "sanity check: |rank correlation| with the map after all parameters are shuffled; 0 if it is constant",
+        "sanity check: |rank correlation| with the map after all parameters are shuffled; 0 if constant",
         "randomized",
     ),
     "target_randomization": Measure(
         lambda measured: _similarity(measured.importance, measured.other_class),
         "low",
-        "sanity check: |rank correlation| with the map of another class; 0 if it is constant",
+        "sanity check: |rank correlation| with the map of another class; 0 if constant",
         "other_class",
     ),
 }
