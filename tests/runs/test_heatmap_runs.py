@@ -139,7 +139,7 @@ def result(tmp_path_factory):
 
 
 def test_the_files_hold_the_map_at_both_sizes(result):
-    program, source, explained, contents = result
+    *_, contents = result
     assert set(contents) == {"importance.npy", "saliency.npy", RECORD}
     importance, saliency = (loaded(contents[f"{name}.npy"]) for name in ("importance", "saliency"))
     assert (importance.shape, importance.dtype) == ((4, 4), np.float32)

@@ -109,8 +109,12 @@ def test_rows_of_another_run_are_refused(tmp_path):
 
 def test_rows_of_version_0_1_are_refused_by_name(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"jaxplain_comparison": {"jaxplain": "0.1.0", "measures": [], "seed": 0}}) + "\n")
-    with pytest.raises(ValueError, match=r"made with jaxplain '0\.1\.0', not '0\.2\.0'.*another name with --out"):
+    path.write_text(
+        json.dumps({"jaxplain_comparison": {"jaxplain": "0.1.0", "measures": [], "seed": 0}}) + "\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"made with jaxplain '0\.1\.0', not '0\.2\.0'.*another name with --out"
+    ):
         RowFile(path, {"jaxplain": "0.2.0", "measures": ["deletion"], "seed": 0})
 
 
