@@ -71,8 +71,9 @@ def test_every_option_reaches_the_record():
     assert done.exit_code == 0, done.output
     found = record("jaxplain-sag/a")
     assert found["parameters"] | {"batch_size": 4} == {
-        "grid": [2, 2], "beam_width": 3, "candidates": 4, "threshold": 0.8, "max_size": 4, "max_explanations": 6,
-        "max_overlap": 0, "shown": 2, "baseline": "black", "kind": "probability", "batch_size": 4,
+        "grid": [2, 2], "beam_width": 3, "candidates": 4, "threshold": 0.8, "max_size": 4,
+        "max_explanations": 6, "max_overlap": 0, "shown": 2, "baseline": "black",
+        "kind": "probability", "batch_size": 4,
     }  # fmt: skip
     assert (found["seed"], found["target"]["index"], found["graph"]["grid"]) == (9, 17, [2, 2])
 
