@@ -18,8 +18,6 @@ from jax.sharding import Mesh
 
 import jaxplain
 from jaxplain.checks import check_choice, check_positive_int, check_seed
-from jaxplain.jobs.features import weights_digest
-from jaxplain.jobs.records import plain
 from jaxplain.precision import DTYPES, lower_precision, rematerialize
 from jaxplain.runs import sharding
 from jaxplain.runs.dataset import (
@@ -32,6 +30,7 @@ from jaxplain.runs.dataset import (
     load_groups,
     probe_format,
 )
+from jaxplain.runs.records import plain, weights_digest
 from jaxplain.runs.sharding import (
     ExplainedBatch,
     ExplainFunction,
@@ -130,9 +129,9 @@ def explain_dataset(
 ) -> BatchOutcome:
     """Explain every image of a data set on all devices, with results that survive interruption.
 
-    Every image is a row of a Zarr v3 group; see `jaxplain.runs.store.open_store` (zarr and xarray open it too).
-    A row is committed after its data is on the disk. Called again with the same arguments, a run skips
-    committed rows and explains the others. An image's random key comes from the seed and its content, so that
+    Every image is a row of a Zarr v3 group; `jaxplain.runs.store.open_store` opens it, and so do zarr and
+    xarray. A row is committed after its data is on the disk. Called again with the same arguments, a run
+    skips committed rows and explains the others. An image's random key comes from the seed and its content, so that
     results do not depend on names, order, batch size, devices or hosts, except for rounding.
 
     With several processes (`jaxplain.runs.sharding.join`) each makes the same call, with a data set that all
@@ -243,7 +242,7 @@ def run_config(
 
 
 def _described(explain: Any) -> Any:
-    """Describe a function by name, with the arguments of a `functools.partial` or the fields of a dataclass."""
+    """Describe a function by name, a `functools.partial` or dataclass also by its arguments or fields."""
     if isinstance(explain, partial):
         return {
             "function": _described(explain.func),
@@ -306,15 +305,15 @@ class _Target(NamedTuple):
         else:
             self._check_existing(store)
 
-    def open(
-        self, leaves: Mapping[str, LeafSpec], source: Dataset | Stream
-    ) -> tuple[ResultStore, int]:
+    def open(self, leaves: Mapping[str, LeafSpec], source: Dataset | Stream) -> tuple[ResultStore, int]:
         """Return the store, with a row for every known image, and how many rows had damaged files.
 
         The first process creates it while the others wait; each repairs its share.
         """
         if isinstance(source, Stream) and jax.process_count() > 1:
-            raise ValueError("several processes need a data set of known length: a list, a folder or a Dataset.")
+            raise ValueError(
+                "several processes need a data set of known length: a list, a folder or a Dataset."
+            )
         nameless = self._create_or_extend(leaves, source) if sharding.is_first_process() else 0
         sharding.wait_for_all("jaxplain store")
         store = open_store(self.out)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxplain.images import ImageError, load_image
-from jaxplain.jobs.photos import SUFFIXES, check_folder, no_photos
-from jaxplain.jobs.records import told as error_line
+from jaxplain.runs.photos import photos_below
+from jaxplain.runs.records import error_line
 from jaxplain.runs.store import ResultStore, RowStatus
 from jaxplain.runs.subject import Request, request
 
@@ -98,19 +98,6 @@ class ImageFormat(NamedTuple):
 
     shape: tuple[int, ...]  # (H, W, C)
     dtype: str  # "uint8" or "float32"
-
-
-def photos_below(folder: Path) -> list[Path]:
-    """Return all photos in a folder and its sub-folders, sorted by path.
-
-    Raises:
-      ValueError: not a folder, or one without photos.
-    """
-    check_folder(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise no_photos(folder)
-    return paths
 
 
 def as_dataset(dataset: Any, model: Any) -> Dataset | Stream:

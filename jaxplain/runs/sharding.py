@@ -24,8 +24,9 @@ from jaxplain.explanation import Status
 from jaxplain.metrics import insertion_deletion
 from jaxplain.perturb import BASELINES, resize_map
 from jaxplain.runs.dataset import ImageFormat
+from jaxplain.runs.engine import explain_step
 from jaxplain.runs.store import LeafSpec, ResultStore, leaves_of
-from jaxplain.runs.subject import Request, Subject, content_words, make_subject, method_key, request, subject_keys
+from jaxplain.runs.subject import Request, Subject, make_subject, request, subject_keys
 from jaxplain.scores import class_score
 
 DATA = "data"  # name of the mesh axis along which images are sharded
@@ -106,15 +107,11 @@ class MethodRecipe(Recipe):
 
     def __call__(self, model: Any, subject: Subject) -> MapResult:
         """Explain one image and measure the map."""
-        score = class_score(model, subject.target)
-        image, baseline = subject.image, subject.baseline
-        assert baseline is not None
-        found = methods.apply(
-            methods.METHODS[self.method], score, image, baseline,
-            key=method_key(subject.key, self.method), options={"size": self.size, **self.options},
-        )  # fmt: skip
+        options = {"size": self.size, **self.options}
+        found = explain_step(self.method, methods.METHODS[self.method], options).run(model, subject)
         measured = resize_map(found.importance, (self.size, self.size))
-        curves = insertion_deletion(score, image, baseline, measured, n_steps=self.n_steps)
+        score = class_score(model, subject.target)
+        curves = insertion_deletion(score, subject.image, subject.baseline, measured, n_steps=self.n_steps)
         usable = (found.status == Status.OK) & (jnp.ptp(measured) > 0)
         areas = (jnp.where(usable, area, jnp.nan) for area in (curves.deletion_auc, curves.insertion_auc))
         return MapResult(found.importance, found.status, found.evaluations, *areas)
@@ -144,12 +141,9 @@ class SagRecipe(Recipe):
 
     def __call__(self, model: Any, subject: Subject) -> Any:
         """Search one image."""
-        score = class_score(model, subject.target)
-        image, baseline = subject.image, subject.baseline
-        assert baseline is not None
-        proposal = sag.proposal_map(score, image, baseline, grid=self.size)
-        options = {"proposal": proposal} | dict(self.options)
-        return sag.search(score, image, baseline, grid=self.size, **options)
+        scene = class_score(model, subject.target), subject.image, subject.baseline
+        proposal = sag.proposal_map(*scene, grid=self.size)
+        return sag.search(*scene, grid=self.size, **({"proposal": proposal} | dict(self.options)))
 
 
 def make_recipe(

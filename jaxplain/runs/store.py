@@ -6,8 +6,8 @@
     results.zarr/<leaf>         [N, ...]         results.zarr/row_score    [N] score of the image
 
 A row is committed when its status is written, which happens after its data has reached the disk. Files are
-replaced atomically and chunks carry checksums, so a killed run leaves rows that are either complete or pending.
-All arrays are divided into the same chunks of rows; each chunk has one writer, so hosts never share a file.
+replaced atomically and chunks carry checksums, so a killed run leaves rows that are complete or pending. All
+arrays are divided into the same chunks of rows; each chunk has one writer, so hosts never share a file.
 """
 
 import json
@@ -130,9 +130,7 @@ def exclusively(path: str | os.PathLike[str]) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(
-                f"another run is writing to {folder}; wait until it ends, or stop it."
-            ) from None
+            raise StoreError(f"another run is writing to {folder}; wait until it ends, or stop it.") from None
         for leftover in folder.rglob("*.__lock"):  # TensorStore's name for files that are being written
             leftover.unlink(missing_ok=True)
         yield
@@ -450,9 +448,7 @@ def create_store(
         "config": dict(config),
     }
     group = {"zarr_format": 3, "node_type": "group", "attributes": {"jaxplain": record}}
-    finished_io(
-        location.store().write("zarr.json", json.dumps(group, indent=1).encode()), location.name
-    )
+    finished_io(location.store().write("zarr.json", json.dumps(group, indent=1).encode()), location.name)
 
 
 def open_store(path: str | os.PathLike[str]) -> ResultStore:
@@ -473,15 +469,15 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
         found = record["format"]
     except (ValueError, KeyError, TypeError):
         raise StoreError(
-            f"{location.name} does not hold results of jaxplain batch; name a new folder, or one of an earlier "
-            "run."
+            f"{location.name} does not hold results of jaxplain batch; name a new folder, or one of an "
+            "earlier run."
         ) from None
     if found != FORMAT:
         writer = record.get("config", {}).get("jaxplain", "another version")
         raise StoreError(
-            f"{location.name} has format {found}, written by jaxplain {writer}, but this version reads and "
-            f"resumes format {FORMAT} only. Open it with zarr, xarray or the version that wrote it; to compute "
-            "the results again, choose another folder."
+            f"{location.name} has format {found}, written by jaxplain {writer}; this version reads and "
+            f"resumes format {FORMAT} only. Open it with zarr, xarray or the version that wrote it, or choose "
+            "another folder to compute the results again."
         )
     return ResultStore(location, record)
 
@@ -512,8 +508,10 @@ def check_location(path: str | os.PathLike[str]) -> None:
 
 
 def rows_per_chunk(leaves: Mapping[str, LeafSpec], rows: int | None, writers: int = 1) -> int:
-    """Return how many rows a chunk has: the largest leaf's file has a few megabytes, and each writer gets several
-    chunks of a run of `rows` images (None: unknown), but no more files than necessary.
+    """Return how many rows a chunk has.
+
+    The largest leaf's file has a few megabytes, and each writer gets several chunks of a run of `rows` images
+    (None: unknown), but no more files than necessary.
 
     Example:
       >>> rows_per_chunk({"map": LeafSpec((224, 224), "float32")}, 50_000), rows_per_chunk({}, 80, writers=2)

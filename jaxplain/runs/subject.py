@@ -1,5 +1,7 @@
-"""Subjects: one image made ready for a method. Its key, baseline and target are decided here and nowhere else,
-so that the same photo, method and seed give the same map in every command.
+"""Subjects: one image made ready for a method.
+
+Its key, baseline and target are decided here and nowhere else, so that the same photo, method and seed give
+the same map in every command.
 """
 
 import hashlib
@@ -19,16 +21,16 @@ TOP = -1  # stands for "the top prediction" as a target of a compiled program
 class Request(NamedTuple):
     """What a compiled program needs to know of one image; under vmap and sharding with a leading axis."""
 
-    image: Array  # [H, W, C], uint8 pixels or float32 in model space
-    target: Array  # int32 [], class index or TOP
-    words: Array  # uint32 [2], digest of the image; see `content_words`
+    image: Any  # [H, W, C], uint8 pixels or float32 in model space
+    target: Any  # int32 [], class index or TOP
+    words: Any  # uint32 [2], digest of the image; see `content_words`
 
 
 class Subject(NamedTuple):
     """One image as one classifier sees it, ready for a method."""
 
     image: Array  # float32 [H, W, C], model space
-    baseline: Array | None  # float32 [H, W, C], what hides a pixel; None if none was asked for
+    baseline: Any  # float32 [H, W, C], what hides a pixel; None if none was asked for
     target: Array  # int32 [], the explained class
     probability: Array  # float32 [], its softmax probability; for a score that is no classifier, the score
     key: Array  # the image's random key, for methods; see `method_key`
@@ -80,7 +82,7 @@ def make_subject(model: Any, seed: Array, asked: Request, *, baseline: str | Non
       asked: which image and class.
       baseline: name of the baseline (static), see `jaxplain.baseline`; None makes none.
     """
-    normalize = getattr(model, "normalize", None)
+    normalize: Any = getattr(model, "normalize", None)
     image = normalize(asked.image) if asked.image.dtype == jnp.uint8 else asked.image
     keys = subject_keys(seed, asked.words)
     background = None
