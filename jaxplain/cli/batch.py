@@ -1,4 +1,4 @@
-"""`jaxplain batch` and `jaxplain batch-report`: explain whole folders on all devices, summarize the results."""
+"""`jaxplain batch` and `jaxplain batch-report`: explain folders on all devices, summarize the results."""
 
 import json
 import shlex

@@ -131,8 +131,8 @@ def explain_dataset(
 
     Every image is a row of a Zarr v3 group; `jaxplain.runs.store.open_store` opens it, and so do zarr and
     xarray. A row is committed after its data is on the disk. Called again with the same arguments, a run
-    skips committed rows and explains the others. An image's random key comes from the seed and its content, so that
-    results do not depend on names, order, batch size, devices or hosts, except for rounding.
+    skips committed rows and explains the others. An image's random key comes from the seed and its content,
+    so that results do not depend on names, order, batch size, devices or hosts, except for rounding.
 
     With several processes (`jaxplain.runs.sharding.join`) each makes the same call, with a data set that all
     can read and a location that all can write; each explains its share on its own devices, independently.

@@ -476,8 +476,8 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
         writer = record.get("config", {}).get("jaxplain", "another version")
         raise StoreError(
             f"{location.name} has format {found}, written by jaxplain {writer}; this version reads and "
-            f"resumes format {FORMAT} only. Open it with zarr, xarray or the version that wrote it, or choose "
-            "another folder to compute the results again."
+            f"resumes format {FORMAT} only. Open it with zarr, xarray or the version that wrote it, or "
+            "choose another folder to compute the results again."
         )
     return ResultStore(location, record)
 
