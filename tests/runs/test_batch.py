@@ -1,69 +1,111 @@
-"""Runs over a data set in this process: rows, identities, failures, resuming, damage, full disks."""
+"""Batch runs in this process: rows, keys, recipes, failures, resuming, damage, full disks."""
 
+import re
 import subprocess
 import threading
 from functools import partial
 from pathlib import Path
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 import xarray
 import zarr
-from batch_job import assert_same, contents, noisy_igos, photos
+from support.batch_job import assert_same, colors, contents, noisy_gradient, photos
 from tiny import tiny_model, write_photo
 
 import jaxplain as jx
-from jaxplain.batch import (
-    Example,
-    Photos,
-    RowStatus,
-    StoreError,
-    TooManyFailures,
-    explain_dataset,
-    identity_key,
-    make_recipe,
-    open_store,
-    writing,
-)
-from jaxplain.batch import run as runs
 from jaxplain.files import OutputError
+from jaxplain.methods import METHODS, apply
+from jaxplain.runs import batch as batches
+from jaxplain.runs.batch import Phase, TooManyFailures, explain_dataset
+from jaxplain.runs.dataset import Example, Photos
+from jaxplain.runs.sharding import image_key, make_recipe
+from jaxplain.runs.store import RowStatus, StoreError, open_store
+from jaxplain.runs.subject import make_subject, method_key, request
 
 OK, FAILED, PENDING = RowStatus.OK, RowStatus.FAILED, RowStatus.PENDING
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten photos, one of which cannot be read."""
+    """Ten photos, one of which is not readable."""
     return photos(10, tmp_path / "photos")
 
 
 @pytest.fixture
 def eager(monkeypatch):
-    """Every step is committed by itself."""
-    monkeypatch.setattr(writing, "_COMMIT_SECONDS", 0.0)
+    """Commit every step by itself."""
+    monkeypatch.setattr(batches, "_COMMIT_SECONDS", 0.0)
 
 
-def colours(model, image, target, key):
-    """A cheap explanation that depends on everything it is given."""
-    return {"map": image.mean(-1) + jax.random.uniform(key, ()), "target": target}
+@pytest.fixture(autouse=True, scope="module")
+def compile_fast():
+    """Most time is compilation; what XLA optimizes does not matter here."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    PROGRAMS.clear()
 
 
-def explain(folder, out="results.zarr", function=colours, **options):
-    return explain_dataset(function, tiny_model(), folder, out=folder.parent / out, **options)
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
 
 
-def stored(folder, out="results.zarr"):
-    return contents(folder.parent / out)
+@pytest.fixture(autouse=True)
+def compile_once(monkeypatch):
+    """Runs of the same kind share their compiled program."""
+    compile_step = batches.compile_step
+
+    def cached(explain, model, image_format, mesh, *, seed, per_device_batch):
+        weights = [id(leaf) for leaf in jax.tree_util.tree_leaves(model)]
+        key = repr((explain, weights, image_format, mesh, seed, per_device_batch))
+        if key not in PROGRAMS:
+            PROGRAMS[key] = compile_step(
+                explain, model, image_format, mesh, seed=seed, per_device_batch=per_device_batch
+            )
+        return PROGRAMS[key]
+
+    monkeypatch.setattr(batches, "compile_step", cached)
+
+
+PROGRAMS = {}
+
+
+@pytest.fixture
+def explain(folder, model):
+    """Explain the folder; `explain("name.zarr", function, ...)`."""
+
+    def run(out="results.zarr", function=colors, **options):
+        source = options.pop("dataset", folder)
+        return explain_dataset(function, model, source, out=folder.parent / out, **options)
+
+    return run
+
+
+@pytest.fixture
+def stored(folder):
+    """Everything in the results by identity; `stored("name.zarr")`."""
+    return lambda out="results.zarr": contents(folder.parent / out)
+
+
+def prepared(path, model, seed=0, baseline=None):
+    """A photo as every command prepares it."""
+    asked = request(model.crop_and_resize(jx.load_image(path)))
+    return make_subject(
+        model, jnp.uint32(seed), jax.tree_util.tree_map(jnp.asarray, asked), baseline=baseline
+    )
 
 
 # ------------------------------------------------------------------------------------------- what is written
 
 
-def test_every_image_is_a_row(folder):
-    outcome = explain(folder)
+def test_every_image_is_a_row(explain, folder):
+    outcome = explain()
     assert (outcome.progress.done, outcome.progress.failed, outcome.progress.total) == (9, 1, 10)
     store = open_store(folder.parent / "results.zarr")
     assert store.identities() == sorted(path.name for path in folder.iterdir())
@@ -74,125 +116,208 @@ def test_every_image_is_a_row(folder):
     assert store.read("map").shape == (10, 32, 32)
 
 
-def test_a_row_is_what_one_image_gives_alone(folder):
-    explain(folder, function=noisy_igos, per_device_batch=4, seed=5)
-    model = tiny_model()
-    seen = model.preprocess(jx.load_image(folder / "photo003.png"))
-    target = jx.scores.top_class(model, seen)
-    alone = noisy_igos(model, seen, target, identity_key(5, "photo003.png"))
-    row = stored(folder)["photo003.png"]
+def test_a_row_is_what_the_function_returns_for_the_image_alone(explain, folder, stored, model):
+    explain(function=noisy_gradient, per_device_batch=4, seed=5)
+    rgb = jx.load_image(folder / "photo003.png")
+    seen, target = model.preprocess(rgb), jx.scores.top_class(model, model.preprocess(rgb))
+    key = image_key(5, model.crop_and_resize(rgb))
+    alone = jax.jit(noisy_gradient)(model, seen, target, key)
+    row = stored()["photo003.png"]
     assert row["row_target"] == target
-    np.testing.assert_allclose(row["mask"], alone["mask"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(row["map"], alone["map"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(row["row_score"], jx.class_score(model, target)(seen[None])[0], rtol=1e-5)
 
 
-def test_zarr_and_xarray_open_it(folder):
-    explain(folder)
+@pytest.mark.parametrize(
+    "name", ["smooth-grad", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gradient", "igos++"))]
+)
+def test_a_method_gives_the_same_map_here_as_in_every_command(explain, folder, stored, model, name):
+    """Same photo, method, seed and (random) baseline: the same map, key and target, up to rounding."""
+    explain(
+        function=make_recipe(name, size=4, baseline="noise"), per_device_batch=2, seed=3,
+        dataset=[folder / "photo001.png", folder / "photo003.png"],
+    )  # fmt: skip
+
+    def alone(model, subject):
+        score = jx.class_score(model, subject.target)
+        key = method_key(subject.key, name)
+        return apply(METHODS[name], score, subject.image, subject.baseline, key=key, options={"size": 4})
+
+    subject = prepared(folder / "photo003.png", model, seed=3, baseline="noise")
+    expected = jax.jit(alone)(model, subject)
+    row = stored()[str(folder / "photo003.png")]
+    assert row["row_target"] == subject.target
+    np.testing.assert_allclose(row["row_score"], subject.probability, rtol=1e-5)
+    np.testing.assert_allclose(row["importance"], expected.importance, rtol=1e-3, atol=1e-4)
+    assert (row["status"], row["evaluations"]) == (expected.status, expected.evaluations)
+
+
+def test_a_renamed_photo_keeps_its_key(explain, folder, stored):
+    (folder / "copy.png").write_bytes((folder / "photo002.png").read_bytes())
+    explain()
+    rows = stored()
+    np.testing.assert_array_equal(rows["copy.png"]["map"], rows["photo002.png"]["map"])
+
+
+def test_zarr_and_xarray_open_it(explain, folder):
+    explain()
     path = folder.parent / "results.zarr"
     group = zarr.open_group(path, mode="r")
-    assert list(group["row_identity"][:]) == sorted(one.name for one in folder.iterdir())
+    assert list(group["row_identity"][:]) == sorted(image.name for image in folder.iterdir())
+    assert group.attrs["jaxplain"]["format"] == 2
     assert group.attrs["jaxplain"]["config"]["seed"] == 0
     table = xarray.open_zarr(path, consolidated=False)
-    row = open_store(path).read("map")[2]
-    np.testing.assert_array_equal(table["map"].sel(row=2), row)
+    np.testing.assert_array_equal(table["map"].sel(row=2), open_store(path).read("map")[2])
     assert table["row_reason"].values[0] == ""
     assert table.sizes["row"] == 10
 
 
-def test_batch_size_and_order_do_not_matter(folder):
-    explain(folder, function=noisy_igos)
-    backwards = sorted(folder.iterdir(), reverse=True)
-    source = Photos(backwards, tiny_model(), root=folder)
-    explain_dataset(noisy_igos, tiny_model(), source, out=folder.parent / "other.zarr", per_device_batch=7)
-    assert_same(stored(folder, "other.zarr"), stored(folder), rtol=1e-4, atol=1e-5)
+def test_batch_size_and_order_do_not_matter(explain, folder, stored, model):
+    explain(function=noisy_gradient, per_device_batch=4)
+    backwards = Photos(sorted(folder.iterdir(), reverse=True), model, root=folder)
+    explain("other.zarr", noisy_gradient, dataset=backwards, per_device_batch=7)
+    assert_same(stored("other.zarr"), stored(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_same_run_gives_the_same_bits(folder):
-    for name in ("one.zarr", "two.zarr"):
-        explain(folder, name, function=noisy_igos, per_device_batch=3)
-    assert_same(stored(folder, "one.zarr"), stored(folder, "two.zarr"))
+def test_the_same_run_gives_the_same_bits(explain, stored):
+    for out in ("one.zarr", "two.zarr"):
+        explain(out, noisy_gradient, per_device_batch=4)
+    assert_same(stored("one.zarr"), stored("two.zarr"))
 
 
-def test_the_seed_matters(folder):
+def test_the_seed_matters(explain, stored):
     for seed in (0, 1):
-        explain(folder, f"{seed}.zarr", seed=seed)
-    one, other = (stored(folder, f"{seed}.zarr")["photo000.png"]["map"] for seed in (0, 1))
-    assert not np.allclose(one, other)
+        explain(f"{seed}.zarr", seed=seed)
+    first, second = (stored(f"{seed}.zarr")["photo000.png"]["map"] for seed in (0, 1))
+    assert not np.allclose(first, second)
 
 
-def test_a_run_compiles_once(folder):
+def test_a_run_traces_the_function_twice(explain):
     traced = []
 
     def counted(model, image, target, key):
         traced.append(1)
         return image.mean()
 
-    explain(folder, function=counted, per_device_batch=4)  # 9 images: the last step is not full
+    explain(function=counted, per_device_batch=4)  # 9 images: the last step is not full
     assert len(traced) <= 2  # once for the shapes of the results, once for the program
 
 
-def test_images_of_arrays_and_models_of_ones_own(tmp_path):
+def test_phases_come_in_order(explain):
+    phases = []
+    explain(on_phase=phases.append)
+    assert phases == [Phase.CHECKING, Phase.COMPILING, Phase.EXPLAINING]
+    explain(retry_failed=False, on_phase=phases.append)
+    assert phases[3:] == [Phase.CHECKING]  # nothing is left to do
+
+
+def test_arrays_and_models_of_ones_own(tmp_path):
     random = np.random.default_rng(0)
     weights = jnp.asarray(random.standard_normal((27, 5)), jnp.float32)
     model = jax.tree_util.Partial(lambda w, images: images.reshape(len(images), -1) @ w, weights)
     images = random.standard_normal((4, 3, 3, 3)).astype(np.float32)
     examples = [Example(f"x{n}", image, target=n) for n, image in enumerate(images)]
-    explain_dataset(colours, model, examples, out=tmp_path / "out")
+    explain_dataset(colors, model, examples, out=tmp_path / "out")
     store = open_store(tmp_path / "out")
     assert store.read("row_target").tolist() == [0, 1, 2, 3]
     probabilities = jax.nn.softmax(model(images))
     np.testing.assert_allclose(store.read("row_score"), probabilities[np.arange(4), np.arange(4)], rtol=1e-5)
 
 
-def test_the_model_may_compute_in_less(folder):
-    explain(folder, function=noisy_igos)
-    explain(folder, "low.zarr", function=noisy_igos, dtype="bfloat16")
-    explain(folder, "remat.zarr", function=noisy_igos, remat=True)
-    whole = stored(folder)
-    assert_same(stored(folder, "remat.zarr"), whole, rtol=1e-4, atol=1e-5)
-    for identity, row in stored(folder, "low.zarr").items():
+def test_the_model_may_compute_in_less(explain, stored):
+    explain(function=noisy_gradient, per_device_batch=4)
+    explain("low.zarr", noisy_gradient, dtype="bfloat16", per_device_batch=4)
+    explain("remat.zarr", noisy_gradient, remat=True, per_device_batch=4)
+    whole = stored()
+    assert_same(stored("remat.zarr"), whole, rtol=1e-4, atol=1e-5)
+    for identity, row in stored("low.zarr").items():
         if row["row_status"] == OK:
             assert row["row_score"] != whole[identity]["row_score"]
             assert abs(row["row_score"] - whole[identity]["row_score"]) < 0.05
 
 
-def test_bfloat16_is_kept_as_float32(tmp_path):
-    half = jnp.bfloat16(1.5)
-    explain_dataset(
-        lambda score, image, target, key: half,
-        jax.tree_util.Partial(lambda images: images.mean((1, 2, 3))),
-        [Example("grey", np.ones((3, 3, 3), np.float32))],
-        out=tmp_path / "out",
-    )
-    assert open_store(tmp_path / "out").read("result").tolist() == [1.5]
+def brightness():
+    return jax.tree_util.Partial(lambda images: images.mean((1, 2, 3)))
 
 
 def test_a_score_is_explained_as_it_is(tmp_path):
-    brightness = jax.tree_util.Partial(lambda images: images.mean((1, 2, 3)))
-    image = np.full((3, 3, 3), 0.5, np.float32)
+    """And bfloat16, which Zarr lacks, is stored as float32."""
     explain_dataset(
-        lambda score, image, target, key: score(image[None])[0],
-        brightness, [Example("grey", image)], out=tmp_path / "out",
+        lambda score, image, target, key: {"score": score(image[None])[0], "half": jnp.bfloat16(1.5)},
+        brightness(), [Example("grey", np.full((3, 3, 3), 0.5, np.float32))], out=tmp_path / "out",
     )  # fmt: skip
     store = open_store(tmp_path / "out")
-    assert store.read("result").tolist() == store.read("row_score").tolist() == [0.5]
+    assert store.read("score").tolist() == store.read("row_score").tolist() == [0.5]
+    assert store.read("half").tolist() == [1.5]
 
 
-@pytest.mark.parametrize("method", ["igos++", "gradient", "grad_cam", "sag"])
-def test_recipes_run_on_a_folder(folder, method):
-    explain(folder, function=make_recipe(method, size=4), per_device_batch=2)
-    row = stored(folder)["photo001.png"]
+# -------------------------------------------------------------------------------------------------- recipes
+
+
+def test_a_method_recipe_measures_its_map(explain, stored, folder, model):
+    explain(function=make_recipe("grad-cam", size=8), dataset=[folder / "photo001.png"])
+    [row] = stored().values()
+    subject = prepared(folder / "photo001.png", model, baseline="blur")
+    score = jx.class_score(model, subject.target)
+    found = apply(METHODS["grad-cam"], score, subject.image, subject.baseline, key=subject.key)
+    measured = found.saliency(8, 8)
+    curves = jx.insertion_deletion(score, subject.image, subject.baseline, measured)
+    np.testing.assert_allclose(row["importance"], found.importance, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(row["deletion_auc"], curves.deletion_auc, rtol=1e-4)
+    np.testing.assert_allclose(row["insertion_auc"], curves.insertion_auc, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_sag_searches_every_photo(explain, stored, folder):
+    explain(function=make_recipe("sag", size=3), dataset=[folder / "photo001.png"])
+    [row] = stored().values()
     assert row["row_status"] == OK
-    if method == "sag":
-        assert row["sets"].shape[-1] == 16 or row["sets"].size
-    else:
-        assert 0 < row["deletion_area"] < row["insertion_area"] < 1
+    assert row["evaluations"] > 0
+
+
+def test_maps_are_resized_in_full_precision(model):
+    """The default precision of a TPU would round the map to bfloat16."""
+    subject = jax.eval_shape(lambda: prepared_from(model, np.zeros((32, 32, 3), np.uint8)))
+    program = jax.make_jaxpr(make_recipe("gradient", size=7))(jax.eval_shape(lambda: model), subject)
+    products = [eqn for eqn in equations(program.jaxpr) if eqn.primitive.name == "dot_general"]
+    resizing = [eqn for eqn in products if eqn.outvars[0].aval.shape in ((7, 32), (7, 7))]
+    assert len(resizing) >= 2
+    for eqn in resizing:
+        assert eqn.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
+
+
+def prepared_from(model, pixels):
+    asked = jax.tree_util.tree_map(jnp.asarray, request(pixels))
+    return make_subject(model, jnp.uint32(0), asked, baseline="blur")
+
+
+def equations(jaxpr):
+    """All equations of a program, also those inside loops and calls."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from equations(inner)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("igoss", {}, "did you mean 'igos'"),
+        ("igos", {"baseline": "blurr"}, "did you mean 'blur'"),
+        ("igos", {"size": 0}, "size must be at least 1"),
+        ("igos", {"sizes": 3}, "unknown option 'sizes': did you mean 'size'"),
+        ("sag", {"beam": 3}, "unknown option 'beam': did you mean 'beam_width'"),
+    ],
+)
+def test_recipes_that_cannot_be(name, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_recipe(name, **options)
 
 
 # -------------------------------------------------------------------------------------------------- failures
 
 
-def test_what_is_no_number_fails_with_its_reason(tmp_path):
+def test_images_without_a_finite_score_fail_with_a_reason(tmp_path):
     model = jax.tree_util.Partial(lambda images: jnp.log(images.mean((1, 2, 3))))
     bright, dark = (np.full((3, 3, 3), value, np.float32) for value in (0.5, -1.0))
     wide, holed = np.ones((3, 4, 3), np.float32), bright.copy()
@@ -200,7 +325,7 @@ def test_what_is_no_number_fails_with_its_reason(tmp_path):
     names = {"bright": bright, "dark": dark, "wide": wide, "holed": holed}
     outcome = explain_dataset(
         lambda score, image, target, key: image.mean(),
-        model, [Example(*one) for one in names.items()], out=tmp_path / "out",
+        model, [Example(*item) for item in names.items()], out=tmp_path / "out",
     )  # fmt: skip
     assert (outcome.progress.done, outcome.progress.failed) == (1, 3)
     reasons = dict(zip(names, open_store(tmp_path / "out").reasons(), strict=True))
@@ -210,163 +335,136 @@ def test_what_is_no_number_fails_with_its_reason(tmp_path):
     assert "NaN" in reasons["holed"]
 
 
-def test_failures_are_tried_again(folder):
-    explain(folder)
+def test_a_target_that_is_no_class_fails(folder, model, tmp_path):
+    source = Photos([folder / "photo001.png"], model, target=tiny.CLASSES)
+    assert explain_dataset(colors, model, source, out=tmp_path / "out").progress.failed == 1
+    assert "the target" in open_store(tmp_path / "out").reasons()[0]
+
+
+def test_failures_are_tried_again_unless_told_otherwise(explain, folder, stored):
+    explain()
     write_photo(folder / "photo006.png", 6)
-    outcome = explain(folder)
+    assert explain(retry_failed=False).progress.done == 0
+    outcome = explain()
     assert (outcome.progress.done, outcome.progress.before) == (1, 9)
-    row = stored(folder)["photo006.png"]
+    row = stored()["photo006.png"]
     assert (row["row_status"], row["reason"]) == (OK, "")
 
 
-def test_failures_can_be_left_alone(folder):
-    explain(folder)
-    write_photo(folder / "photo006.png", 6)
-    assert explain(folder, retry_failed=False).progress.done == 0
-
-
-def test_too_many_failures_end_a_run(folder, eager):
+def test_too_many_failures_end_a_run(explain, folder, stored, eager):
     for path in sorted(folder.iterdir())[3:]:
         path.write_bytes(b"no photo")
     with pytest.raises(TooManyFailures, match="max_failures = 2"):
-        explain(folder, max_failures=2)
-    found = stored(folder)
-    assert [row["row_status"] for row in found.values()].count(OK) == 3
-    assert explain(folder, max_failures=7).progress.failed == 7
+        explain(max_failures=2)
+    assert [row["row_status"] for row in stored().values()].count(OK) == 3
+    assert explain(max_failures=7).progress.failed == 7
+
+
+def refused(value):
+    return lambda model, image, target, key: value(image, key)
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "says"),
+    ("change", "error", "message"),
     [
         ({"seed": -1}, ValueError, "seed"),
         ({"per_device_batch": 0}, ValueError, "per_device_batch"),
         ({"threads": 0}, ValueError, "threads"),
         ({"dtype": "float8"}, ValueError, "dtype"),
-        ({"function": lambda model, image, target, key: None}, ValueError, "nothing to keep"),
-        ({"function": lambda model, image, target, key: {"row_status": image}}, ValueError, "row_status"),
-        ({"function": lambda model, image, target, key: {"key": key}}, ValueError, "may not hold key"),
+        ({"function": refused(lambda image, key: None)}, ValueError, "nothing to keep"),
+        ({"function": refused(lambda image, key: {"row_status": image})}, ValueError, "row_status"),
+        ({"function": refused(lambda image, key: {"key": key})}, ValueError, "only numbers and booleans"),
         ({"out": "photos"}, StoreError, "photo000.png"),
         ({"mesh": jax.sharding.Mesh(np.array(jax.devices()).reshape(1, 1), ("a", "b"))}, ValueError, "data"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_before_anything_is_written(folder, change, error, says):
+def test_invalid_arguments_are_refused_before_anything_is_written(explain, folder, change, error, message):
     before = set(folder.parent.rglob("*"))
-    with pytest.raises(error, match=says):
-        explain(folder, **change)
+    with pytest.raises(error, match=message):
+        explain(**change)
     assert set(folder.parent.rglob("*")) - before <= {folder.parent / "results.zarr"}
 
 
-def test_data_sets_that_cannot_be(tmp_path):
-    model, image = tiny_model(), np.zeros((32, 32, 3), np.uint8)
-    run = partial(explain_dataset, colours, model, out=tmp_path / "out")
-    (tmp_path / "empty").mkdir()
-    for dataset, says in [
-        (tmp_path / "empty", "no photos"),
-        (tmp_path / "missing", "no folder"),
-        ([], "no image"),
-        ([Example("a", image), Example("a", image)], "two images"),
-        ([Example("", image)], "not empty"),
-        ([Example("a", np.zeros((4, 4), np.uint8))], r"\[H, W, C\]"),
-    ]:
-        with pytest.raises(ValueError, match=says):
-            run(dataset)
-    with pytest.raises(TypeError, match="dataset must be"):
-        run(7)
+def test_pixels_need_a_model_that_normalizes_them(tmp_path):
     with pytest.raises(TypeError, match="normalize"):
         explain_dataset(
-            colours, lambda images: images.mean((1, 2)), [Example("a", image)], out=tmp_path / "o"
+            colors, brightness(), [Example("a", np.zeros((3, 3, 3), np.uint8))], out=tmp_path / "out"
         )
 
 
 # -------------------------------------------------------------------------------------------------- resuming
 
 
-def test_a_run_that_was_stopped_goes_on(folder, eager):
+def test_a_stopped_run_resumes(explain, stored, eager):
     stop = threading.Event()
-    first = explain(folder, stop=stop, tell=lambda progress: stop.set())
+    first = explain(stop=stop, on_progress=lambda progress: stop.set())
     assert first.stopped
     assert 0 < first.progress.done < 9
-    second = explain(folder)
+    second = explain()
     assert not second.stopped
     assert second.progress.before == first.progress.done
-    explain(folder, "whole.zarr")
-    assert_same(stored(folder), stored(folder, "whole.zarr"))
+    explain("whole.zarr")
+    assert_same(stored(), stored("whole.zarr"))
 
 
-def test_a_finished_run_computes_nothing(folder, monkeypatch):
+def test_a_finished_run_computes_nothing(explain, folder, monkeypatch):
     (folder / "photo006.png").unlink()
-    explain(folder)
-    monkeypatch.setattr(runs, "compile_program", None)
-    assert explain(folder).progress.before == 9
+    explain()
+    monkeypatch.setattr(batches, "compile_step", None)
+    assert explain().progress.before == 9
 
 
-def test_new_photos_join_the_rows(folder):
-    explain(folder)
+def test_new_photos_are_added(explain, folder, stored):
+    explain()
     write_photo(folder / "aaa.png", 99)  # sorts before all others
-    assert explain(folder).progress.done == 1
-    assert len(stored(folder)) == 11
-    explain(folder, "whole.zarr")
-    assert_same(stored(folder), stored(folder, "whole.zarr"))
+    assert explain().progress.done == 1
+    assert len(stored()) == 11
+    explain("whole.zarr")
+    assert_same(stored(), stored("whole.zarr"))
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
+def test_results_of_other_settings_are_refused_by_name(explain):
+    recipe = make_recipe("gradient", size=4)
+    explain(function=recipe)
+    for change, message in [
         ({"seed": 1}, "seed 0, not 1"),
         ({"dtype": "bfloat16"}, "dtype 'float32', not 'bfloat16'"),
         ({"settings": {"layer": 3}}, "layer None, not 3"),
         ({"function": make_recipe("gradient", size=5)}, "explain.size 4, not 5"),
-        ({"function": make_recipe("edges", size=4)}, "explain.method 'gradient', not 'edges'"),
-        ({"resume": False}, "holds results already"),
-    ],
-)
-def test_a_run_made_otherwise_is_refused_by_name(folder, change, says):
-    plain = {"function": make_recipe("gradient", size=4)}
-    explain(folder, **plain)
-    with pytest.raises(StoreError, match=says):
-        explain(folder, **(plain | change))
+        ({"function": make_recipe("occlusion", size=4)}, "explain.method 'gradient', not 'occlusion'"),
+        ({"function": colors}, "explain 'colors'|explain None, not 'colors'|explain.function"),
+        ({"resume": False}, "already holds results"),
+    ]:
+        with pytest.raises(StoreError, match=message):
+            explain(**({"function": recipe} | change))
 
 
-def test_other_weights_are_refused(folder):
-    explain(folder)
+def test_other_weights_are_refused(explain, folder):
+    explain()
     state = tiny.weights() | {"classify.bias": np.ones(tiny.CLASSES, np.float32)}
     with pytest.raises(StoreError, match="weights"):
-        explain_dataset(colours, tiny_model(state), folder, out=folder.parent / "results.zarr")
+        explain_dataset(colors, tiny_model(state), folder, out=folder.parent / "results.zarr")
 
 
-def test_two_runs_may_not_write_at_once(folder):
+def test_two_runs_may_not_write_at_once(explain):
     def nested(progress):
         with pytest.raises(StoreError, match="another run"):
-            explain(folder)
-        seen.append(1)
+            explain()
+        called.append(1)
 
-    seen = []
-    explain(folder, tell=nested)
-    assert seen
-
-
-def test_something_else_is_not_overwritten(folder):
-    out = folder.parent / "results.zarr"
-    out.mkdir()
-    (out / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
-    with pytest.raises(StoreError, match="no results of jaxplain"):
-        explain(folder)
+    called = []
+    explain(on_progress=nested)
+    assert called
 
 
-def test_a_stream_of_unknown_length(folder, eager):
-    model = tiny_model()
-
-    def stream(count):
-        for number in range(count):
-            yield Example(f"image {number}", tiny.photo(number)[:32, :32])
-
-    run = partial(explain_dataset, colours, model, out=folder.parent / "stream.zarr", per_device_batch=2)
-    assert run(stream(5)).progress.done == 5
-    again = run(stream(8))
+def test_a_stream_of_unknown_length(explain, stored, eager):
+    examples = [Example(f"image {number}", tiny.photo(number)[:32, :32]) for number in range(8)]
+    run = partial(explain, "stream.zarr", per_device_batch=2)
+    assert run(dataset=iter(examples[:5])).progress.done == 5
+    again = run(dataset=iter(examples))
     assert (again.progress.done, again.progress.before) == (3, 5)
-    whole = [Example(f"image {number}", tiny.photo(number)[:32, :32]) for number in range(8)]
-    explain_dataset(colours, model, whole, out=folder.parent / "list.zarr")
-    assert_same(stored(folder, "stream.zarr"), stored(folder, "list.zarr"))
+    explain("list.zarr", dataset=examples, per_device_batch=2)
+    assert_same(stored("stream.zarr"), stored("list.zarr"))
 
 
 # ---------------------------------------------------------------------------------------------------- damage
@@ -377,41 +475,43 @@ def chunk_files(folder):
     return sorted(path for path in store.rglob("*") if path.is_file() and "c" in path.parts)
 
 
-def test_any_truncated_file_is_mended(folder):
-    explain(folder)
-    explain(folder, "whole.zarr")
-    expected = stored(folder, "whole.zarr")
+@pytest.mark.slow
+def test_any_truncated_file_is_repaired(explain, folder, stored):
+    """The quick variant is among the tests of the store."""
+    explain()
+    explain("whole.zarr")
+    expected = stored("whole.zarr")
     files = chunk_files(folder)
     assert len(files) >= 6  # map, target, row_identity, row_reason, row_score, row_status, row_target
     for path in files:
-        for keep in (0, path.stat().st_size - 1):
+        for length in (0, path.stat().st_size - 1):
             data = path.read_bytes()
-            path.write_bytes(data[:keep])
-            outcome = explain(folder)
-            assert_same(stored(folder), expected)
-            assert outcome.mended > 0 or "row_reason" in path.parts, path
+            path.write_bytes(data[:length])
+            outcome = explain()
+            assert_same(stored(), expected)
+            assert outcome.repaired > 0 or "row_reason" in path.parts, path
 
 
-def test_changed_bytes_are_noticed(folder):
-    """Checksums: the numbers of a damaged chunk are not taken for results."""
-    explain(folder)
-    before = stored(folder)
+def test_changed_bytes_are_noticed(explain, folder, stored):
+    """Checksums: a damaged chunk is not taken for results."""
+    explain()
+    before = stored()
     path = folder.parent / "results.zarr" / "map" / "c" / "0" / "0" / "0"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(OutputError, match="cannot read"):
         open_store(folder.parent / "results.zarr").read("map")
-    assert explain(folder).mended == 10
-    assert_same(stored(folder), before)
+    assert explain().repaired == 10
+    assert_same(stored(), before)
 
 
-def test_a_half_made_store_counts_as_none(folder):
-    explain(folder)
-    expected = stored(folder)
+def test_an_incomplete_store_counts_as_none(explain, folder, stored):
+    explain()
+    expected = stored()
     (folder.parent / "results.zarr" / "zarr.json").unlink()
-    assert explain(folder).progress.before == 0
-    assert_same(stored(folder), expected)
+    assert explain().progress.before == 0
+    assert_same(stored(), expected)
 
 
 @pytest.fixture
@@ -428,9 +528,9 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_full_disk_stops_cleanly(tmp_path, small_disk, eager):
-    folder = photos(60, tmp_path / "photos")
-    run = partial(explain_dataset, noise, tiny_model(), folder)
+def test_a_full_disk_stops_cleanly(tmp_path, small_disk, eager, model):
+    folder = photos(60, tmp_path / "many")
+    run = partial(explain_dataset, noise, model, folder)
     run(out=tmp_path / "whole.zarr")
     expected = contents(tmp_path / "whole.zarr")
     with pytest.raises(OutputError, match="disk is full"):
@@ -438,7 +538,7 @@ def test_a_full_disk_stops_cleanly(tmp_path, small_disk, eager):
     found = contents(small_disk / "results.zarr")
     committed = {identity for identity, row in found.items() if row["row_status"] == OK}
     assert 0 < len(committed) < 54
-    assert_same({one: found[one] for one in committed}, {one: expected[one] for one in committed})
+    assert_same({name: found[name] for name in committed}, {name: expected[name] for name in committed})
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     assert run(out=small_disk / "results.zarr").progress.before == len(committed)
     assert_same(contents(small_disk / "results.zarr"), expected)
@@ -449,7 +549,7 @@ def noise(model, image, target, key):
     return jax.random.uniform(key, (64, 64))
 
 
-def test_paths_of_the_results_may_be_strings(folder, monkeypatch):
+def test_paths_of_the_results_may_be_strings(folder, monkeypatch, model):
     monkeypatch.chdir(folder.parent)
-    explain_dataset(colours, tiny_model(), "photos", out="here.zarr")
+    explain_dataset(colors, model, "photos", out="here.zarr")
     assert len(contents(Path("here.zarr"))) == 10
