@@ -374,8 +374,8 @@ class _Runner:
         writer.check()
         if self._too_many():
             raise TooManyFailures(
-                f"{self.failed} images failed, more than max_failures = {self.max_failures}; "
-                f"{self.done} were explained and are in {self.plan.store.path}."
+                f"{_images(self.failed)} failed, more than max_failures = {self.max_failures}; "
+                f"{_images(self.done)} explained in {self.plan.store.path}."
             )
 
     def _explained(self, group: LoadedGroup) -> ExplainedBatch | None:
@@ -396,6 +396,10 @@ class _Runner:
         """Return the progress so far."""
         seconds, plan = time.monotonic() - self.start, self.plan
         return Progress(self.done, self.failed, plan.before, plan.total, seconds, self.means.now())
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 class _RunningMeans(NamedTuple):

@@ -106,7 +106,8 @@ class StoreLocation:
     def store(self) -> ts.KvStore:
         """Return the whole store as a mapping of keys to bytes."""
         if self._store is None:
-            self._store = finished_io(ts.KvStore.open(self.spec()), self.name)
+            with plain_errors(self.name):
+                self._store = ts.KvStore.open(self.spec()).result()
         return self._store
 
 

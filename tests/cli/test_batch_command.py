@@ -1,7 +1,6 @@
 """`jaxplain batch` and `jaxplain batch-report` as their users meet them."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from batch_job import HERE, contents, photos
+from support.batch_job import contents, environment, photos
 from typer.testing import CliRunner
 
 from jaxplain import zoo
-from jaxplain.batch import run as batch_run
 from jaxplain.cli import app as cli
 from jaxplain.cli.batch import _duration
+from jaxplain.runs import batch as batches
 
 QUICK = ("--model", "tiny", "--method", "gradient", "--size", "4")
 
@@ -54,16 +53,16 @@ def test_a_folder_becomes_results_and_a_report():
     assert "10 ok, 1 failed" in words(said.output)
     assert "photo006.png" in said.output
     record = json.loads(run("batch-report", "results.zarr", "--json").stdout)
-    good = [row["insertion_area"] for row in found.values() if row["row_status"] == 1]
-    assert record["means"]["insertion_area"]["mean"] == pytest.approx(np.mean(good), rel=1e-5)
-    assert record["means"]["insertion_area"]["rows"] == 10
+    good = [row["insertion_auc"] for row in found.values() if row["row_status"] == 1]
+    assert record["means"]["insertion_auc"]["mean"] == pytest.approx(np.mean(good), rel=1e-5)
+    assert record["means"]["insertion_auc"]["rows"] == 10
     assert record["rows"] == {"pending": 0, "ok": 10, "failed": 1}
     assert record["config"]["explain"]["method"] == "gradient"
     again = run("batch", "photos", *QUICK, "--out", "results.zarr")
     assert "10 of 11 photos explained, 0 of them now" in words(again.stderr)
 
 
-def test_progress_tells_pace_and_measures():
+def test_progress_shows_pace_and_measures():
     done = run("batch", "photos", *QUICK)
     line = next(line for line in done.stderr.splitlines() if "images/s, " in line)
     assert "left, deletion 0." in line
@@ -97,14 +96,14 @@ def test_options_reach_the_results():
         (("--coordinator", "a:1", "--processes", "2", "--process", "2"), "process must be in 0..1"),
         (("--dtype", "float8"), "unknown dtype 'float8': did you mean 'float32'"),
         (("--seed", "-1"), "seed must be in 0..4294967295"),
-        (("--out", "photos"), "photos holds 'photo000.png' and no results; choose a new or an empty folder"),
+        (("--out", "photos"), "photos holds 'photo000.png' but no results; choose a new or an empty folder"),
         (("--out", "photos/photo000.png"), "a file stands where a folder is needed. Move it or choose"),
         (("--out", "nosuch://x"), "cannot read or write nosuch://x"),
         (("--size", "33"), "finer than the image (32, 32); choose at most that"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_sentence_before_anything_is_compiled(monkeypatch, args, says):
-    monkeypatch.setattr(batch_run, "compile_program", None)
+def test_invalid_options_are_refused_before_anything_is_compiled(monkeypatch, args, says):
+    monkeypatch.setattr(batches, "compile_step", None)
     method = ("--method", "igos") if "--size" in args else ()
     done = run("batch", "photos", *QUICK, *method, *args)
     assert done.exit_code == 2, done.output
@@ -117,13 +116,15 @@ def test_what_cannot_be_is_said_in_a_sentence_before_anything_is_compiled(monkey
 def test_too_many_failures_end_it():
     done = run("batch", "photos", *QUICK, "--max-failures", "0")
     assert done.exit_code == 1
-    assert "1 images failed, more than max_failures = 0; 9 are done" in words(done.stderr)
+    assert "1 image failed, more than max_failures = 0; 9 images explained in results.zarr" in words(
+        done.stderr
+    )
     assert "jaxplain batch-report shows the reasons" in words(done.stderr)
 
 
 def test_folders_that_cannot_be():
     Path("empty").mkdir()
-    for folder, says in (("empty", "no photos"), ("missing", "no folder")):
+    for folder, says in (("empty", "no photos"), ("missing", "missing does not exist")):
         done = run("batch", folder, *QUICK)
         assert done.exit_code == 2
         assert says in words(done.stderr)
@@ -134,26 +135,28 @@ def test_folders_that_cannot_be():
 
 def test_other_settings_are_refused_by_name(monkeypatch):
     assert run("batch", "photos", *QUICK, "--limit", "2").exit_code == 0
-    monkeypatch.setattr(batch_run, "result_leaves", None)  # before the method is traced
+    monkeypatch.setattr(batches, "result_leaves", None)  # before the method is traced
     done = run("batch", "photos", *QUICK, "--limit", "2", "--baseline", "black")
     assert done.exit_code == 2
     assert "explain.baseline 'blur', not 'black'" in words(done.stderr)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_it_after_the_step_and_says_how_to_resume(number, status):
     """In a process of its own, which reads its photos slowly."""
     command = ["batch", "photos", *QUICK, "--out", "results.zarr"]
     code = (
-        f"import sys, time; sys.path[:0] = [{str(HERE)!r}, 'site']; import tiny;"
+        "import sys, time; sys.path.insert(0, 'site'); import tiny;"
         "from jaxplain import zoo; zoo.MODELS['tiny'] = tiny.ENTRY;"
-        "from jaxplain.batch import dataset; load = dataset.load_image;"
+        "from jaxplain.runs import dataset; load = dataset.load_image;"
         "dataset.load_image = lambda path: (time.sleep(1.0), load(path))[1];"
         "from jaxplain.cli import main; main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, *command],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE, text=True,
+        env=environment(), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     lines = []
     for line in process.stderr:

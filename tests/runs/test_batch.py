@@ -22,9 +22,9 @@ from jaxplain.files import OutputError
 from jaxplain.methods import METHODS, apply
 from jaxplain.runs import batch as batches
 from jaxplain.runs.batch import Phase, TooManyFailures, explain_dataset
-from jaxplain.runs.dataset import Example, Photos
-from jaxplain.runs.sharding import image_key, make_recipe
-from jaxplain.runs.store import RowStatus, StoreError, open_store
+from jaxplain.runs.dataset import Example, Photos, WorkPlan
+from jaxplain.runs.sharding import image_key, make_recipe, own_chunks
+from jaxplain.runs.store import ResultStore, RowStatus, StoreError, create_store, open_store
 from jaxplain.runs.subject import make_subject, method_key, request
 
 OK, FAILED, PENDING = RowStatus.OK, RowStatus.FAILED, RowStatus.PENDING
@@ -405,6 +405,56 @@ def test_a_stopped_run_resumes(explain, stored, eager):
     assert second.progress.before == first.progress.done
     explain("whole.zarr")
     assert_same(stored(), stored("whole.zarr"))
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL does: nothing after it is written."""
+
+
+def test_a_run_that_dies_at_any_write_resumes(explain, stored, eager, monkeypatch):
+    """The quick variant of the killed processes: every third write of a run is its last one in turn."""
+    explain("whole.zarr", per_device_batch=4)
+    expected = stored("whole.zarr")
+    left = 0
+
+    def dying(write):
+        def writes(*args):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return write(*args)
+
+        return writes
+
+    for name in ("_finish", "_plainly"):
+        monkeypatch.setattr(ResultStore, name, dying(getattr(ResultStore, name)))
+    for allowed in range(0, 100, 3):
+        left = allowed
+        try:
+            explain(f"{allowed}.zarr", per_device_batch=4)
+        except Killed:
+            left = 1000
+            explain(f"{allowed}.zarr", per_device_batch=4)
+        else:
+            break
+        assert_same(stored(f"{allowed}.zarr"), expected)
+    assert 20 < allowed < 99
+
+
+def test_processes_share_the_rows(folder, model, monkeypatch):
+    """The quick variant of runs of several processes: each row belongs to one of them."""
+    source = Photos(sorted(folder.iterdir()), model, root=folder)
+    create_store(folder.parent / "shared", {}, {}, chunk_rows=2)
+    store, rows = open_store(folder.parent / "shared"), []
+    store.add(source.identities)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    for process in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        plan = WorkPlan(store, source, own_chunks(store), retry_failed=True)
+        rows.append([task.row for task in plan.tasks()])
+        assert plan.total == len(rows[-1])
+    assert rows == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5]]
 
 
 def test_a_finished_run_computes_nothing(explain, folder, monkeypatch):

@@ -1,4 +1,7 @@
-"""Batch runs in processes of their own: killed, with eight devices, two processes sharing the work."""
+"""Batch runs in processes of their own: killed, with eight devices, two processes sharing the work.
+
+All take long; their quick variants are in test_batch.py.
+"""
 
 import random
 import signal
@@ -20,6 +23,8 @@ from tiny import tiny_model
 from jaxplain.runs.batch import explain_dataset
 
 MANY, KILLS = 200, 20
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +64,6 @@ def explained_here(folder, out):
     return contents(out)
 
 
-def test_a_killed_run_resumes(tmp_path):
-    few, out = photos(40, tmp_path / "photos"), tmp_path / "results.zarr"
-    assert killed({"photos": few, "out": out, "slow": 0.05}, 0.2) < 36  # before its end
-    assert_same(explained_here(few, out), explained_here(few, tmp_path / "whole.zarr"))
-
-
-@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_with_every_row_once(folder, tmp_path):
     dice, out = random.Random(0), tmp_path / "results.zarr"
     committed = [killed({"photos": folder, "out": out}, dice.uniform(0.0, 0.08)) for _ in range(KILLS)]
@@ -74,7 +72,6 @@ def test_a_run_killed_at_random_moments_ends_with_every_row_once(folder, tmp_pat
     assert_same(explained_here(folder, out), explained_here(folder, tmp_path / "whole.zarr"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_eight_devices_find_what_one_finds(folder, whole, tmp_path, batch):
     out = tmp_path / "results.zarr"
@@ -94,15 +91,6 @@ def start_two(options, devices=1):
     return [start(shared | {"process": number}, devices) for number in range(2)]
 
 
-def test_two_processes_of_two_devices_share_a_run(tmp_path):
-    few = photos(20, tmp_path / "photos")
-    both = start_two({"photos": few, "out": tmp_path / "shared.zarr", "simple": 1}, devices=2)
-    outputs = [finished(process) for process in both]
-    assert min(int(output.split("did ")[1].split()[0]) for output in outputs) >= 5  # both worked
-    assert_same(contents(tmp_path / "shared.zarr"), explained_here(few, tmp_path / "whole.zarr"), rtol=1e-5)
-
-
-@pytest.mark.slow
 def test_two_processes_find_what_one_finds(folder, whole, tmp_path):
     out = tmp_path / "results.zarr"
     outputs = [
@@ -114,7 +102,6 @@ def test_two_processes_find_what_one_finds(folder, whole, tmp_path):
     assert_same(contents(out), whole, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.slow
 def test_one_process_resumes_what_two_began(folder, whole, tmp_path):
     out = tmp_path / "results.zarr"
     both = start_two({"photos": folder, "out": out, "eager": 1, "slow": 0.1})
