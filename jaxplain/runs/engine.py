@@ -140,6 +140,10 @@ class Engine:
             self._finished(key)
         return Program(step, run, seconds, shapes)
 
+    def knows(self, step: Step) -> bool:
+        """Return whether a step was compiled before."""
+        return ("step", step.name) in self._programs
+
     def run(self, step: Step, view: View, classifier: Any = None) -> Outcome:
         """Run a step on a photo.
 
@@ -183,10 +187,11 @@ class Engine:
     # Compilation: traced here, under this thread's JAX settings; XLA compiles in other threads.
 
     def _subject_shapes(self) -> Subject:
-        image = jax.ShapeDtypeStruct((*self.classifier.spec.size, 3), jnp.float32)
-        number = jax.ShapeDtypeStruct((), jnp.float32)
+        image: Any = jax.ShapeDtypeStruct((*self.classifier.spec.size, 3), jnp.float32)
+        target: Any = jax.ShapeDtypeStruct((), jnp.int32)
+        number: Any = jax.ShapeDtypeStruct((), jnp.float32)
         key = jax.eval_shape(partial(jax.random.key, 0))
-        return Subject(image, image, jax.ShapeDtypeStruct((), jnp.int32), number, key)
+        return Subject(image, image, target, number, key)
 
     def _start_view(self) -> Hashable:
         pixels = jax.ShapeDtypeStruct((*self.classifier.spec.size, 3), jnp.uint8)
