@@ -20,10 +20,17 @@ from jax.sharding import Mesh
 from jaxplain import zoo
 from jaxplain.checks import check_choice, check_seed
 from jaxplain.cli import screen
-from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, end_interrupted, table
-from jaxplain.cli.loading import load_classifier
-from jaxplain.cli.options import MANY, Baseline, Model, Seed, Target, Weights, examples
-from jaxplain.cli.run import interruptible
+from jaxplain.cli.options import MANY, METHOD_NAMES, Baseline, Model, Seed, Target, Weights, examples
+from jaxplain.cli.run import (
+    FAILED,
+    INTERRUPTED,
+    clear_errors,
+    count_of,
+    end_interrupted,
+    interruptible,
+    load_classifier,
+    table,
+)
 from jaxplain.precision import DTYPES
 from jaxplain.runs import batch as batches
 from jaxplain.runs import batch_report as reports
@@ -61,7 +68,10 @@ def batch(
         typer.Argument(metavar="DIR", help="Folder of photos, including sub-folders.", show_default=False),
     ],
     method: Annotated[
-        str, typer.Option(metavar="NAME", help=f"Method, one of {', '.join(sharding.CHOICES)}.")
+        str,
+        typer.Option(
+            metavar="NAME", help=f"How each photo is explained, one of {METHOD_NAMES}, {sharding.SAG}."
+        ),
     ] = "igos++",
     out: Annotated[
         str, typer.Option(metavar="PATH", help="Results: a folder, or an address such as gs://bucket/name.")
@@ -72,8 +82,8 @@ def batch(
         int | None,
         typer.Option(
             metavar="N",
-            help="Rows and columns of the heatmap, at most the model's input (224). (default: 28; 7 patches "
-            "for sag)",
+            help="Rows and columns at which heatmaps are measured, and of the mask that a method optimizes, "
+            "from 1 to the model's input (224); default: 28, for sag 7 patches.",
             min=1,
         ),
     ] = None,
@@ -84,8 +94,8 @@ def batch(
         int | None,
         typer.Option(
             metavar="N",
-            help="Images per device per step; fewer need less memory. (default: 1 on a CPU, 16 on an "
-            "accelerator)",
+            help="Images per device per step; fewer need less memory. Default: 1 on a CPU, 16 on an "
+            "accelerator.",
             min=1,
         ),
     ] = None,
@@ -101,15 +111,15 @@ def batch(
     ] = False,
     mesh: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Devices to use in each process. (default: all)", min=1),
+        typer.Option(metavar="N", help="Devices to use in each process; default: all.", min=1),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Only the first N photos of the folder. (default: all)", min=1),
+        typer.Option(metavar="N", help="Only the first N photos of the folder; default: all.", min=1),
     ] = None,
     max_failures: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Stop once more photos than N have failed. (default: never)", min=0),
+        typer.Option(metavar="N", help="Stop once more than N photos have failed; default: never.", min=0),
     ] = None,
     coordinator: Annotated[
         str | None,
@@ -261,9 +271,8 @@ def _command() -> str:
 def _finish(outcome: batches.BatchOutcome, out: str, stop: _StopRequest) -> None:
     progress = outcome.progress
     if outcome.repaired:
-        screen.say(
-            f"{outcome.repaired} rows had damaged files and were explained again.", "warning", "yellow"
-        )
+        rows = count_of(outcome.repaired, "row")
+        screen.say(f"damaged files: {rows} had to be explained again.", "warning", "yellow")
     total = "" if progress.total is None else f" of {progress.total}"
     screen.say(
         f"{progress.before + progress.done}{total} photos explained, {progress.done} of them now in "
@@ -274,7 +283,7 @@ def _finish(outcome: batches.BatchOutcome, out: str, stop: _StopRequest) -> None
         screen.say(f"resume with: {_command()}", "stopped", "yellow")
         raise typer.Exit(INTERRUPTED if stop.signal == signal.SIGINT else 0)
     if progress.failed:
-        failed = "1 photo" if progress.failed == 1 else f"{progress.failed} photos"
+        failed = count_of(progress.failed, "photo")
         screen.say(f"{failed} failed; jaxplain batch-report {out} shows why.", "failed", "red")
         raise typer.Exit(FAILED)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
+from support import tiny
 from support.batch_job import contents, environment, photos
 from typer.testing import CliRunner
 
@@ -148,7 +148,7 @@ def test_a_signal_ends_it_after_the_step_and_says_how_to_resume(number, status):
     """In a process of its own, which reads its photos slowly."""
     command = ["batch", "photos", *QUICK, "--out", "results.zarr"]
     code = (
-        "import sys, time; sys.path.insert(0, 'site'); import tiny;"
+        "import sys, time; sys.path.insert(0, 'site'); from support import tiny;"
         "from jaxplain import zoo; zoo.MODELS['tiny'] = tiny.ENTRY;"
         "from jaxplain.runs import dataset; load = dataset.load_image;"
         "dataset.load_image = lambda path: (time.sleep(1.0), load(path))[1];"

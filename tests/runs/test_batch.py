@@ -11,11 +11,11 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 import xarray
 import zarr
+from support import tiny
 from support.batch_job import assert_same, colors, contents, noisy_gradient, photos
-from tiny import tiny_model, write_photo
+from support.tiny import tiny_model, write_photo
 
 import jaxplain as jx
 from jaxplain.files import OutputError

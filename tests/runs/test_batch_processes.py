@@ -18,7 +18,7 @@ from support.batch_job import (
     start,
     wait_until_running,
 )
-from tiny import tiny_model
+from support.tiny import tiny_model
 
 from jaxplain.runs.batch import explain_dataset
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
+from support import tiny
 from support.batch_job import photos
 
 from jaxplain.runs import dataset as datasets

@@ -17,7 +17,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 def photos(count, folder):
     """Write `count` photos into a folder; the seventh of each ten is not readable."""
-    from tiny import write_photo
+    from support.tiny import write_photo
 
     for number in range(count):
         path = folder / f"photo{number:03}.png"
@@ -120,9 +120,8 @@ def main():
     parser.add_argument("--process", type=int)
     options = parser.parse_args()
 
-    from tiny import tiny_model
-
     from jaxplain.runs import batch, dataset, sharding
+    from support.tiny import tiny_model
 
     if options.coordinator:
         sharding.join(options.coordinator, options.processes, options.process)
