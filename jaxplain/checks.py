@@ -192,6 +192,20 @@ def as_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf)
     return number
 
 
+def as_share(value: Any, name: str) -> Array:
+    """Return a share as float32 []; a concrete one must be above 0 and at most 1.
+
+    Raises:
+      ValueError: not one number, NaN, or out of range.
+    """
+    share = jnp.asarray(value, jnp.float32)
+    if share.ndim:
+        raise ValueError(f"{name} must be one number, got shape {share.shape}; use jax.vmap for a sweep.")
+    if not isinstance(share, jax.core.Tracer) and not 0 < float(share) <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1, got {float(share):g}.")
+    return share
+
+
 def check_positive_int(value: Any, name: str) -> int:
     """Return a whole number of at least 1 as a Python int.
 
@@ -199,10 +213,20 @@ def check_positive_int(value: Any, name: str) -> int:
       TypeError: not a whole number.
       ValueError: below 1.
     """
+    return check_int_from(1, value, name)
+
+
+def check_int_from(least: int, value: Any, name: str) -> int:
+    """Return a whole number of at least `least` as a Python int.
+
+    Raises:
+      TypeError: not a whole number.
+      ValueError: below `least`.
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
     return int(value)
 
 
@@ -223,6 +247,21 @@ def check_callable(value: Any, name: str) -> None:
     """Raise a TypeError unless a value can be called."""
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {type(value).__name__}.")
+
+
+def as_grid(value: Pair, image_shape: tuple[int, ...], name: str = "grid") -> tuple[int, int]:
+    """Return the (rows, columns) of a grid over an image [H, W, C], no finer than its pixels.
+
+    Raises:
+      TypeError, ValueError: not one or two whole numbers of at least 1, or more than the image's pixels.
+    """
+    rows, cols = as_pair(value, name)
+    if rows > image_shape[0] or cols > image_shape[1]:
+        raise ValueError(
+            f"a {name} of {rows} x {cols} is finer than the image of {image_shape[0]} x {image_shape[1]} "
+            "pixels; choose at most that."
+        )
+    return rows, cols
 
 
 def check_batch_size(batch_size: int | None) -> int | None:

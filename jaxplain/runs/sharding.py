@@ -7,7 +7,7 @@ own chunks of the store, so hosts never wait for one another.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -18,13 +18,14 @@ from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxplain import funnel, methods, sag
+from jaxplain import funnel, methods
 from jaxplain.checks import check_choice, check_positive_int, check_seed
 from jaxplain.explanation import Status
 from jaxplain.metrics import insertion_deletion
 from jaxplain.perturb import BASELINES, resize_map
 from jaxplain.runs.dataset import ImageFormat
 from jaxplain.runs.engine import explain_step
+from jaxplain.runs.graphs import GraphSettings, search_step
 from jaxplain.runs.store import LeafSpec, ResultStore, leaves_of
 from jaxplain.runs.subject import Request, Subject, make_subject, request, subject_keys
 from jaxplain.scores import class_score
@@ -124,7 +125,7 @@ class SagRecipe(Recipe):
     Args:
       size: rows and columns of patches.
       baseline: name of the baseline; see `jaxplain.baseline`.
-      options: further options of `jaxplain.sag.search`, by name.
+      options: further settings of `jaxplain.runs.graphs.GraphSettings`, by name.
 
     Raises:
       ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.
@@ -135,15 +136,17 @@ class SagRecipe(Recipe):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_choice(self.baseline, BASELINES, "baseline")
         check_positive_int(self.size, "size")
-        methods.parameters(sag.search, self.options)
+        for name in self.options:
+            check_choice(name, [item.name for item in fields(GraphSettings)], "option")
+        self._settings()
+
+    def _settings(self) -> GraphSettings:
+        return GraphSettings(grid=(self.size, self.size), baseline=self.baseline, **self.options)
 
     def __call__(self, model: Any, subject: Subject) -> Any:
-        """Search one image."""
-        scene = class_score(model, subject.target), subject.image, subject.baseline
-        proposal = sag.proposal_map(*scene, grid=self.size)
-        return sag.search(*scene, grid=self.size, **({"proposal": proposal} | dict(self.options)))
+        """Search one image; return a `jaxplain.sag.SearchResult`."""
+        return search_step(self._settings()).run(model, subject)
 
 
 def make_recipe(
