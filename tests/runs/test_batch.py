@@ -14,7 +14,7 @@ import pytest
 import xarray
 import zarr
 from support import tiny
-from support.batch_job import assert_same, colors, contents, noisy_gradient, photos
+from support.batch_job import assert_same, colors, contents, noisy_gradient, photos, share_steps
 from support.tiny import tiny_model, write_photo
 
 import jaxplain as jx
@@ -42,15 +42,6 @@ def eager(monkeypatch):
     monkeypatch.setattr(batches, "_COMMIT_SECONDS", 0.0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_fast():
-    """Most time is compilation; what XLA optimizes does not matter here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    PROGRAMS.clear()
-
-
 @pytest.fixture(scope="module")
 def model():
     return tiny_model()
@@ -58,22 +49,7 @@ def model():
 
 @pytest.fixture(autouse=True)
 def compile_once(monkeypatch):
-    """Runs of the same kind share their compiled program."""
-    compile_step = batches.compile_step
-
-    def cached(explain, model, image_format, mesh, *, seed, per_device_batch):
-        weights = [id(leaf) for leaf in jax.tree_util.tree_leaves(model)]
-        key = repr((explain, weights, image_format, mesh, seed, per_device_batch))
-        if key not in PROGRAMS:
-            PROGRAMS[key] = compile_step(
-                explain, model, image_format, mesh, seed=seed, per_device_batch=per_device_batch
-            )
-        return PROGRAMS[key]
-
-    monkeypatch.setattr(batches, "compile_step", cached)
-
-
-PROGRAMS = {}
+    share_steps(monkeypatch)
 
 
 @pytest.fixture

@@ -46,6 +46,34 @@ def noisy_gradient(model, image, target, key):
     return {"map": grads.mean((0, -1)), "score": values / 3}
 
 
+_STEPS = {}
+
+
+def share_steps(monkeypatch):
+    """Let runs of the same kind in this process share their compiled program, made without optimizations.
+
+    Most of a small run is compilation.
+    """
+    import jax
+
+    from jaxplain.runs import batch, sharding
+    from jaxplain.runs.records import weights_digest
+
+    def shared(explain, model, image_format, mesh, *, seed, per_device_batch):
+        kind = repr(explain) if isinstance(explain, sharding.Recipe) else explain
+        structure = str(jax.tree_util.tree_structure(model))
+        key = (kind, structure, weights_digest(model), image_format, mesh, seed, per_device_batch)
+        if key not in _STEPS:
+            jax.config.update("jax_disable_most_optimizations", True)
+            _STEPS[key] = sharding.compile_step(
+                explain, model, image_format, mesh, seed=seed, per_device_batch=per_device_batch
+            )
+            jax.config.update("jax_disable_most_optimizations", False)
+        return _STEPS[key]
+
+    monkeypatch.setattr(batch, "compile_step", shared)
+
+
 def environment(**more):
     """The variables of another process that imports this package and these tests."""
     import jaxplain
