@@ -523,7 +523,7 @@ IMAGE, BASELINE = np.ones((12, 12, 3), np.float32), np.zeros((12, 12, 3), np.flo
         ({"rule": "rieman"}, ValueError, "unknown rule 'rieman': did you mean 'riemann'"),
         ({"search": "ends"}, ValueError, "unknown search 'ends'"),
         ({"descent": "nesterov"}, TypeError, "descent must be a LineSearch.*got 'nesterov'"),
-        ({"size": 13}, ValueError, r"size \(13, 13\) is finer than the image \(12, 12\)"),
+        ({"size": 13}, ValueError, "size of 13 x 13 is finer than the image of 12 x 12"),
         ({"size": (3, 13)}, ValueError, r"size \(3, 13\) is finer"),
         ({"size": 0}, ValueError, "size must be at least 1, got 0"),
         ({"size": 7.0}, TypeError, "size must be a whole number, got 7.0"),

@@ -230,7 +230,7 @@ def test_status(scene):
         ({"areas": ()}, ValueError, "areas must be one number or several"),
         ({"areas": [[0.1]]}, ValueError, r"got shape \(1, 1\)"),
         ({"areas": np.nan}, ValueError, "areas holds 1 NaN"),
-        ({"size": 19}, ValueError, r"size \(19, 19\) is finer than the image"),
+        ({"size": 19}, ValueError, "size of 19 x 19 is finer than the image"),
         ({"size": 0}, ValueError, "size must be at least 1"),
         ({"iterations": 0}, ValueError, "iterations must be at least 1"),
         ({"sigma": 0.0}, ValueError, "sigma must be above 0"),

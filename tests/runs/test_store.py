@@ -1,5 +1,7 @@
 """The store of results: what is written where, in which order, and what a reader sees."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -7,26 +9,30 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxplain.batch.config import check_config
-from jaxplain.batch.place import StoreError, exclusively
-from jaxplain.batch.report import report
-from jaxplain.batch.store import (
-    Leaf,
-    Rows,
+from jaxplain.files import OutputError
+from jaxplain.runs.batch import check_config
+from jaxplain.runs.batch_report import batch_report
+from jaxplain.runs.store import (
+    FinishedRows,
+    LeafSpec,
     RowStatus,
+    StoreError,
+    TextColumn,
     create_store,
+    decode_texts,
+    encode_texts,
+    exclusively,
     leaves_of,
     open_store,
-    rows_a_chunk,
+    rows_per_chunk,
 )
-from jaxplain.batch.text import TextColumn, decode, encode
-from jaxplain.files import OutputError
 
-LEAVES = {"map": Leaf((2, 3), "float32"), "area": Leaf((), "float32"), "sets": Leaf((4,), "bool")}
+LEAVES = {"map": LeafSpec((2, 3), "float32"), "area": LeafSpec((), "float32"), "sets": LeafSpec((4,), "bool")}
 CONFIG = {"seed": 0, "explain": {"function": "f", "size": 4}}
 
 
 def made(path, rows=7, chunk_rows=3):
+    """A new store with some rows."""
     create_store(path, LEAVES, CONFIG, chunk_rows=chunk_rows)
     store = open_store(path)
     store.add([f"image {row}" for row in range(rows)])
@@ -35,7 +41,7 @@ def made(path, rows=7, chunk_rows=3):
 
 def some(*rows, status=RowStatus.OK):
     at = np.array(rows)
-    return Rows(
+    return FinishedRows(
         rows=at,
         status=np.full(len(at), status, np.int8),
         target=at.astype(np.int32),
@@ -101,6 +107,24 @@ def test_an_array_that_is_not_there(tmp_path):
         open_store(tmp_path / "nothing")
 
 
+def test_a_store_of_the_first_format_is_refused_by_name(tmp_path):
+    made(tmp_path / "r")
+    metadata = tmp_path / "r" / "zarr.json"
+    group = json.loads(metadata.read_text())
+    group["attributes"]["jaxplain"] |= {"format": 1, "config": {"jaxplain": "0.1.0"}}
+    metadata.write_text(json.dumps(group))
+    with pytest.raises(
+        StoreError, match=r"has format 1, written by jaxplain 0\.1\.0; .* format 2 only.*another folder"
+    ):
+        open_store(tmp_path / "r")
+
+
+def test_something_else_is_not_a_store(tmp_path):
+    (tmp_path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    with pytest.raises(StoreError, match="does not hold results of jaxplain"):
+        open_store(tmp_path)
+
+
 def test_rows_that_lost_their_identity_are_given_again(tmp_path):
     store = made(tmp_path / "r")
     store.write(some(0, 1, 2, 3))
@@ -132,12 +156,42 @@ def test_a_store_that_was_half_grown_is_made_even(tmp_path):
 
 def test_settings_are_compared_by_name(tmp_path):
     store = made(tmp_path / "r")
-    check_config(store, LEAVES, CONFIG)
+    check_config(store, CONFIG, LEAVES)
     other = CONFIG | {"explain": {"function": "f", "size": 5}}
     with pytest.raises(StoreError, match=r"explain.size 4, not 5"):
-        check_config(store, LEAVES, other)
+        check_config(store, other, LEAVES)
     with pytest.raises(StoreError, match=r"map float32\[2, 3\].*map float32\[9\]"):
-        check_config(store, LEAVES | {"map": Leaf((9,), "float32")}, CONFIG)
+        check_config(store, CONFIG, LEAVES | {"map": LeafSpec((9,), "float32")})
+
+
+def first_chunks(path):
+    """The file of each array's first chunk, by the array's name."""
+    files = (file for file in path.rglob("c/*") if file.name == "0")
+    return {
+        file.parent.parent.name: next(f for f in (file, file / "0", file / "0/0") if f.is_file())
+        for file in files
+    }
+
+
+@pytest.mark.parametrize("damage", ["emptied", "cut", "changed"])
+def test_damaged_chunks_are_repaired(tmp_path, damage):
+    path, names = tmp_path / "r", [f"image {row}" for row in range(7)]
+    made(path, chunk_rows=4).write(some(*range(7)))
+    chunks = first_chunks(path)
+    assert set(chunks) == {"row_identity", "row_status", "row_target", "row_score", *LEAVES}
+    if damage == "changed":
+        del chunks["row_identity"]  # has no checksum; other letters are another identity
+    for file in chunks.values():
+        data = file.read_bytes()
+        changed = data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]
+        file.write_bytes({"emptied": b"", "cut": data[:-1], "changed": changed}[damage])
+        store = open_store(path)
+        lost = store.add([name for name in names if name not in store.identities()])
+        assert lost + store.repair(store.chunks) == 4, file
+        assert store.status().tolist() == [0] * 4 + [1] * 3
+        store.write(some(*range(4)))
+        assert open_store(path).repair(store.chunks) == 0
+        assert open_store(path).identities() == names
 
 
 def test_one_run_at_a_time(tmp_path):
@@ -151,8 +205,8 @@ def test_one_run_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("name", ["row_map", "a/b"])
 def test_names_that_cannot_be(tmp_path, name):
-    with pytest.raises(ValueError, match="may not have a part called"):
-        create_store(tmp_path / "r", {name: Leaf((), "float32")}, {}, chunk_rows=1)
+    with pytest.raises(ValueError, match="may not be called"):
+        create_store(tmp_path / "r", {name: LeafSpec((), "float32")}, {}, chunk_rows=1)
 
 
 def test_leaves_are_named_by_their_place():
@@ -167,7 +221,7 @@ def test_leaves_are_named_by_their_place():
     side=st.integers(1, 4096),
 )
 def test_chunks_are_neither_huge_nor_too_few(rows, writers, side):
-    found = rows_a_chunk({"map": Leaf((side, side), "float32")}, rows, writers)
+    found = rows_per_chunk({"map": LeafSpec((side, side), "float32")}, rows, writers)
     assert found >= 1
     assert found == 1 or found * side * side * 4 <= 8 * 2**20
     if rows is not None and writers > 1 and found > 1:
@@ -178,7 +232,7 @@ def test_the_report_counts_and_averages(tmp_path):
     store = made(tmp_path / "r")
     store.write(some(1, 2, 3))
     store.write(some(4, status=RowStatus.FAILED))
-    found = report(open_store(tmp_path / "r"))
+    found = batch_report(open_store(tmp_path / "r"))
     assert found.rows == {"pending": 3, "ok": 3, "failed": 1}
     assert found.reasons == {"why 4": 1}
     assert set(found.means) == {"row_score", "area"}
@@ -194,13 +248,13 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 @given(st.lists(TEXTS))
 def test_texts_survive_their_bytes(texts):
-    assert decode(encode(texts)) == texts
+    assert decode_texts(encode_texts(texts)) == texts
 
 
 @given(st.lists(TEXTS, min_size=1), st.data())
 def test_cut_bytes_are_noticed(texts, data):
-    content = encode(texts)
-    assert decode(content[: data.draw(st.integers(0, len(content) - 1))]) is None
+    content = encode_texts(texts)
+    assert decode_texts(content[: data.draw(st.integers(0, len(content) - 1))]) is None
 
 
 @given(st.lists(st.dictionaries(st.integers(0, 19), TEXTS, max_size=6), max_size=5), st.integers(1, 8))
