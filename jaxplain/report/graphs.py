@@ -91,7 +91,7 @@ class Drawing(NamedTuple):
 
 
 def outlines(grid: tuple[int, int]) -> list[Box]:
-    """Return where the patches of a grid lie: around their lattice points, half-way to the neighbours'.
+    """Return where the patches of a grid lie: around their lattice points, half-way to the neighbors'.
 
     The lattice's corners are the picture's, so patches on the border are half as wide.
 

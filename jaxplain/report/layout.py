@@ -16,7 +16,7 @@ _POINTS = 72.0  # per inch, Graphviz's unit
 
 
 class Layout(NamedTuple):
-    """Centres of the nodes, measured from the top left corner, and the size of the whole."""
+    """Centers of the nodes, measured from the top left corner, and the size of the whole."""
 
     centers: tuple[tuple[float, float], ...]  # of each node, (x, y) in pixels
     width: float
@@ -36,7 +36,7 @@ def layout(
       graph: to be drawn.
       node: (width, height) of a node in pixels.
       gap: smallest distance (between nodes, between rows) in pixels.
-      engine: "dot" for Graphviz, "plain" for the layered layout of this module (barycentres), "auto" for the
+      engine: "dot" for Graphviz, "plain" for the layered layout of this module (barycenters), "auto" for the
         first if its program is installed and works.
 
     Raises:
@@ -118,14 +118,14 @@ def _dot_source(graph: AttentionGraph, node: tuple[float, float], gap: tuple[flo
 
 
 def _plain_layout(graph: AttentionGraph, node: tuple[float, float], gap: tuple[float, float]) -> Layout:
-    """Order each row by barycentres, then move each node as near to its neighbours' mean as the row allows."""
-    neighbours = _neighbours(graph)
-    levels = _ordered_levels(graph, neighbours)
+    """Order each row by barycenters, then move each node as near to its neighbors' mean as the row allows."""
+    neighbors = _neighbors(graph)
+    levels = _ordered_levels(graph, neighbors)
     step = node[0] + gap[0]
     x = {member: position * step for row in levels for position, member in enumerate(row)}
     for sweep in range(_SWEEPS):
         for row in levels if sweep % 2 else reversed(levels):
-            _move_to_neighbours(row, x, neighbours, step)
+            _move_to_neighbors(row, x, neighbors, step)
     left = min(x.values(), default=0.0)
     centers = tuple(
         (x[index] - left + node[0] / 2, one.level * (node[1] + gap[1]) + node[1] / 2)
@@ -143,43 +143,43 @@ def _levels(graph: AttentionGraph) -> list[list[int]]:
     return [rows[level] for level in sorted(rows)]
 
 
-def _neighbours(graph: AttentionGraph) -> dict[int, list[int]]:
-    neighbours: dict[int, list[int]] = defaultdict(list)
+def _neighbors(graph: AttentionGraph) -> dict[int, list[int]]:
+    neighbors: dict[int, list[int]] = defaultdict(list)
     for edge in graph.edges:
-        neighbours[edge.parent].append(edge.child)
-        neighbours[edge.child].append(edge.parent)
-    return neighbours
+        neighbors[edge.parent].append(edge.child)
+        neighbors[edge.child].append(edge.parent)
+    return neighbors
 
 
 def _positions(levels: list[list[int]]) -> dict[int, int]:
     return {member: position for row in levels for position, member in enumerate(row)}
 
 
-def _ordered_levels(graph: AttentionGraph, neighbours: dict[int, list[int]]) -> list[list[int]]:
+def _ordered_levels(graph: AttentionGraph, neighbors: dict[int, list[int]]) -> list[list[int]]:
     """Return the members of each level from left to right, in the order with fewest crossings of all sweeps."""
     levels = _levels(graph)
     best, fewest = levels, _crossings(levels, graph)
     for sweep in range(_SWEEPS):
-        levels = _sweep(levels, graph, neighbours, down=sweep % 2 == 0)
+        levels = _sweep(levels, graph, neighbors, down=sweep % 2 == 0)
         if (count := _crossings(levels, graph)) < fewest:
             best, fewest = levels, count
     return best
 
 
 def _sweep(
-    levels: list[list[int]], graph: AttentionGraph, neighbours: dict[int, list[int]], down: bool
+    levels: list[list[int]], graph: AttentionGraph, neighbors: dict[int, list[int]], down: bool
 ) -> list[list[int]]:
-    """Sort each level by its members' barycentres in the level before it."""
+    """Sort each level by its members' barycenters in the level before it."""
     positions = _positions(levels)
     result = list(levels)
 
-    def barycentre(member: int) -> tuple[float, int]:
+    def barycenter(member: int) -> tuple[float, int]:
         side = graph.nodes[member].level + (-1 if down else 1)
-        near = [positions[other] for other in neighbours[member] if graph.nodes[other].level == side]
+        near = [positions[other] for other in neighbors[member] if graph.nodes[other].level == side]
         return (sum(near) / len(near) if near else positions[member]), positions[member]
 
     for number in range(len(levels)) if down else reversed(range(len(levels))):
-        result[number] = sorted(levels[number], key=barycentre)
+        result[number] = sorted(levels[number], key=barycenter)
         positions |= _positions([result[number]])
     return result
 
@@ -209,16 +209,16 @@ class _Block:
         return self.total / self.count
 
 
-def _move_to_neighbours(
-    row: list[int], x: dict[int, float], neighbours: dict[int, list[int]], step: float
+def _move_to_neighbors(
+    row: list[int], x: dict[int, float], neighbors: dict[int, list[int]], step: float
 ) -> None:
-    """Move the members of a row towards the mean of their neighbours, keeping their order and distance.
+    """Move the members of a row towards the mean of their neighbors, keeping their order and distance.
 
     Members that would overlap form a block, which is placed at the mean of what its members wish for.
     """
     blocks: list[_Block] = []
     for member in row:
-        near = [x[other] for other in neighbours[member]]
+        near = [x[other] for other in neighbors[member]]
         blocks.append(_Block(sum(near) / len(near) if near else x[member]))
         while len(blocks) > 1 and blocks[-1].start < blocks[-2].start + step * blocks[-2].count:
             last, previous = blocks.pop(), blocks[-1]
