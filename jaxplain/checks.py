@@ -65,8 +65,22 @@ def check_image_batch(images: Any, channels: int | None = None, name: str = "ima
         )
 
 
-def check_map(importance: Any, image_shape: tuple[int, ...], name: str = "importance") -> None:
-    """Check for a map [h, w] of floats for an image [H, W, C]: two axes, no finer than the image, no NaN.
+def check_map(
+    importance: Any,
+    image_shape: tuple[int, ...],
+    name: str = "importance",
+    *,
+    finite: bool = True,
+    owner: str = "image",
+) -> None:
+    """Check for a map [h, w] of floats for an image [H, W, C]: two axes and no finer than the image.
+
+    Args:
+      importance: what to check.
+      image_shape: begins with H and W.
+      name: of the map in errors.
+      finite: also refuse NaN and infinity in a concrete map.
+      owner: what has `image_shape`, in errors.
 
     Raises:
       TypeError: not an array of floats.
@@ -74,11 +88,14 @@ def check_map(importance: Any, image_shape: tuple[int, ...], name: str = "import
     """
     shape: tuple[int, ...] = getattr(importance, "shape", ())
     if len(shape) != 2 or 0 in shape or shape[0] > image_shape[0] or shape[1] > image_shape[1]:
+        hint = " Use jax.vmap for a batch." if len(shape) == 3 else ""
         raise ValueError(
-            f"{name} must be one map [h, w] of at most the image's {tuple(image_shape[:2])}, got shape {shape}."
+            f"{name} must be one map [h, w] no larger than the {owner}'s {tuple(image_shape[:2])}, "
+            f"got shape {shape}.{hint}"
         )
-    _check_float(importance, name)
-    check_finite(importance, name)
+    check_floats(importance, name)
+    if finite:
+        check_finite(importance, name)
 
 
 def _check_float(array: Any, name: str) -> None:
@@ -200,6 +217,12 @@ def as_pair(value: Pair, name: str) -> tuple[int, int]:
     if len(value) != 2:
         raise ValueError(f"{name} must be one whole number or (rows, columns), got {value!r}.")
     return check_positive_int(value[0], name), check_positive_int(value[1], name)
+
+
+def check_callable(value: Any, name: str) -> None:
+    """Raise a TypeError unless a value can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {type(value).__name__}.")
 
 
 def check_batch_size(batch_size: int | None) -> int | None:

@@ -1,5 +1,7 @@
 """What every method returns: an importance map, how the run ended, what it cost, and the method's details."""
 
+import inspect
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -156,6 +158,40 @@ def finished(
         status=jnp.where(finite, otherwise, Status.NOT_FINITE).astype(jnp.int32),
         evaluations=jnp.asarray(evaluations, jnp.int32),
         details=details,
+    )
+
+
+def call_method(
+    method: Callable[..., Any],
+    score: Any,
+    image: Array,
+    baseline: Array | None,
+    *,
+    key: Array | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Explanation:
+    """Explain one image with a method of the package or a function of your own.
+
+    The key and the options are passed only where the method's signature has them. A function of your own may
+    return a bare map instead of an `Explanation`; its cost is then unknown (-1).
+
+    Raises:
+      ValueError, TypeError: whatever the method raises.
+    """
+    given = {name: value for name, value in (options or {}).items() if takes(method, name)}
+    if takes(method, "key"):
+        given["key"] = key
+    found = method(score, image, baseline, **given)
+    if not isinstance(found, Explanation):
+        found = finished(jnp.asarray(found), jnp.zeros(()), -1)
+    return found
+
+
+def takes(function: Callable[..., Any], argument: str) -> bool:
+    """Return whether a function takes a keyword argument, by name or through `**`."""
+    parameters = inspect.signature(function).parameters
+    return argument in parameters or any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
     )
 
 

@@ -9,7 +9,8 @@ from jax import Array
 
 from jaxplain import attributions, masks
 from jaxplain.checks import check_choice
-from jaxplain.explanation import Explanation, finished
+from jaxplain.explanation import Explanation, call_method, finished
+from jaxplain.explanation import takes as takes
 
 
 class MethodSpec(NamedTuple):
@@ -90,12 +91,8 @@ def apply(
       ValueError, TypeError: whatever the method raises; a result that is not one map.
     """
     spec = as_spec(method)
-    given = {name: value for name, value in (options or {}).items() if takes(spec.function, name)}
-    if takes(spec.function, "key"):
-        given["key"] = key
-    found = spec.function(score, image, baseline if spec.uses_baseline else None, **given)
-    if not isinstance(found, Explanation):
-        found = finished(jnp.asarray(found, jnp.float32), jnp.zeros(()), -1)
+    baseline_or_default = baseline if spec.uses_baseline else None
+    found = call_method(spec.function, score, image, baseline_or_default, key=key, options=options)
     if found.importance.ndim != 2:
         raise ValueError(f"a method must return one map [h, w], got shape {found.importance.shape}.")
     return found._replace(importance=found.importance.astype(jnp.float32))
@@ -108,14 +105,6 @@ def as_spec(method: "MethodSpec | Callable[..., Any]", name: str = "") -> Method
     if not callable(method):
         raise TypeError(f"a method must be a function (score, image, baseline, ...), got {method!r}.")
     return MethodSpec(method, name or getattr(method, "__name__", "method"), "A method of your own.")
-
-
-def takes(function: Callable[..., Any], argument: str) -> bool:
-    """Return whether a function takes a keyword argument, by name or among others."""
-    parameters = inspect.signature(function).parameters
-    return argument in parameters or any(
-        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
-    )
 
 
 def parameters(method: "MethodSpec | Callable[..., Any]", options: Mapping[str, Any]) -> dict[str, Any]:

@@ -143,6 +143,16 @@ def as_pytree(model: Any) -> Any:
     return jax.tree_util.Partial(_Recombined(treedef, static), dynamic)
 
 
+def unwrap(model: Any) -> Any:
+    """Return the model that `as_pytree` wrapped, and any other model as it is."""
+    function = getattr(model, "func", None) if isinstance(model, jax.tree_util.Partial) else None
+    if isinstance(function, _KerasCall):
+        return function.model
+    if isinstance(function, _Recombined):
+        return function.restore(*model.args)
+    return model
+
+
 def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
 
@@ -158,9 +168,13 @@ class _Recombined:
     treedef: Any
     static: tuple  # one entry per leaf; None where it is an array
 
-    def __call__(self, dynamic: tuple, images: Array) -> Array:
+    def restore(self, dynamic: tuple) -> Any:
+        """Return the whole pytree."""
         leaves = [fixed if leaf is None else leaf for leaf, fixed in zip(dynamic, self.static, strict=True)]
-        return jax.tree_util.tree_unflatten(self.treedef, leaves)(images)
+        return jax.tree_util.tree_unflatten(self.treedef, leaves)
+
+    def __call__(self, dynamic: tuple, images: Array) -> Array:
+        return self.restore(dynamic)(images)
 
 
 @dataclass(frozen=True)

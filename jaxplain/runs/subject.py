@@ -1,4 +1,4 @@
-"""Subjects: one image made ready for a method. Its key, baseline and target are decided here and nowhere else,
+"""Subjects: one image made ready for a method. Its key, baseline and target are decided here and only here,
 so that the same photo, method and seed give the same map in every command.
 """
 
@@ -19,9 +19,9 @@ TOP = -1  # stands for "the top prediction" as a target of a compiled program
 class Request(NamedTuple):
     """What a compiled program needs to know of one image; under vmap and sharding with a leading axis."""
 
-    image: Array  # [H, W, C], uint8 pixels or float32 in model space
-    target: Array  # int32 [], class index or TOP
-    words: Array  # uint32 [2], digest of the image; see `content_words`
+    image: Any  # [H, W, C], uint8 pixels or float32 in model space
+    target: Any  # int32 [], class index or TOP
+    words: Any  # uint32 [2], digest of the image; see `content_words`
 
 
 class Subject(NamedTuple):

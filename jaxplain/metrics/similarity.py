@@ -1,4 +1,4 @@
-"""How alike two maps are: rank correlation and structural similarity."""
+"""Similarity of two maps: rank correlation and structural similarity."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -8,30 +8,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxplain.metrics.maps import at_size, check_floats, check_pair
+from jaxplain.checks import check_floats, check_same_shape
+from jaxplain.perturb import resize_map
 
 _WINDOW, _SIGMA = 11, 1.5  # of the structural similarity
 
 
 class Similarity(NamedTuple):
-    """How alike two maps are; 1 = the same. All three are NaN where a map is the same everywhere."""
+    """Similarity of two maps; 1 = identical. All are NaN where one of the maps is constant."""
 
     rank: Array  # [], Spearman's correlation of the values
-    absolute_rank: Array  # [], of their absolute values
-    ssim: Array  # [], structural similarity of the maps, each brought to 0..1; NaN for images below 11 pixels
+    absolute_rank: Array  # [], Spearman's correlation of the absolute values
+    ssim: Array  # [], structural similarity, each map scaled to 0..1; NaN for images smaller than 11 pixels
 
 
 def rank_correlation(first: Array, second: Array) -> Array:
-    """Spearman's rank correlation of two maps: -1 to 1, 1 where both rank their pixels alike.
+    """Return Spearman's rank correlation of two maps: -1 to 1, 1 where both rank their pixels alike.
 
-    Pearson's correlation of the ranks, tied values sharing their average rank.
+    This is Pearson's correlation of the ranks; tied values share their average rank.
 
     Args:
       first: any shape.
       second: the same shape.
 
     Returns:
-      float32 []; NaN where one is the same everywhere or holds NaN.
+      float32 []; NaN where a map is constant or holds NaN.
 
     Raises:
       TypeError, ValueError: not arrays of floats of one shape, or empty.
@@ -41,32 +42,32 @@ def rank_correlation(first: Array, second: Array) -> Array:
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
-      >>> saliency = jnp.arange(6.0).reshape(2, 3)
-      >>> round(float(jx.metrics.rank_correlation(saliency, -(saliency**3))), 3)
+      >>> importance = jnp.arange(6.0).reshape(2, 3)
+      >>> round(float(jx.metrics.rank_correlation(importance, -(importance**3))), 3)
       -1.0
     """
-    check_pair(first, second, ("first", "second"))
+    check_same_shape(first, second, ("first", "second"))
     one, other = (_centred_ranks(jnp.asarray(array)) for array in (first, second))
     return jnp.sum(one * other) / jnp.sqrt(jnp.sum(one**2) * jnp.sum(other**2))
 
 
 def _centred_ranks(values: Array) -> Array:
-    """Average ranks around 0, divided by n, so that float32 holds their sums: [n]."""
+    """Return average ranks around 0, divided by n, so that float32 holds their sums: [n]."""
     ranks = jax.scipy.stats.rankdata(values.reshape(-1), method="average")
     return (ranks - (values.size + 1) / 2) / values.size
 
 
 def ssim(first: Array, second: Array, data_range: float | Array | None = None) -> Array:
-    """Structural similarity of two maps: at most 1, where they are equal.
+    """Return the structural similarity of two maps: at most 1, which is reached where they are equal.
 
-    Mean over all places where a Gaussian window of 11 x 11 (sigma 1.5) fits of
-    `(2 m1 m2 + c1) (2 s12 + c2) / ((m1^2 + m2^2 + c1) (s1^2 + s2^2 + c2))`, m and s the weighted means and
-    (co)variances in the window, c1 = (0.01 R)^2, c2 = (0.03 R)^2, R the data range.
+    The mean over all positions at which a Gaussian window of 11 x 11 (sigma 1.5) fits of
+    `(2 m1 m2 + c1) (2 s12 + c2) / ((m1^2 + m2^2 + c1) (s1^2 + s2^2 + c2))`, with m and s the weighted means
+    and (co)variances in the window, c1 = (0.01 R)^2, c2 = (0.03 R)^2 and R the data range.
 
     Args:
       first: [H, W], at least 11 x 11.
       second: the same shape.
-      data_range: R; None takes max - min over both maps together. May be traced.
+      data_range: R; None is max - min over both maps together. May be traced.
 
     Returns:
       float32 []; NaN where a map holds NaN or the data range is 0.
@@ -80,13 +81,13 @@ def ssim(first: Array, second: Array, data_range: float | Array | None = None) -
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
-      >>> saliency = jnp.arange(256.0).reshape(16, 16)
-      >>> round(float(jx.metrics.ssim(saliency, saliency)), 3)
+      >>> importance = jnp.arange(256.0).reshape(16, 16)
+      >>> round(float(jx.metrics.ssim(importance, importance)), 3)
       1.0
     """
     for array, name in ((first, "first"), (second, "second")):
         check_floats(array, name, 2, "[H, W]")
-    check_pair(first, second, ("first", "second"))
+    check_same_shape(first, second, ("first", "second"))
     if min(first.shape) < _WINDOW:
         raise ValueError(f"maps must be at least {_WINDOW} x {_WINDOW} for ssim, got shape {first.shape}.")
     return _ssim(jnp.asarray(first, jnp.float32), jnp.asarray(second, jnp.float32), data_range)
@@ -103,15 +104,15 @@ def _ssim(first: Array, second: Array, data_range: Array | None) -> Array:
     one, other = first - means[0], second - means[1]
     m1, m2 = _windowed(one), _windowed(other)
     v1, v2 = _windowed(one**2) - m1**2, _windowed(other**2) - m2**2
-    both_vary = _windowed(one * other) - m1 * m2
+    covariance = _windowed(one * other) - m1 * m2
     m1, m2 = m1 + means[0], m2 + means[1]
-    above = (2 * m1 * m2 + luminance) * (2 * both_vary + contrast)
+    above = (2 * m1 * m2 + luminance) * (2 * covariance + contrast)
     below = (m1**2 + m2**2 + luminance) * (v1 + v2 + contrast)
     return jnp.where(data_range > 0, jnp.mean(above / below), jnp.nan)
 
 
 def _windowed(values: Array) -> Array:
-    """Weighted means in all windows that fit: [H, W] -> [H - 10, W - 10]."""
+    """Return the weighted means in all windows that fit: [H, W] -> [H - 10, W - 10]."""
     rows, cols = (_window_matrix(size) for size in values.shape)
     precision = jax.lax.Precision.HIGHEST
     return jnp.matmul(jnp.matmul(rows, values, precision=precision), cols.T, precision=precision)
@@ -119,7 +120,7 @@ def _windowed(values: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def _window_matrix(size: int) -> np.ndarray:
-    """Float32 [size - 10, size]: row i weighs the values i..i + 10."""
+    """Return float32 [size - 10, size]: row i weights the values i..i + 10."""
     weights = np.exp(-((np.arange(_WINDOW) - _WINDOW // 2) ** 2) / (2 * _SIGMA**2))
     matrix = np.zeros((size - _WINDOW + 1, size))
     for row in range(len(matrix)):
@@ -127,22 +128,35 @@ def _window_matrix(size: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def similarity(first: Array, second: Array, size: tuple[int, int]) -> Similarity:
-    """How alike two maps [h, w] are; `size` is the image's [H, W], at which people see them."""
+def compare_maps(first: Array, second: Array, image_size: tuple[int, int]) -> Similarity:
+    """Return all similarities of two maps [h, w] of one image.
+
+    Args:
+      first: [h, w].
+      second: the same shape.
+      image_size: (H, W); the structural similarity compares the maps as people see them, upsampled to it.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> importance = jnp.arange(16.0).reshape(4, 4)
+      >>> found = jx.metrics.compare_maps(importance, 2 * importance - 7, (16, 16))
+      >>> [round(float(value), 2) for value in found]
+      [1.0, 0.88, 1.0]
+    """
     return Similarity(
         rank_correlation(first, second),
         rank_correlation(jnp.abs(first), jnp.abs(second)),
-        _shown_ssim(first, second, size),
+        _displayed_ssim(first, second, image_size),
     )
 
 
-def _shown_ssim(first: Array, second: Array, size: tuple[int, int]) -> Array:
-    """Of the maps as people see them: at the image's size where they are coarser, each from 0 to 1."""
-    shape = (max(first.shape[0], size[0]), max(first.shape[1], size[1]))
+def _displayed_ssim(first: Array, second: Array, image_size: tuple[int, int]) -> Array:
+    """Return the structural similarity of maps as people see them: at image size or finer, scaled to 0..1."""
+    shape = (max(first.shape[0], image_size[0]), max(first.shape[1], image_size[1]))
     if min(shape) < _WINDOW:
         return jnp.full((), jnp.nan)
-    shown = []
-    for saliency in (first, second):
-        full = at_size(saliency, shape, "image")
-        shown.append((full - jnp.min(full)) / (jnp.max(full) - jnp.min(full)))  # NaN where all is the same
-    return ssim(shown[0], shown[1], 1.0)
+    displayed = []
+    for importance in (first, second):
+        full = resize_map(jnp.asarray(importance, jnp.float32), shape)
+        displayed.append((full - jnp.min(full)) / (jnp.max(full) - jnp.min(full)))  # NaN for a constant map
+    return ssim(displayed[0], displayed[1], 1.0)
