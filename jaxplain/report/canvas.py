@@ -5,13 +5,14 @@ backend nor their current figure changes; and every property that a drawing depe
 user's rcParams do not change its look.
 """
 
+import bisect
 import functools
 import io
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, get_hinting_flag
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -170,19 +171,21 @@ def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
     """
     if text_width(text, size, bold) <= width:
         return text
-    for end in range(len(text) - 1, -1, -1):
-        cut = text[:end].rstrip(" ,;-") + _ELLIPSIS
-        if text_width(cut, size, bold) <= width:
-            return cut
-    return ""
+
+    def cut(end: int) -> str:
+        return text[:end].rstrip(" ,;-") + _ELLIPSIS
+
+    ends = range(len(text))
+    end = bisect.bisect_left(ends, True, key=lambda end: text_width(cut(end), size, bold) > width) - 1
+    return cut(end) if end >= 0 else ""
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
     """Return the width of a printable text in inches."""
     font = _font(bold)
-    font.set_size(size, 72)
-    font.set_text(text, 0.0)
-    return float(font.get_width_height()[0]) / 64 / 72
+    font.set_size(size, DPI)  # hinting makes the width depend on the resolution
+    font.set_text(text, 0.0, flags=get_hinting_flag())
+    return float(font.get_width_height()[0]) / 64 / DPI
 
 
 def figure_bytes(figure: Figure, format: str = "png") -> bytes:

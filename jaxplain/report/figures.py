@@ -21,7 +21,7 @@ _SIGNED_BAR_TEXT = ("against the class", "for the class")
 
 # Inches. A panel of a square photo is about 11 inches wide, so that its text can be read at a README's width.
 _MARGIN, _GAP = 0.14, 0.25
-_PHOTO, _PHOTO_MAX_WIDTH, _COLUMN_MIN_WIDTH = 2.3, 4.1, 1.9
+_PHOTO, _PHOTO_MAX_WIDTH, _COLUMN_MIN_WIDTH = 2.3, 3.45, 1.9
 _TITLE, _BELOW = 0.55, 0.5
 _AXES, _Y_LABEL = 2.75, 0.62
 _TILE, _TILE_GAP, _CAPTION = 1.15, 0.08, 0.2
