@@ -128,15 +128,23 @@ def search_step(settings: GraphSettings) -> Step:
     return Step(f"sag {compiled_in}", run)
 
 
-def compile_graphs(settings: GraphSettings, classifier: Any) -> GraphProgram:
+def compile_graphs(
+    settings: GraphSettings, classifier: Any, engine: Engine | None = None
+) -> GraphProgram:
     """Compile settings for a classifier: the same programs serve all photos and targets.
+
+    Args:
+      settings: what to do.
+      classifier: of the zoo.
+      engine: of the same classifier, baseline and seed, to share its programs; None makes one.
 
     Raises:
       ValueError: the settings do not fit the classifier; see `check_grid`.
     """
     check_grid(settings, classifier)
     start = time.perf_counter()
-    engine = Engine(classifier, baseline=settings.baseline, seed=settings.seed)
+    if engine is None:
+        engine = Engine(classifier, baseline=settings.baseline, seed=settings.seed)
     program = engine.compile(search_step(settings))
     prepared = GraphProgram(settings, engine, program, 0.0)
     _compile_graph(prepared)
@@ -155,8 +163,12 @@ def _compile_graph(program: GraphProgram) -> None:
 
 def graph_photo(program: GraphProgram, rgb: np.ndarray) -> GraphedPhoto:
     """Find the explanations of one photo, uint8 [H, W, 3] of any size, and their graph."""
+    return graph_view(program, program.engine.view(rgb, program.settings.target))
+
+
+def graph_view(program: GraphProgram, view: View) -> GraphedPhoto:
+    """Find the explanations of a photo that is ready, and their graph."""
     settings, engine = program.settings, program.engine
-    view = engine.view(rgb, settings.target)
     found = engine.run(program.program.step, view)
     start = time.perf_counter()
     diverse = sag.diverse_subset(found.value, settings.max_overlap)
