@@ -33,13 +33,12 @@ from jaxplain.cli.run import (
 )
 from jaxplain.precision import DTYPES
 from jaxplain.runs import batch as batches
-from jaxplain.runs import batch_report as reports
 from jaxplain.runs import sharding
 from jaxplain.runs.batch import Phase
 from jaxplain.runs.dataset import Photos
 from jaxplain.runs.photos import photos_below
 from jaxplain.runs.records import number
-from jaxplain.runs.store import open_store
+from jaxplain.runs.store import BatchReport, open_store, report_on
 
 _SHOWN_REASONS = 10
 _AUTO = "auto"
@@ -297,7 +296,7 @@ def batch_report(
 ) -> None:
     """Summarize the results of a batch run: settings, number of photos, means, reasons of failures."""
     with clear_errors():
-        report = reports.batch_report(open_store(results))
+        report = report_on(open_store(results))
     if as_json:
         typer.echo(json.dumps(_record(report), indent=2))
         return
@@ -316,7 +315,7 @@ def batch_report(
         screen.say(f"and {len(report.reasons) - _SHOWN_REASONS} other reasons (--json shows all)")
 
 
-def _record(report: reports.BatchReport) -> dict[str, Any]:
+def _record(report: BatchReport) -> dict[str, Any]:
     means = {
         name: {part: number(value) for part, value in mean._asdict().items()}
         for name, mean in report.means.items()

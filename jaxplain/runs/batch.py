@@ -1,4 +1,8 @@
-"""Whole data sets: any explanation on all devices of all hosts, with results that survive interruption."""
+"""Whole data sets: any explanation on all devices of all hosts, with results that survive interruption.
+
+What users need of the other rooms is here too: `Example`, `Photos`, `make_recipe`, `image_key`, `join`,
+`open_store`, `RowStatus`, `StoreError`.
+"""
 
 import json
 import os
@@ -9,7 +13,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import partial
-from queue import Empty, Queue
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +33,8 @@ from jaxplain.runs.dataset import (
     load_groups,
     probe_format,
 )
+from jaxplain.runs.dataset import Example as Example
+from jaxplain.runs.dataset import Photos as Photos
 from jaxplain.runs.records import plain, weights_digest
 from jaxplain.runs.sharding import (
     ExplainedBatch,
@@ -40,27 +45,25 @@ from jaxplain.runs.sharding import (
     result_leaves,
     stack_requests,
 )
+from jaxplain.runs.sharding import image_key as image_key
+from jaxplain.runs.sharding import join as join
+from jaxplain.runs.sharding import make_recipe as make_recipe
+from jaxplain.runs.storage import StoreError as StoreError
+from jaxplain.runs.storage import exclusively
 from jaxplain.runs.store import (
     FinishedRows,
     LeafSpec,
     ResultStore,
-    RowStatus,
-    StoreError,
     check_location,
     create_store,
-    exclusively,
-    leaves_of,
-    open_store,
     rows_per_chunk,
 )
-from jaxplain.runs.subject import TOP
+from jaxplain.runs.store import RowStatus as RowStatus
+from jaxplain.runs.store import open_store as open_store
+from jaxplain.runs.writer import ResultWriter
 from jaxplain.scores import as_pytree
 
 _THREADS = 4  # that read images
-_QUEUED_STEPS = 2  # that may wait for the writer, and so occupy the devices
-_COMMIT_SECONDS = 1.0  # between commits, so that fast methods do not spend their time on files
-_ROWS_PER_COMMIT = 1024  # at most
-_NOT_FINITE = "the score of the image is NaN or infinite; check the model, its input and the target"
 
 
 class TooManyFailures(RuntimeError):
@@ -129,17 +132,17 @@ def explain_dataset(
 ) -> BatchOutcome:
     """Explain every image of a data set on all devices, with results that survive interruption.
 
-    Every image is a row of a Zarr v3 group; `jaxplain.runs.store.open_store` opens it, and so do zarr and
+    Every image is a row of a Zarr v3 group; `open_store` opens it, and so do zarr and
     xarray. A row is committed after its data is on the disk. Called again with the same arguments, a run
     skips committed rows and explains the others. An image's random key comes from the seed and its content,
     so that results do not depend on names, order, batch size, devices or hosts, except for rounding.
 
-    With several processes (`jaxplain.runs.sharding.join`) each makes the same call, with a data set that all
+    With several processes (`join`) each makes the same call, with a data set that all
     can read and a location that all can write; each explains its share on its own devices, independently.
 
     Args:
       explain: `explain(model, image, target, key) -> pytree of arrays`, a pure function of one image (see
-        `jaxplain.runs.sharding.ExplainFunction`), or a recipe of `jaxplain.runs.sharding.make_recipe`.
+        `jaxplain.runs.sharding.ExplainFunction`), or a recipe of `make_recipe`.
       model: a classifier, images [N, H, W, C] -> logits, or a score, images -> [N]; anything that
         `jaxplain.scores.as_pytree` takes.
       dataset: a folder, a list of paths or of `Example`, an iterable of `Example`, or a `Dataset`. All
@@ -419,129 +422,3 @@ class _RunningMeans(NamedTuple):
     def now(self) -> dict[str, float]:
         """Return the means so far."""
         return {name: self.sums[name] / count for name, count in self.counts.items() if count}
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Writing
-
-
-class _QueuedStep(NamedTuple):
-    group: LoadedGroup
-    explained: ExplainedBatch | None  # of the readable images; None if there are none
-
-
-class ResultWriter:
-    """Commits results from the devices in a thread of its own, at most once per second, while they continue.
-
-    Args:
-      store: where to.
-      on_commit: called with the rows of each commit.
-    """
-
-    def __init__(self, store: ResultStore, on_commit: Callable[[FinishedRows], None]) -> None:
-        self._store, self._on_commit = store, on_commit
-        self._queue: Queue[_QueuedStep | None] = Queue(_QUEUED_STEPS)
-        self._waiting: list[FinishedRows] = []
-        self._last_commit = -np.inf
-        self._closed = False
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="jaxplain-write", daemon=True)
-        self._thread.start()
-
-    def put(self, group: LoadedGroup, explained: ExplainedBatch | None) -> None:
-        """Hand over a step; blocks while too many are queued, and raises what an earlier one raised."""
-        self.check()
-        self._queue.put(_QueuedStep(group, explained))
-
-    def check(self) -> None:
-        """Raise the exception that ended the thread, if any."""
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        """Commit everything handed over and end the thread; then call `check`."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            while self._take():
-                if self._is_due():
-                    self._commit()
-            self._commit()
-        except BaseException as error:  # raised again in the thread that calls `put`
-            self._error = error
-            while not self._closed:  # keep emptying the queue, or `put` and `close` would block forever
-                self._closed = self._queue.get() is None
-
-    def _take(self) -> bool:
-        """Fetch the next step, or wait until a commit is due; return False at the end."""
-        try:
-            step = self._queue.get(timeout=self._seconds_until_commit())
-        except Empty:
-            return True
-        if step is None:
-            self._closed = True
-            return False
-        self._waiting += _finished_rows(step)
-        return True
-
-    def _seconds_until_commit(self) -> float | None:
-        remaining = self._last_commit + _COMMIT_SECONDS - time.monotonic()
-        return max(0.0, remaining) if self._waiting else None
-
-    def _is_due(self) -> bool:
-        many = sum(len(part.rows) for part in self._waiting) >= _ROWS_PER_COMMIT
-        return bool(self._waiting) and (many or self._seconds_until_commit() == 0.0)
-
-    def _commit(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for with_results in (True, False):  # every write replaces files, so write as few times as possible
-            parts = [part for part in waiting if bool(part.leaves) is with_results]
-            if parts:
-                rows = _concatenated(parts)
-                self._store.write(rows)
-                self._on_commit(rows)
-        self._last_commit = time.monotonic()
-
-
-def _finished_rows(step: _QueuedStep) -> list[FinishedRows]:
-    """Return the rows of a step; waits for the devices."""
-    parts = [_failed_rows(step.group)] if step.group.failed else []
-    if step.explained is None:
-        return parts
-    explained = jax.device_get(step.explained)
-    rows = np.array([image.row for image in step.group.ready])
-    count = len(rows)  # of B; the rest is padding
-    score = np.asarray(explained.score[:count])
-    finite = np.isfinite(score)
-    ready = FinishedRows(
-        rows=rows,
-        status=np.where(finite, RowStatus.OK, RowStatus.FAILED).astype(np.int8),
-        target=np.asarray(explained.target[:count]),
-        score=score,
-        reasons={int(row): "" if ok else _NOT_FINITE for row, ok in zip(rows, finite, strict=True)},
-        leaves={name: np.asarray(leaf)[:count] for name, leaf in leaves_of(explained.result).items()},
-    )
-    return [*parts, ready]
-
-
-def _failed_rows(group: LoadedGroup) -> FinishedRows:
-    count = len(group.failed)
-    return FinishedRows(
-        rows=np.array([image.row for image in group.failed]),
-        status=np.full(count, RowStatus.FAILED, np.int8),
-        target=np.full(count, TOP, np.int32),
-        score=np.full(count, np.nan, np.float32),
-        reasons={image.row: image.reason for image in group.failed},
-        leaves={},
-    )
-
-
-def _concatenated(parts: list[FinishedRows]) -> FinishedRows:
-    def joined(*arrays: np.ndarray) -> np.ndarray:
-        return np.concatenate(arrays)
-
-    reasons = {row: reason for part in parts for row, reason in part.reasons.items()}
-    alike = [part._replace(reasons={}) for part in parts]
-    return jax.tree_util.tree_map(joined, *alike)._replace(reasons=reasons)

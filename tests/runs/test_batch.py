@@ -21,10 +21,12 @@ import jaxplain as jx
 from jaxplain.files import OutputError
 from jaxplain.methods import METHODS, apply
 from jaxplain.runs import batch as batches
+from jaxplain.runs import writer
 from jaxplain.runs.batch import Phase, TooManyFailures, explain_dataset
 from jaxplain.runs.dataset import Example, Photos, WorkPlan
 from jaxplain.runs.sharding import image_key, make_recipe, own_chunks
-from jaxplain.runs.store import ResultStore, RowStatus, StoreError, create_store, open_store
+from jaxplain.runs.storage import StoreError
+from jaxplain.runs.store import ResultStore, RowStatus, create_store, open_store
 from jaxplain.runs.subject import make_subject, method_key, request
 
 OK, FAILED, PENDING = RowStatus.OK, RowStatus.FAILED, RowStatus.PENDING
@@ -39,7 +41,7 @@ def folder(tmp_path):
 @pytest.fixture
 def eager(monkeypatch):
     """Commit every step by itself."""
-    monkeypatch.setattr(batches, "_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(writer, "_COMMIT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")

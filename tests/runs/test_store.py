@@ -11,19 +11,15 @@ from hypothesis import strategies as st
 
 from jaxplain.files import OutputError
 from jaxplain.runs.batch import check_config
-from jaxplain.runs.batch_report import batch_report
+from jaxplain.runs.storage import StoreError, TextColumn, decode_texts, encode_texts, exclusively
 from jaxplain.runs.store import (
     FinishedRows,
     LeafSpec,
     RowStatus,
-    StoreError,
-    TextColumn,
     create_store,
-    decode_texts,
-    encode_texts,
-    exclusively,
     leaves_of,
     open_store,
+    report_on,
     rows_per_chunk,
 )
 
@@ -232,7 +228,7 @@ def test_the_report_counts_and_averages(tmp_path):
     store = made(tmp_path / "r")
     store.write(some(1, 2, 3))
     store.write(some(4, status=RowStatus.FAILED))
-    found = batch_report(open_store(tmp_path / "r"))
+    found = report_on(open_store(tmp_path / "r"))
     assert found.rows == {"pending": 3, "ok": 3, "failed": 1}
     assert found.reasons == {"why 4": 1}
     assert set(found.means) == {"row_score", "area"}

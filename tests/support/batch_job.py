@@ -148,13 +148,13 @@ def main():
     parser.add_argument("--process", type=int)
     options = parser.parse_args()
 
-    from jaxplain.runs import batch, dataset, sharding
+    from jaxplain.runs import batch, dataset, sharding, writer
     from support.tiny import tiny_model
 
     if options.coordinator:
         sharding.join(options.coordinator, options.processes, options.process)
     if options.eager:
-        batch._COMMIT_SECONDS = 0.0
+        writer._COMMIT_SECONDS = 0.0
     load_image = dataset.load_image
 
     def slowly(path):
