@@ -100,7 +100,8 @@ def _curves(
     cells = importance.size
     counts = np.array([*range(0, cells, max(1, cells // n_steps)), cells], np.int32)  # [T]
     fraction = (counts / cells).astype(np.float32)
-    points = _CurvePoint(np.tile(counts, 2), np.arange(2 * len(counts)) >= len(counts))
+    on_insertion = np.arange(2 * len(counts)) >= len(counts)
+    points = _CurvePoint(jnp.asarray(np.tile(counts, 2)), jnp.asarray(on_insertion))
     context = _RankedImage(image, baseline, _ranks(importance))
     values = funnel.evaluate(score, _draw, (), context, points, batch_size=batch_size)
     deletion, insertion = curves = values.reshape(2, -1)
@@ -153,7 +154,12 @@ def adversarial_rise(fraction: Array, insertion: Array) -> Array:
     for array, name in ((fraction, "fraction"), (insertion, "insertion")):
         check_floats(array, name, 1, "[T]")
     check_same_shape(fraction, insertion, ("fraction", "insertion"))
-    curve = jnp.asarray(insertion, jnp.float32)
-    first = jnp.asarray(fraction, jnp.float32)[jnp.argmax(curve >= curve[-1] / 2)]
+    return _rise(fraction, insertion)
+
+
+@jax.jit
+def _rise(fraction: Array, insertion: Array) -> Array:
+    curve = insertion.astype(jnp.float32)
+    first = fraction.astype(jnp.float32)[jnp.argmax(curve >= curve[-1] / 2)]
     known = (curve[-1] > 0) & ~jnp.any(jnp.isnan(curve))
     return jnp.where(known, first, jnp.nan)

@@ -1,5 +1,6 @@
 """Complexity: does a map highlight a few places, or everything a little?"""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -33,7 +34,12 @@ def gini(importance: Array) -> Array:
       [0.0, 0.5]
     """
     check_floats(importance, "importance")
-    values = jnp.sort(jnp.abs(jnp.asarray(importance, jnp.float32)).reshape(-1))
+    return _gini(importance)
+
+
+@jax.jit
+def _gini(importance: Array) -> Array:
+    values = jnp.sort(jnp.abs(importance.astype(jnp.float32)).reshape(-1))
     values = values / values[-1]  # the largest becomes 1, so that no sum overflows
     count = values.size
     weights = (2.0 * jnp.arange(1, count + 1) - count - 1) / count

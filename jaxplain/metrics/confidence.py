@@ -54,7 +54,12 @@ def average_drop(before: Array, after: Array) -> Array:
       25.0
     """
     check_same_shape(before, after, ("before", "after"))
-    whole, masked = jnp.asarray(before, jnp.float32), jnp.asarray(after, jnp.float32)
+    return _average_drop(before, after)
+
+
+@jax.jit
+def _average_drop(before: Array, after: Array) -> Array:
+    whole, masked = before.astype(jnp.float32), after.astype(jnp.float32)
     return 100 * jnp.mean(jnp.where(whole > 0, jnp.maximum(0.0, whole - masked) / whole, jnp.nan))
 
 
@@ -83,8 +88,13 @@ def increase_in_confidence(before: Array, after: Array) -> Array:
       50.0
     """
     check_same_shape(before, after, ("before", "after"))
+    return _increase(before, after)
+
+
+@jax.jit
+def _increase(before: Array, after: Array) -> Array:
     unknown = jnp.isnan(before) | jnp.isnan(after)
-    return 100 * jnp.mean(jnp.where(unknown, jnp.nan, (jnp.asarray(after) > before).astype(jnp.float32)))
+    return 100 * jnp.mean(jnp.where(unknown, jnp.nan, (after > before).astype(jnp.float32)))
 
 
 def confidence_on_explanation(

@@ -99,7 +99,7 @@ def layer_structure(classifier: Any, image: Any) -> tuple[LayerStructure, list[A
 
 def _flattened(classifier: Any) -> tuple[list[tuple[str, ...]], list[Any], Any]:
     """Return the paths of a classifier's arrays, all its leaves, and its tree structure."""
-    model = scores.unwrap(classifier)
+    model = scores.from_pytree(classifier)
     if hasattr(model, "stateless_call"):  # Keras names its variables itself
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         leaves, treedef = jax.tree_util.tree_flatten(scores.as_pytree(classifier))

@@ -45,6 +45,12 @@ def pointing_game(importance: Array, mask: Array, tolerance: float | Array = 15.
       >>> [float(jx.metrics.pointing_game(importance, mask, tolerance)) for tolerance in (0, 1, 2)]
       [0.0, 0.0, 1.0]
     """
+    _check_map_and_mask(importance, mask)
+    return _pointing_game(importance, mask, tolerance)
+
+
+@jax.jit
+def _pointing_game(importance: Array, mask: Array, tolerance: Array) -> Array:
     full = _at_mask_size(importance, mask)
     rows, cols = mask.shape
     top = jnp.argmax(full)
@@ -81,6 +87,12 @@ def energy_pointing_game(importance: Array, mask: Array) -> Array:
       >>> float(jx.metrics.energy_pointing_game(jnp.ones((4, 4)), mask))
       0.5
     """
+    _check_map_and_mask(importance, mask)
+    return _positive_share(importance, mask)
+
+
+@jax.jit
+def _positive_share(importance: Array, mask: Array) -> Array:
     positive = jnp.maximum(_at_mask_size(importance, mask), 0.0)
     positive = positive / jnp.max(positive)
     share = jnp.sum(jnp.where(mask, positive, 0.0)) / jnp.sum(positive)
@@ -120,8 +132,7 @@ def box_mask(box: Any, shape: tuple[int, int]) -> Array:
     return ((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right))[None, :]
 
 
-def _at_mask_size(importance: Array, mask: Any) -> Array:
-    """Check a map and a mask, and return the map at the mask's size: float32 [H, W]."""
+def _check_map_and_mask(importance: Any, mask: Any) -> None:
     dtype = getattr(mask, "dtype", None)
     if dtype is None or dtype != jnp.bool_:
         got = type(mask).__name__ if dtype is None else str(dtype)
@@ -129,4 +140,7 @@ def _at_mask_size(importance: Array, mask: Any) -> Array:
     if mask.ndim != 2 or 0 in mask.shape:
         raise ValueError(f"mask must have shape [H, W], got {mask.shape}.")
     check_map(importance, mask.shape, finite=False, owner="mask")
-    return upsample(jnp.asarray(importance, jnp.float32), mask.shape)
+
+
+def _at_mask_size(importance: Array, mask: Array) -> Array:
+    return upsample(importance.astype(jnp.float32), (mask.shape[0], mask.shape[1]))

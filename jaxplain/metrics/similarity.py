@@ -47,7 +47,12 @@ def rank_correlation(first: Array, second: Array) -> Array:
       -1.0
     """
     check_same_shape(first, second, ("first", "second"))
-    one, other = (_centred_ranks(jnp.asarray(array)) for array in (first, second))
+    return _rank_correlation(first, second)
+
+
+@jax.jit
+def _rank_correlation(first: Array, second: Array) -> Array:
+    one, other = _centred_ranks(first), _centred_ranks(second)
     return jnp.sum(one * other) / jnp.sqrt(jnp.sum(one**2) * jnp.sum(other**2))
 
 

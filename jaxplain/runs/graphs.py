@@ -128,9 +128,7 @@ def search_step(settings: GraphSettings) -> Step:
     return Step(f"sag {compiled_in}", run)
 
 
-def compile_graphs(
-    settings: GraphSettings, classifier: Any, engine: Engine | None = None
-) -> GraphProgram:
+def compile_graphs(settings: GraphSettings, classifier: Any, engine: Engine | None = None) -> GraphProgram:
     """Compile settings for a classifier: the same programs serve all photos and targets.
 
     Args:

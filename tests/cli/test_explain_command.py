@@ -1,48 +1,54 @@
 """The command as its users meet it: results, tables, messages, exit status; nothing lost or half done."""
 
 import errno
-import itertools
 import json
 import os
 import pickle
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-import tiny
+from jaxplain.report import figures
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.numpy import save_file
-from tiny import photo, write_photo
+from support import tiny
+from support.tiny import photo, write_photo
 from typer.testing import CliRunner
 
 import jaxplain
 from jaxplain import zoo
 from jaxplain.cli import app as cli
+from jaxplain.cli import explain as commands
 from jaxplain.cli import screen
-from jaxplain.jobs import heatmap
 
 QUICK = ("--model", "tiny", "--size", "4", "--iterations", "1", "--steps", "1")
 KEPT = (
-    "1 of 3 photos were done. Their results are in jaxplain-out. "
-    "To go on, give the command the photos that are left."
+    "1 of 3 photos done. Their results are in jaxplain-out. "
+    "To continue, give the command the photos that are left."
 )
-FILES = {"heatmap.png", "mask.npy", "overlay.png", "panel.png", "photo.png", "result.json", "saliency.npy"}
+FILES = {
+    "heatmap.png",
+    "importance.npy",
+    "overlay.png",
+    "panel.png",
+    "photo.png",
+    "result.json",
+    "saliency.npy",
+}
 
 
 @pytest.fixture(autouse=True)
 def quick_world(tmp_path, monkeypatch):
-    """An empty current folder, a small model with shipped weights, and no program compiled twice."""
+    """An empty current folder, a small model with shipped weights, and panels that are drawn quickly."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setitem(zoo.MODELS, "tiny", tiny.ENTRY)
-    monkeypatch.setattr(cli, "compile_job", tiny.compiled)
+    monkeypatch.setattr(figures, "panel", lambda *args, **names: Figure((1, 1)))
     ship(monkeypatch, tmp_path)
 
 
@@ -108,8 +114,8 @@ def test_each_photo_gets_a_folder_and_a_row():
         found = record(Path("results", path.stem))
         assert (found["image"], found["seed"]) == (path.name, 5)
         assert found["target"] == {"index": 281, "label": "tabby"}
-        assert found["parameters"]["size"] == [4, 4]
-        numbers = [found[name] for name in ("probability", "deletion_area", "insertion_area")]
+        assert found["parameters"]["size"] == 4
+        numbers = [found[name] for name in ("probability", "deletion_auc", "insertion_auc")]
         seconds = found["seconds"]["run"]
         assert row.split() == [path.name, "tabby", *(f"{n:.3f}" for n in numbers), f"{seconds:.1f}"]
     assert "image class p deletion insertion seconds" in lines(done.stdout)
@@ -126,15 +132,80 @@ def test_every_option_reaches_the_record():
     assert done.exit_code == 0, done.output
     found = record("jaxplain-out/a")
     chosen = found["parameters"]
-    resolved = jaxplain.masks.parameters("igos", {"preset": "paper", "size": 3})
+    published = jaxplain.masks.PAPER["igos"]
     assert (found["method"], found["baseline"], found["seed"], found["target"]["index"]) == (
         "igos",
         "black",
         9,
         17,
     )
-    assert (chosen["steps"], chosen["iterations"], chosen["batch_size"], chosen["size"]) == (2, 3, 4, [3, 3])
-    assert (chosen["preset"], chosen["noise"], chosen["search"]) == ("paper", 0.2, resolved["search"])
+    assert (chosen["n_steps"], chosen["iterations"], chosen["batch_size"], chosen["size"]) == (2, 3, 4, 3)
+    assert (found["preset"], chosen["noise"], chosen["search"]) == ("paper", 0.2, published["search"])
+
+
+def test_any_method_of_the_registry_explains():
+    write_photo(Path("a.png"))
+    for method in ("grad-cam", "integrated-gradients"):
+        done = run("explain", "a.png", "--model", "tiny", "--method", method, "--out", method)
+        assert done.exit_code == 0, done.output
+        assert saved(method) == ["a"]
+        assert record(f"{method}/a")["method"] == method
+
+
+def test_the_panel_shows_the_method_and_its_numbers(monkeypatch):
+    monkeypatch.undo()  # of the quick panel, too
+    program, explained = a_program_and_a_photo()
+    drawn = commands.pictures(program, explained)
+    assert set(drawn) == {"photo.png", "heatmap.png", "overlay.png", "panel.png"}
+    import io
+
+    sizes = {name: Image.open(io.BytesIO(content)).size for name, content in drawn.items()}
+    panel = sizes.pop("panel.png")
+    assert panel[0] > 3 * panel[1] > 600
+    assert set(sizes.values()) == {(tiny.SIDE, tiny.SIDE)}
+
+
+def a_program_and_a_photo():
+    from jaxplain.runs.heatmaps import HeatmapSettings, compile_heatmaps, explain_photo
+
+    program = compile_heatmaps(HeatmapSettings("gradient"), tiny.tiny_model())
+    return program, explain_photo(program, photo())
+
+
+def test_explain_and_compare_agree_on_a_photo():
+    """The same photo, method and seed give the same numbers in both commands."""
+    write_photo(Path("photos/a.png"))
+    explained("photos/a.png", "--baseline", "noise", "--seed", "2")
+    from jaxplain.runs.compare import CompareSettings, compare
+    from jaxplain.runs.engine import Engine, explain_step
+    from jaxplain.runs.photos import read_photo
+
+    options = {"size": 4, "n_steps": 1, "iterations": 1}
+    model = zoo.load("tiny")
+    one = Engine(model, baseline="noise", seed=2)
+    step = explain_step("igos++", jaxplain.methods.METHODS["igos++"], options)
+    view = one.view(read_photo(Path("photos/a.png")).rgb)
+    np.testing.assert_array_equal(
+        np.load("jaxplain-out/a/importance.npy"), one.run(step, view).value.importance
+    )
+    settings = CompareSettings(("deletion",), "noise", 2)
+    row = compare([Path("photos/a.png")], [model], ["gradient"], sizes=(4,), settings=settings).rows[0]
+    run(
+        "explain",
+        "photos/a.png",
+        "--model",
+        "tiny",
+        "--method",
+        "gradient",
+        "--baseline",
+        "noise",
+        "--seed",
+        "2",
+    )
+    found = record("jaxplain-out/a")
+    assert row.probability == found["probability"]
+    assert row.deletion[0] == pytest.approx(found["curves"]["deletion"][0], rel=1e-5)
+    assert row.deletion[-1] == pytest.approx(found["curves"]["deletion"][-1], rel=1e-5)  # of the baseline
 
 
 def test_neither_order_nor_name_changes_a_result():
@@ -145,19 +216,19 @@ def test_neither_order_nor_name_changes_a_result():
     explained("b.png", "z.png", *noise, "--out", "two")
     explained("z.png", *noise, "--out", "three", "--seed", "1")
 
-    def mask(folder):
-        return np.load(Path(folder, "mask.npy"))
+    def importance(folder):
+        return np.load(Path(folder, "importance.npy"))
 
-    np.testing.assert_array_equal(mask("one/a"), mask("two/z"))
-    np.testing.assert_array_equal(mask("one/b"), mask("two/b"))
-    assert not np.array_equal(mask("one/a"), mask("one/b"))
+    np.testing.assert_array_equal(importance("one/a"), importance("two/z"))
+    np.testing.assert_array_equal(importance("one/b"), importance("two/b"))
+    assert not np.array_equal(importance("one/a"), importance("one/b"))
     assert record("one/a")["key"] == record("two/z")["key"] != record("three/z")["key"]
-    assert record("one/a")["baseline_score"] != record("three/z")["baseline_score"]
+    assert record("one/a")["curves"]["insertion"][0] != record("three/z")["curves"]["insertion"][0]
 
 
 def test_many_photos_share_one_compilation(monkeypatch):
-    calls = counting(monkeypatch, cli, "compile_job")
-    explained(*three_photos())  # test_explain.py: the program is not traced again for any
+    calls = counting(monkeypatch, commands, "compile_heatmaps")
+    explained(*three_photos())  # test_run_engine.py: no program is traced again for any
     assert len(calls) == 1
 
 
@@ -252,10 +323,10 @@ def test_broken_files_are_named_and_the_others_finish():
 
 
 def test_without_a_readable_photo_nothing_is_compiled(monkeypatch):
-    calls = counting(monkeypatch, cli, "compile_job")
+    calls = counting(monkeypatch, commands, "compile_heatmaps")
     done = run("explain", "missing.png", *QUICK)
     assert (done.exit_code, calls) == (1, [])
-    assert done.stderr.splitlines()[-1] == "1 of 1 photos failed."
+    assert done.stderr.splitlines()[-1] == "1 of 1 photo failed."
     assert done.stdout == ""
     assert saved() == []
 
@@ -268,7 +339,12 @@ def test_without_a_readable_photo_nothing_is_compiled(monkeypatch):
     ("options", "told"),
     [
         (["--method", "igso"], "unknown method 'igso': did you mean 'igos'"),
-        (["--method", "gradcam"], "for grad_cam take jaxplain report --methods grad_cam"),
+        (["--method", "gradcam"], "unknown method 'gradcam': did you mean 'grad-cam'"),
+        (["--method", "grad-cam", "--size", "7"], "grad-cam has no option size"),
+        (
+            ["--method", "grad-cam", "--preset", "paper"],
+            "published settings for igos, igos+, igos++, not for",
+        ),
         (["--model", "resnet-18"], "unknown model 'resnet-18': did you mean 'resnet18'"),
         (["--baseline", "blurry"], "unknown baseline 'blurry': did you mean 'blur'"),
         (["--preset", "papers"], "unknown preset 'papers': did you mean 'paper'"),
@@ -277,7 +353,7 @@ def test_without_a_readable_photo_nothing_is_compiled(monkeypatch):
         (["--target", "-1"], "class -1 is out of range: there are classes 0..999"),
         (["--size", "33"], "size 33 x 33 is finer than the input of tiny, 32 x 32 pixels"),
         (["--size", "0"], "size must be at least 1, got 0"),
-        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--steps", "0"], "n_steps must be at least 1, got 0"),
         (["--iterations", "-2"], "iterations must be at least 1, got -2"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be in 0..4294967295, got -1"),
@@ -327,7 +403,7 @@ def test_a_pickle_that_executes_is_refused():
 
 def test_a_missing_demo_photo_is_told(monkeypatch):
     monkeypatch.setitem(zoo.MODELS, "efficientnet-lite0", tiny.ENTRY)
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(commands, "find_spec", lambda name: None)
     done = run("demo")
     assert done.exit_code == 2
     assert 'pip install "jaxplain[demo]"' in done.stderr
@@ -335,13 +411,13 @@ def test_a_missing_demo_photo_is_told(monkeypatch):
 
 def test_a_program_that_cannot_be_compiled_is_told_once(monkeypatch):
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.\nBuffer 1 ...\nBuffer 2 ...")
-    calls = counting(monkeypatch, cli, "compile_job", 1, error)
+    calls = counting(monkeypatch, commands, "compile_heatmaps", 1, error)
     write_photo(Path("a.png")), write_photo(Path("b.png"))
     done = run("explain", "a.png", "b.png", *QUICK)
     assert done.exit_code == 2
     told = done.stderr.splitlines()[-1]
     assert told.startswith(
-        "error JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory. Ask for less at a time, by"
+        "error JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory. Use less memory: a smaller --batch-size"
     )
     assert len(calls) == 1
 
@@ -380,22 +456,29 @@ def test_a_foreign_folder_of_the_same_name_is_left_alone():
 
 
 def test_an_unexpected_error_costs_one_photo(monkeypatch):
-    counting(monkeypatch, cli, "explain_photo", 2, ZeroDivisionError("division by zero\nmore"))
+    counting(monkeypatch, commands, "explain_photo", 2, ZeroDivisionError("division by zero\nmore"))
     done = run("explain", *three_photos(), *QUICK)
     assert done.exit_code == 1
     assert saved() == ["a", "c"]
-    told = "failed b.png: unexpected ZeroDivisionError: division by zero (JAXPLAIN_DEBUG=1 shows where)"
+    told = (
+        "failed b.png: unexpected ZeroDivisionError: division by zero (JAXPLAIN_DEBUG=1 shows the traceback)"
+    )
     assert told in done.stderr.splitlines()
 
 
 def test_unexpected_errors_show_where_on_demand(monkeypatch):
-    counting(monkeypatch, cli, "explain_photo", 2, ZeroDivisionError("division by zero"))
+    counting(monkeypatch, commands, "explain_photo", 2, ZeroDivisionError("division by zero"))
     done = run("explain", *three_photos(), *QUICK, env={"JAXPLAIN_DEBUG": "1"})
     assert isinstance(done.exception, ZeroDivisionError)
 
 
 @pytest.mark.parametrize(
-    "where", [(cli, "explain_photo", 2), (cli, "save", 2), (Path, "write_bytes", len(FILES) + 4)]
+    "where",
+    [
+        (commands, "explain_photo", 2),
+        (commands, "write_folder", 2),
+        (Path, "write_bytes", len(FILES) + 4),
+    ],
 )
 def test_ctrl_c_keeps_what_is_done(monkeypatch, where):
     paths = three_photos()
@@ -412,7 +495,7 @@ def test_ctrl_c_before_the_first_photo_is_told_too(monkeypatch):
     monkeypatch.setattr(zoo, "load", lambda name, weights, load=zoo.load: load(name))
     done = run("explain", write_photo(Path("a.png")), *QUICK)
     assert done.exit_code == 130
-    assert done.stderr.splitlines()[-1] == "interrupted give the same command to start anew."
+    assert done.stderr.splitlines()[-1] == "interrupted the same command starts over."
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -425,9 +508,9 @@ def test_a_score_that_is_nan_is_a_status_and_a_warning(monkeypatch, tmp_path):
     done = explained("a.png")
     found = record("jaxplain-out/a")
     assert found["status"] == "not_finite"
-    assert (found["probability"], found["loss"], found["deletion_area"]) == (None, None, None)
+    assert (found["probability"], found["deletion_auc"]) == (None, None)
     assert saved() == ["a"]
-    assert "warning a.png: the score is NaN or infinite" in done.stderr
+    assert "warning a.png: a score or the result is NaN or infinite" in done.stderr
 
 
 def test_a_score_not_above_its_baseline_s_is_a_status_and_a_warning():
@@ -438,7 +521,7 @@ def test_a_score_not_above_its_baseline_s_is_a_status_and_a_warning():
     assert record("jaxplain-out/a")["status"] == "ok"
     told = [line for line in done.stderr.splitlines() if line.startswith("warning")]
     assert len(told) == 1
-    assert told[0].startswith("warning flat.png: the score of the image is not above its baseline's")
+    assert told[0].startswith("warning flat.png: the score of the image is not above")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -556,116 +639,23 @@ def test_predictions_survive_a_broken_file():
 
 def test_the_demo_explains_a_cat(monkeypatch):
     monkeypatch.setattr(zoo, "load", lambda name, weights: tiny.tiny_model())
-    monkeypatch.setattr(cli, "Job", lambda method: tiny.quick_job(method=method))
-    done = run("demo", "--out", "somewhere")
-    assert done.exit_code == 0
+    done = run("demo", "--method", "gradient", "--out", "somewhere")
+    assert done.exit_code == 0, done.output
     assert saved("somewhere") == ["chelsea"]
 
 
+@pytest.mark.slow
 def test_the_whole_way_with_real_weights(monkeypatch):
-    monkeypatch.setattr(cli, "compile_job", heatmap.compile_job)
-    cat = cli._demo_photo()
+    monkeypatch.undo()
+    monkeypatch.chdir(os.getcwd())
+    cat = commands._demo_photo()
     done = run("explain", cat, "--iterations", "1", "--steps", "1", "--out", "out")
     assert done.exit_code == 0, done.output
     found = record("out/chelsea")
     assert found["target"]["label"] in ("tabby", "tiger cat", "Egyptian cat")
     assert found["status"] == "ok"
     assert found["model"] == "efficientnet-lite0"
-    assert 0 < found["deletion_area"] < found["insertion_area"] < 1
-    assert np.load("out/chelsea/mask.npy").shape == (28, 28)
+    assert 0 < found["deletion_auc"] < found["insertion_auc"] < 1
+    assert np.load("out/chelsea/importance.npy").shape == (28, 28)
     assert np.load("out/chelsea/saliency.npy").shape == (224, 224)
     assert found["seconds"]["compile"] > found["seconds"]["run"] > 0
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The process
-
-
-def test_the_module_is_the_command():
-    done = subprocess.run(
-        [sys.executable, "-m", "jaxplain", "--version"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"jaxplain {jaxplain.__version__} (jax {jax.__version__})\n"
-    assert done.stderr == ""
-
-
-def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
-    def full():
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    for name in ("quiet_jax", "use_compilation_cache", "end_as_by_ctrl_c"):
-        monkeypatch.setattr(cli.process, name, lambda: None)
-    monkeypatch.setattr(cli, "app", full)
-    monkeypatch.setattr(cli.process, "leave_at_once", sys.exit)
-    monkeypatch.setattr(sys, "stdout", None)  # closed
-    with pytest.raises(SystemExit, match="2"):
-        cli.main()
-    told = capsys.readouterr().err
-    assert told == "error cannot write the output: No space left on device. Send it elsewhere.\n"
-
-
-# The second photo never ends, in and out of native code, through which Python cannot take down a thread.
-SLOW_COMMAND = """
-import signal, sys, jax
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background would inherit deafness
-sys.path[:0] = [{tests!r}, {site!r}]
-import tiny
-from jaxplain import zoo
-from jaxplain.cli import app as cli
-zoo.MODELS["tiny"] = tiny.ENTRY
-explain_photo, calls = cli.explain_photo, []
-def slow(*args):
-    calls.append(args)
-    if len(calls) == 2:
-        while True:
-            jax.jit(lambda number: number + 1)(1)
-    return explain_photo(*args)
-cli.explain_photo = slow
-cli.main()
-"""
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_process_at_once(tmp_path, number, status):
-    program = SLOW_COMMAND.format(tests=os.path.dirname(tiny.__file__), site=str(tmp_path / "site"))
-    command = [sys.executable, "-c", program, "explain", *map(str, three_photos()), *QUICK]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # it would go before
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        seen = list(itertools.takewhile(lambda line: line != "[2/3] b.png\n", process.stderr))
-        process.send_signal(number)
-        try:
-            stdout, stderr = process.communicate(timeout=20)
-        finally:
-            process.kill()  # where it does not end by itself
-    assert process.returncode == status
-    assert seen == ["loading tiny\n", "[1/3] compiling\n", "[1/3] a.png\n"]
-    assert stderr == f"interrupted {KEPT}\n"
-    assert "a.png" in stdout
-    assert saved() == ["a"]
-    assert (tmp_path / "cache" / "jaxplain" / "jax").is_dir()
-
-
-@pytest.mark.parametrize(
-    ("environment", "folder"),
-    [
-        ({"XDG_CACHE_HOME": "/base/x"}, "/base/x/jaxplain/jax"),
-        ({"XDG_CACHE_HOME": "", "HOME": "/base/h"}, "/base/h/.cache/jaxplain/jax"),
-        ({"JAX_COMPILATION_CACHE_DIR": "/base/j", "XDG_CACHE_HOME": "/base/x"}, "/base/j"),
-        ({"XDG_CACHE_HOME": "/base/file"}, None),
-        ({"JAX_COMPILATION_CACHE_DIR": "/base/file/j"}, None),
-        ({"JAX_COMPILATION_CACHE_DIR": ""}, "untouched"),
-        ({"JAX_COMPILATION_CACHE_DIR": "gs://bucket/cache"}, "untouched"),
-    ],
-)
-def test_where_compiled_programs_are_kept(monkeypatch, tmp_path, environment, folder):
-    (tmp_path / "file").touch()
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value.replace("/base", str(tmp_path)))
-    chosen = ["untouched"]
-    monkeypatch.setattr(jax.config, "update", lambda name, value: chosen.append(value))
-    cli.process.use_compilation_cache()
-    assert chosen[-1] == (folder and folder.replace("/base", str(tmp_path)))

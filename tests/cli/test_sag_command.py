@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
-from tiny import write_photo
+from support import tiny
+from support.tiny import write_photo
 from typer.testing import CliRunner
 
 from jaxplain import zoo
@@ -21,11 +21,10 @@ QUICK = ("--grid", "3", "--candidates", "0", "--max-size", "9")
 
 @pytest.fixture(autouse=True)
 def quick_world(tmp_path, monkeypatch):
-    """An empty current folder, a small model with shipped weights, and no program compiled twice."""
+    """An empty current folder and a small model with shipped weights."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setitem(zoo.MODELS, "tiny", tiny.ENTRY)
-    monkeypatch.setattr(commands, "compile_sag", tiny.compiled)
     tiny.write_package(tmp_path / "site")
     monkeypatch.syspath_prepend(tmp_path / "site")
 
@@ -66,14 +65,15 @@ def test_every_option_reaches_the_record():
     write_photo(Path("a.png"))
     done = run(
         *("sag", "a.png", "--model", "tiny", "--grid", "2", "--beam-width", "3", "--candidates", "4"),
-        *("--threshold", "0.8", "--max-size", "4", "--max-roots", "6", "--baseline", "black"),
+        *("--threshold", "0.8", "--max-size", "4", "--max-explanations", "6", "--baseline", "black"),
         *("--max-overlap", "0", "--shown", "2", "--seed", "9", "--batch-size", "4", "--target", "17"),
     )
     assert done.exit_code == 0, done.output
     found = record("jaxplain-sag/a")
     assert found["parameters"] | {"batch_size": 4} == {
-        "grid": [2, 2], "beam_width": 3, "candidates": 4, "threshold": 0.8, "max_size": 4, "max_roots": 6,
-        "max_overlap": 0, "shown": 2, "baseline": "black", "kind": "probability", "batch_size": 4,
+        "grid": [2, 2], "beam_width": 3, "candidates": 4, "threshold": 0.8, "max_size": 4,
+        "max_explanations": 6, "max_overlap": 0, "shown": 2, "baseline": "black",
+        "kind": "probability", "batch_size": 4,
     }  # fmt: skip
     assert (found["seed"], found["target"]["index"], found["graph"]["grid"]) == (9, 17, [2, 2])
 
@@ -107,7 +107,7 @@ def test_a_photo_without_explanations_is_remarked():
         (("--threshold", "1.5"), "threshold must be above 0 and at most 1"),
         (("--threshold", "nan"), "threshold must be above 0 and at most 1"),
         (("--beam-width", "0"), "beam_width must be at least 1"),
-        (("--max-roots", "-3"), "max_roots must be at least 1"),
+        (("--max-explanations", "-3"), "max_explanations must be at least 1"),
         (("--max-overlap", "-1"), "max_overlap must be at least 0"),
         (("--baseline", "blak"), "unknown baseline 'blak': did you mean 'black'"),
         (("--target", "tabbby"), "tabby"),
@@ -117,7 +117,7 @@ def test_a_photo_without_explanations_is_remarked():
 )
 def test_a_wrong_command_is_refused_before_any_work(monkeypatch, args, told):
     write_photo(Path("a.png"))
-    monkeypatch.setattr(commands, "compile_sag", None)
+    monkeypatch.setattr(commands, "compile_graphs", None)
     done = run("sag", "a.png", "--model", "tiny", *args)
     assert done.exit_code == 2
     assert told in words(done.stderr)
@@ -169,8 +169,8 @@ def test_statistics_of_photos_equal_those_of_their_results():
     assert a == b
     assert a["images"] == 2
     means = [record(f"results/{seed}")["summary"]["sizes"] for seed in range(2)]
-    assert a["mses"] == pytest.approx(np.mean([len(sizes) for sizes in means]))
-    assert "explanations a photo" in words(one.stdout)
+    assert a["explanations"] == pytest.approx(np.mean([len(sizes) for sizes in means]))
+    assert "explanations per photo" in words(one.stdout)
     assert "explained with at most 5 patches" in words(one.stdout)
     assert np.asarray(Image.open("second/explained.png")).std() > 5
 
@@ -198,8 +198,8 @@ def test_a_broken_photo_is_told_and_left_out():
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: None, "is no folder"),
-        (lambda: Path("it").write_text("x"), "is no folder"),
+        (lambda: None, "does not exist"),
+        (lambda: Path("it").write_text("x"), "is a file, not a folder"),
         (lambda: Path("it").mkdir(), "holds neither photos nor results"),
         (lambda: (Path("it/a").mkdir(parents=True), Path("it/a/sag.json").write_text("{")), "cannot be read"),
     ],

@@ -1,9 +1,8 @@
-"""Comparisons: programs, rows that survive, summaries, tables."""
+"""Comparisons: the run, rows that resume, summaries, tables."""
 
 import csv
 import io
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,32 +10,37 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_model, write_photo
+from support.tiny import tiny_model, write_photo
 
-from jaxplain.attributions import gradient
-from jaxplain.compare import (
-    METHODS,
-    MapFolder,
-    Row,
-    RowFile,
-    Settings,
-    bootstrap,
+from jaxplain.methods import METHODS
+from jaxplain.runs import photos as photos_module
+from jaxplain.runs.compare import (
+    CompareSettings,
+    at_size,
     choose_methods,
     compare,
-    difference,
-    files,
-    pictures,
-    summarize,
-    tables,
+    finished_part,
+    photo_pixels,
 )
-from jaxplain.compare.measures import MEASURES
-from jaxplain.compare.program import at_size, compile_method, takes
+from jaxplain.runs.measures import MEASURES
+from jaxplain.runs.sinks import MapFolder, Row, RowFile
+from jaxplain.runs.summary import (
+    bootstrap,
+    comparison_json,
+    difference,
+    format_mean,
+    markdown,
+    mean_curves,
+    photos_csv,
+    summarize_rows,
+    summary_csv,
+)
 
-QUICK = Settings(curve_steps=4)
+QUICK = CompareSettings(curve_steps=4)
 
 
 def bright(score, image, baseline):
-    """A method of a user's own, as simple as can be."""
+    """A user's own method, as simple as can be."""
     return image.mean(-1)
 
 
@@ -82,31 +86,76 @@ def test_a_function_of_ones_own_enters_by_being_passed(model, photos):
     assert set(found.rows[0].values) == set(QUICK.measures)
 
 
-def test_rows_are_what_the_functions_say(model, photos):
+def test_rows_are_what_the_functions_return(model, photos):
     """Against a direct call of the measures."""
     from jaxplain import class_score, insertion_deletion, load_image, metrics
     from jaxplain.perturb import blur_baseline
 
-    [row] = compare(photos[:1], [model], {"gradient": METHODS["gradient"]}, sizes=(8,), settings=QUICK).rows
+    [row] = compare(photos[:1], [model], ["gradient"], sizes=(8,), settings=QUICK).rows
     image = model.preprocess(load_image(photos[0]))
     target = int(jnp.argmax(model(image[None])[0]))
     score, background = class_score(model, target), blur_baseline(image)
-    saliency = np.asarray(gradient(score, image).saliency).reshape(8, 4, 8, 4).mean((1, 3))
-    curves = insertion_deletion(score, image, background, jnp.asarray(saliency), steps=4)
+    fine = METHODS["gradient"].function(score, image).importance
+    importance = jnp.asarray(np.asarray(fine).reshape(8, 4, 8, 4).mean((1, 3)))
+    curves = insertion_deletion(score, image, background, importance, n_steps=4)
     assert row.label == model.labels[target]
     assert row.evaluations == 1
-    np.testing.assert_allclose(row.values["deletion"], curves.deletion_area, rtol=1e-5)
-    np.testing.assert_allclose(row.values["insertion"], curves.insertion_area, rtol=1e-5)
+    np.testing.assert_allclose(row.values["deletion"], curves.deletion_auc, rtol=1e-4)
+    np.testing.assert_allclose(row.values["insertion"], curves.insertion_auc, rtol=1e-4)
     np.testing.assert_allclose(row.insertion, curves.insertion, rtol=1e-4)
-    np.testing.assert_allclose(row.values["gini"], metrics.gini(jnp.asarray(saliency)), rtol=1e-4)
+    np.testing.assert_allclose(row.values["gini"], metrics.gini(importance), rtol=1e-4)
 
 
-def test_what_fails_is_a_row_and_the_others_go_on(model, photos):
+def test_each_photo_is_read_and_decoded_once_for_all_methods(model, photos, monkeypatch):
+    calls = {"read_image_file": [], "decode_image": []}
+    for name, called in calls.items():
+        true = getattr(photos_module, name)
+
+        def wrapped(*args, true=true, called=called):
+            called.append(args)
+            return true(*args)
+
+        monkeypatch.setattr(photos_module, name, wrapped)
+    crops, crop = [], type(model).crop_and_resize
+    monkeypatch.setattr(type(model), "crop_and_resize", lambda self, rgb: crops.append(1) or crop(self, rgb))
+    found = compare(photos, [model], {"bright": bright, "noisy": noisy}, sizes=(4, 8), settings=QUICK)
+    assert len(found.rows) == 12
+    assert {name: len(called) for name, called in calls.items()} == {"read_image_file": 3, "decode_image": 3}
+    assert len(crops) == 3
+
+
+def test_the_map_is_that_of_the_engine(model, photos):
+    """`compare` and `explain` give the same map for the same photo, method and seed."""
+    from jaxplain.runs.engine import Engine, explain_step
+    from jaxplain.runs.photos import read_photo
+
+    settings = CompareSettings(seed=3, baseline="noise", curve_steps=4)
+    found = compare(photos[:1], [model], {"noisy": noisy}, sizes=(4,), settings=settings)
+    engine = Engine(model, seed=3, baseline="noise")
+    view = engine.view(read_photo(photos[0]).rgb)
+    importance = engine.run(explain_step("noisy", noisy, {"size": 4}), view).value.importance
+    kept = found.maps.get(found.rows[0].key)
+    np.testing.assert_allclose(kept, importance / importance.max(), atol=1e-3)
+
+
+def test_an_unreadable_photo_is_named_and_the_others_are_not_affected(model, photos, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a photo")
+    found = compare(
+        [tmp_path / "broken.png", *photos], [model], {"bright": bright}, sizes=(4,), settings=QUICK
+    )
+    assert [row.photo for row in found.rows] == ["a.png", "b.png", "c.png"]
+    assert len(found.unreadable) == 1
+    assert "broken.png: is not an image" in found.unreadable[0]
+    with pytest.raises(ValueError, match=r"none of 1 photos can be read: .*broken\.png"):
+        compare([tmp_path / "broken.png"], [model], {"bright": bright})
+
+
+def test_what_fails_is_a_row_and_the_others_are_not_affected(model, photos):
     methods = {"refuses": refuses, "flat": flat, "nan": not_finite, "bright": bright}
     found = compare(photos, [model], methods, sizes=(4,), settings=QUICK)
     reasons = {row.method: (row.status, row.reason) for row in found.rows}
     assert reasons["refuses"] == ("failed", "RuntimeError: no such layer")
-    assert reasons["flat"] == ("failed", "the map is the same everywhere")
+    assert reasons["flat"] == ("failed", "the map is constant")
     assert reasons["nan"][0] == "failed"
     assert "NaN" in reasons["nan"][1]
     assert reasons["bright"] == ("ok", "")
@@ -124,7 +173,7 @@ def test_a_failure_on_one_photo_stays_with_it(model, photos):
     levels = sorted(float(model.preprocess(load_image(photo)).mean()) for photo in photos)
     found = compare(photos, [model], {"sometimes": sometimes}, sizes=(4,), settings=QUICK)
     assert sorted(row.status for row in found.rows) == ["failed", "ok", "ok"]
-    [one] = summarize(found.rows, ["deletion"])
+    [one] = summarize_rows(found.rows, ["deletion"])
     assert (one.images, one.failed, one.measures["deletion"].images) == (2, 1, 2)
 
 
@@ -160,11 +209,9 @@ def test_copies_of_a_photo_count_once(model, photos, tmp_path):
 
 def test_sanity_checks_as_measures(model, photos):
     """A map that ignores the classifier and its target stays the same; the gradient does not."""
-    settings = Settings(("parameter_randomization", "target_randomization"), curve_steps=2)
-    methods = {"edges": METHODS["edges"], "gradient": METHODS["gradient"]}
-    found = summarize(
-        compare(photos, [model], methods, sizes=(4,), settings=settings).rows, settings.measures
-    )
+    settings = CompareSettings(("parameter_randomization", "target_randomization"), curve_steps=2)
+    rows = compare(photos, [model], ["edges", "gradient"], sizes=(4,), settings=settings).rows
+    found = summarize_rows(rows, settings.measures)
     for name in settings.measures:
         assert found[0].measures[name].mean == pytest.approx(1.0, abs=1e-5)
         assert found[1].measures[name].mean < 0.7
@@ -177,18 +224,35 @@ def test_a_map_that_is_gone_is_like_no_other(model, photos):
         top = jnp.argmax(score.classifier(image[None])[0]) == score.target
         return jnp.where(top, image.mean(-1), 0.0)
 
-    settings = Settings(("target_randomization",), curve_steps=2)
+    settings = CompareSettings(("target_randomization",), curve_steps=2)
     found = compare(photos, [model], {"m": only_top}, sizes=(4,), settings=settings)
     assert [row.values["target_randomization"] for row in found.rows] == [0.0] * 3
 
 
-@pytest.mark.parametrize("name", METHODS)
+SLOW = (
+    "rise",
+    "var-grad",
+    "contrastive-excitation",
+    "extremal-perturbation",
+    "meaningful-perturbation",
+    "igos",
+    "igos+",
+    "igos++",
+)
+
+
+def every_method():
+    """The registry; methods of many model calls or long compilation are marked slow."""
+    for name in METHODS:
+        slow = name in SLOW or name.startswith("igos++-")
+        yield pytest.param(name, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize("name", list(every_method()))
 def test_every_method_of_the_registry_makes_a_row(name, model, photos):
-    if name in ("rise", "extremal_perturbation", "meaningful_perturbation"):
-        pytest.skip("thousands of model calls; tested by themselves")
-    [row] = compare(photos[:1], [model], choose_methods([name]), sizes=(4,), settings=QUICK).rows
-    if name == "igos++ insertion only" and row.status == "failed":
-        pytest.skip("on this photo no step from the full mask restores anything, so that the mask stays flat")
+    [row] = compare(photos[:1], [model], [name], sizes=(4,), settings=QUICK).rows
+    if name == "igos++-insertion-only" and row.reason == "the map is constant":
+        return  # on this photo no step from the full mask restores anything, so the mask stays as it was
     assert row.status == "ok", row.reason
 
 
@@ -197,23 +261,18 @@ def test_bad_input(model, photos):
         choose_methods(["igoss"])
     with pytest.raises(ValueError, match="at least one method"):
         choose_methods([])
+    with pytest.raises(TypeError, match="a method must be a function"):
+        choose_methods({"mine": 3})
     with pytest.raises(ValueError, match="no photo"):
         compare([], [model], {"bright": bright})
-    with pytest.raises(ValueError, match="size 33 is finer than the input of tiny, 32 pixels"):
+    with pytest.raises(ValueError, match="size 33 x 33 is finer than the input of tiny, 32 x 32 pixels"):
         compare(photos, [model], {"bright": bright}, sizes=(33,))
     with pytest.raises(ValueError, match="size must be at least 1"):
         compare(photos, [model], {"bright": bright}, sizes=(0,))
+    with pytest.raises(ValueError, match="at least one size and one classifier"):
+        compare(photos, [], {"bright": bright})
     with pytest.raises(ValueError, match="unknown measure 'deletio'"):
-        Settings(("deletio",))
-    with pytest.raises(ValueError, match="one map"):
-        compile_method(lambda score, image, baseline: image, model, None)
-
-
-def test_takes():
-    assert takes(noisy, "size")
-    assert not takes(bright, "size")
-    assert takes(METHODS["igos++"], "size")
-    assert not takes(METHODS["grad_cam"], "key")
+        CompareSettings(("deletio",))
 
 
 @given(side=st.integers(1, 12), size=st.integers(1, 12), seed=st.integers(0, 99))
@@ -231,7 +290,7 @@ def test_at_size_keeps_means_and_corners(side, size, seed):
         np.testing.assert_allclose(found[-1, -1], saliency[-1, -1], rtol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------- going on
+# --------------------------------------------------------------------------------------------- resuming
 
 
 def counting(method):
@@ -243,7 +302,7 @@ def counting(method):
     return counted
 
 
-def test_a_run_goes_on_where_it_stopped(model, photos, tmp_path):
+def test_a_run_resumes_where_it_stopped(model, photos, tmp_path):
     method, path = counting(bright), tmp_path / "rows.jsonl"
 
     def run(some):
@@ -273,34 +332,13 @@ def test_failed_rows_are_tried_again(model, photos, tmp_path):
         assert {row.status for row in found.rows} == {status}
 
 
-def test_rows_of_another_run_are_refused(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    RowFile(path, Settings(seed=1).record())
-    with pytest.raises(ValueError, match="made with seed 1, not 2"):
-        RowFile(path, Settings(seed=2).record())
-    path.write_text("something else\n")
-    with pytest.raises(ValueError, match="no file of rows"):
-        RowFile(path, Settings().record())
-    assert path.read_text() == "something else\n"
-
-
-def test_damaged_lines_are_left_out(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    rows = RowFile(path, {})
-    rows.add(Row("a", "1", "m", "w", "x", 4, "ok"))
-    with open(path, "a") as file:
-        file.write('{"photo": 3\n[]\n{"photo": "b"}\n')
-    rows = RowFile(path, {})
-    rows.add(Row("b", "2", "m", "w", "x", 4, "ok"))
-    assert [row.photo for row in RowFile(path, {})] == ["a", "b"]
-
-
-def test_maps_are_kept_whatever_their_scale(tmp_path):
-    key = ("1", "m", "w", "x", 4)
-    saliency = np.arange(16.0, dtype=np.float32).reshape(4, 4) * 1e-9
-    MapFolder(tmp_path / "maps").add(key, saliency)
-    np.testing.assert_allclose(MapFolder(tmp_path / "maps").get(key), saliency / saliency.max(), atol=1e-3)
-    assert MapFolder(tmp_path / "maps").get(("2", *key[1:])) is None
+def test_what_is_finished_can_be_read_after_an_interruption(model, photos):
+    rows, maps = RowFile(None, QUICK.record()), MapFolder(None)
+    options = {"sizes": (4,), "settings": QUICK, "rows": rows, "maps": maps}
+    compare(photos[:2], [model], {"bright": bright}, **options)
+    found = finished_part(photos, [model], choose_methods({"bright": bright}), **options)
+    assert [row.photo for row in found.rows] == ["a.png", "b.png"]
+    assert len(found.photos) == 3
 
 
 # ----------------------------------------------------------------------------------------- summaries
@@ -345,7 +383,7 @@ def test_differences_are_paired():
     assert found.mean == pytest.approx(-0.01)
     assert found.high < 0
     assert found.images == 40
-    one, other = summarize(rows, ["deletion"])
+    one, other = summarize_rows(rows, ["deletion"])
     assert one.measures["deletion"].high > other.measures["deletion"].low
 
 
@@ -361,7 +399,7 @@ def whole(model, tmp_path_factory):
 
 
 def test_markdown(whole):
-    text = tables.markdown(whole)
+    text = markdown(whole)
     lines = text.splitlines()
     assert "## tiny, 4 x 4" in lines
     assert "## tiny, 8 x 8" in lines
@@ -377,11 +415,11 @@ def test_markdown(whole):
 
 
 def test_csv(whole):
-    rows = list(csv.DictReader(io.StringIO(tables.photos_csv(whole))))
+    rows = list(csv.DictReader(io.StringIO(photos_csv(whole))))
     assert len(rows) == len(whole.rows) == 18
     assert [row["status"] for row in rows].count("failed") == 6
     assert float(rows[0]["deletion"]) == whole.rows[0].values["deletion"]
-    means = list(csv.DictReader(io.StringIO(tables.summary_csv(whole))))
+    means = list(csv.DictReader(io.StringIO(summary_csv(whole))))
     assert len(means) == 2 * 3 * len(QUICK.measures)
     first = np.mean([row.values["deletion"] for row in whole.rows[:3]])
     assert float(means[0]["mean"]) == pytest.approx(first, rel=1e-5)
@@ -389,7 +427,7 @@ def test_csv(whole):
 
 
 def test_json(whole):
-    record = json.loads(tables.to_json(whole))
+    record = json.loads(comparison_json(whole))
     assert len(record["rows"]) == 18
     assert len(record["summaries"]) == 6
     assert record["settings"]["curve_steps"] == 4
@@ -397,24 +435,21 @@ def test_json(whole):
     assert record["measures"]["deletion"]["better"] == "low"
 
 
-def test_pictures(whole, model):
-    sheet = pictures.contact_sheet(whole, model, 4)
-    assert sheet.size == (2 * 16 + 4 * 136 - 8, 2 * 16 + 26 + 2 * 156)
-    failed = np.asarray(sheet)[16 + 26 + 30, 16 + 3 * 136 + 30]
-    assert failed.tolist() == [235] * 3
-    assert pictures.contact_sheet(whole._replace(maps=MapFolder(None)), model, 4) is None
-    drawn = pictures.curves(whole, "tiny", 8)
-    assert drawn.size[0] == 2 * 560
-    assert pictures.curves(whole._replace(rows=[]), "tiny", 8) is None
+def test_mean_curves_and_pixels_for_pictures(whole, model):
+    means = mean_curves(row for row in whole.rows if row.size == 8)
+    assert set(means) == {"bright|<b>", "noisy"}
+    rows = [row for row in whole.rows if row.size == 8 and row.method == "noisy"]
+    np.testing.assert_allclose(means["noisy"].deletion, np.mean([row.deletion for row in rows], axis=0))
+    pixels = photo_pixels(whole, model, rows[0].sha256)
+    assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
+    assert mean_curves([]) == {}
 
 
-def test_files(whole, model, tmp_path):
-    written = files.write(tmp_path / "table.md", whole, [model])
-    assert {path.name for path in written} == {
-        "table.md", "table.csv", "table.json", "table-photos.csv",
-        "table-sheet-4.png", "table-sheet-8.png", "table-curves-4.png", "table-curves-8.png",
-    }  # fmt: skip
-    assert files.stem(Path("a.b/table.v2")).name == "table.v2"
+def test_numbers_in_tables():
+    assert [format_mean("deletion", value) for value in (0.0932, 10.5, 1.0, -0.25, np.inf)] == [
+        ".093", "10.500", "1.000", "-.250", "n/a",
+    ]  # fmt: skip
+    assert format_mean("average_drop", 12.345) == "12.3"
 
 
 def test_every_measure_says_what_it_is():

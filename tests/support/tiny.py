@@ -6,6 +6,7 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
 
+from jaxplain.methods import METHODS
 from jaxplain.runs.engine import Engine
 from jaxplain.zoo import Classifier, InputSpec, ModelEntry, imagenet_labels
 from jaxplain.zoo.layers import Linear, Slot, load_slots
@@ -87,6 +88,14 @@ def share_programs(monkeypatch):
         engine._programs = _PROGRAMS.setdefault(kind, {})
 
     monkeypatch.setattr(Engine, "__init__", init)
+
+
+def forget_programs(is_meant=lambda method: method not in METHODS and method != "sag"):
+    """Forget the shared programs of some methods, by name; of functions of a test's own if none are given."""
+    for programs in _PROGRAMS.values():
+        for kind, *name in [key for key in programs if isinstance(key, tuple)]:
+            if kind == "step" and is_meant(name[0].split()[0]):
+                del programs[kind, *name]
 
 
 def arrays(tree):
