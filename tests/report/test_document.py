@@ -1,4 +1,4 @@
-"""Reports in words: findings, verdicts, the graph's explanations, and what the page says of its own limits."""
+"""Reports in words: findings, verdicts, the graph's explanations, and the limits of what they show."""
 
 import shlex
 from types import SimpleNamespace
@@ -72,7 +72,9 @@ def test_the_checks_of_all_methods_in_a_sentence():
     assert said(checked(igos=0.1)).startswith("1 of 1 method passes. The control")
     assert said(checked(igos=0.9)).startswith("0 of 1 method passes. Do not")
     for broken in (MethodReport("edges", check=check(0.2)), MethodReport("edges", "failed"), None):
-        assert said((), broken) == "The control did not fail as it must, so on this photo the check says little."
+        assert (
+            said((), broken) == "The control did not fail as it must, so on this photo the check says little."
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -80,15 +82,15 @@ def test_the_checks_of_all_methods_in_a_sentence():
 
 
 def test_a_page_has_everything(explained):
-    program, photo, found = explained(methods=("gradient", "igos++"), sag=True)
+    program, photo, found = explained(methods=("gradient", "smooth-grad"), sag=True)
     page = assert_self_contained(document.page(program, [document.section(program, photo, found)]))
     label = tiny.LABELS[found.view.target]
     for text in (
         f"Why tiny predicts {label}",
         "One photo, explained by 2 methods.",
         f"a.png: {label}, p = ",
-        METHODS["igos++"].title,
-        METHODS["igos++"].description,
+        METHODS["smooth-grad"].title,
+        METHODS["smooth-grad"].description,
         "fails, as it must",
         "What this page cannot tell",
         "4 x 4 cells",
@@ -128,12 +130,14 @@ def test_another_class_than_the_top_one_is_said(explained):
 
 
 def test_a_failure_is_a_card_with_its_reason(explained):
-    program, photo, found = explained(methods=("gradient", "occlusion"))
-    broken = found._replace(methods=(found.methods[0], MethodReport("occlusion", "no room")), graph="no memory")
+    program, photo, found = explained(methods=("gradient", "smooth-grad"))
+    broken = found._replace(
+        methods=(found.methods[0], MethodReport("smooth-grad", "no room")), graph="no memory"
+    )
     page = assert_self_contained(document.page(program, [document.section(program, photo, broken)]))
     assert page.classes.count("failed") == 1
     assert "Failed: no room" in page.text
-    assert f"Failed on this photo: {METHODS['occlusion'].title}." in page.text
+    assert f"Failed on this photo: {METHODS['smooth-grad'].title}." in page.text
     assert "No attention graph: no memory" in page.text
 
 
@@ -175,14 +179,17 @@ def test_what_the_search_found_in_words(explained):
         "One minimal set of patches suffices: 4 of 49 patches alone keep at least 90% of the score."
     )
     assert said((4, 5, 6), 3) == (
-        "3 minimal sets of patches suffice: in each, 4 to 6 of 49 patches alone keep at least 90% of the score."
+        "3 minimal sets of patches suffice: in each, 4 to 6 of 49 patches alone keep at least 90% of the "
+        "score."
     )
     assert said((4, 4, 4), 2).endswith("The graph shows 2 of them, which share at most 1 patch.")
     more = said((4,) * 30, 1, status=Status.BUFFER_FULL)
     assert more.startswith("30 or more minimal sets")
     assert more.endswith("The graph shows 1 of them, because any two share more than 1 patch.")
     assert said((4, 4), 1, exact=False).endswith("The graph shows 1 of them.")
-    assert said((), 0, status=Status.NONE_FOUND).startswith("No small set of patches suffices: no sufficient set")
+    assert said((), 0, status=Status.NONE_FOUND).startswith(
+        "No small set of patches suffices: no sufficient set"
+    )
 
 
 def test_the_limits_name_what_was_done(explained):
