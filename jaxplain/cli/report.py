@@ -107,12 +107,14 @@ def make_report(
 ) -> None:
     """Make one page with everything about a photo, a single file that can be shared.
 
-    It has the prediction; heatmaps of several methods side by side with their deletion and insertion curves; a
-    check whether the heatmaps depend on the network at all; the patches that alone suffice, as a graph; settings
-    and timings. Each figure comes with how to read it. Several photos become sections of the same page.
+    It shows the prediction; heatmaps of several methods side by side with their deletion and insertion
+    curves; a check whether the heatmaps depend on the network at all; the patches that alone suffice, as a
+    graph; settings and timings. Each figure explains how to read it. Several photos become sections of the
+    same page.
 
-    A photo takes some minutes on a CPU; --no-sag, --no-sanity and fewer --methods make it faster. A method that
-    fails is shown with its reason. A photo that fails does not stop the others; the exit status is then 1.
+    A photo takes some minutes on a CPU; --no-sag, --no-sanity and fewer --methods make it faster. A method
+    that fails is shown with its reason. A photo that fails does not stop the others; the exit status is
+    then 1.
     """
     with clear_errors():
         chosen = tuple(choose(split_names(methods, "methods")))
@@ -125,9 +127,7 @@ def make_report(
         _report_all(settings, classifier, distinct(images), out)
 
 
-def _report_all(
-    settings: ReportSettings, classifier: zoo.Classifier, paths: list[Path], out: Path
-) -> None:
+def _report_all(settings: ReportSettings, classifier: zoo.Classifier, paths: list[Path], out: Path) -> None:
     """Report all photos with the same compiled programs, show a table, and exit with the right status."""
     from jaxplain.report import document  # matplotlib and jinja2, which other commands need not load
 
@@ -148,7 +148,9 @@ def _report_all(
         passed = sum(document.verdict(one.check) == "passes" for one in report.methods)
         yield _row(names[photo.path], program, report, passed)
 
-    tally = for_each(paths, partial(compile_report, settings, classifier, progress.show), rows, progress.start)
+    tally = for_each(
+        paths, partial(compile_report, settings, classifier, progress.show), rows, progress.start
+    )
     if sections and tally.failures:
         notes = [f"Not on this page: {failure}" for failure in tally.failures]
         with suppress(OutputError):  # the page exists; the failures are also shown on the screen

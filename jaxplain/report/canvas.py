@@ -1,7 +1,7 @@
 """A blank figure measured in inches from its top left corner, and what is put on it: text, pictures, files.
 
 Everything goes through matplotlib's object interface. pyplot is never imported, so that neither the user's
-backend nor their current figure changes; and every property that a drawing depends on is set here, so that the
+backend nor their current figure changes. Every property that a drawing depends on is set here, so that the
 user's rcParams do not change its look.
 """
 
@@ -24,8 +24,8 @@ from jaxplain.images import check_rgb, resize
 
 DPI = 150
 INK, MUTED, FRAME, GRID = "#22282d", "#5a646d", "#c9d0d6", "#e4e8eb"
-# The Okabe-Ito palette without its yellow, which is too light for a line on white. Its colours can be told apart
-# with every kind of colour blindness.
+# The Okabe-Ito palette without its yellow, which is too light for a line on white. Its colors are distinct
+# with every kind of color blindness.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#3c3c3c")
 
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that a drawing is the same on every machine
@@ -41,7 +41,7 @@ def blank(width: float, height: float, dpi: float = DPI) -> Axes:
       >>> blank(4, 3).figure.get_size_inches().tolist()
       [4.0, 3.0]
     """
-    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", edgecolor="white", layout="none")
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", edgecolor="white", layout="none")  # type: ignore[arg-type]
     ax = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), facecolor="none")
     ax.set_axis_off()
     return ax
@@ -49,8 +49,7 @@ def blank(width: float, height: float, dpi: float = DPI) -> Axes:
 
 def inset(ax: Axes, left: float, top: float, width: float, height: float) -> Axes:
     """Add plain axes for a plot to a figure made by `blank`; the box is in inches."""
-    figure = ax.get_figure()
-    assert figure is not None
+    figure = figure_of(ax)
     total_width, total_height = figure.get_size_inches()
     box = (left / total_width, 1 - (top + height) / total_height, width / total_width, height / total_height)
     plot = figure.add_axes(box, facecolor="white")
@@ -119,7 +118,7 @@ def place(ax: Axes, pixels: NDArray[np.uint8], left: float, top: float, width: f
         interpolation="antialiased", zorder=1.5,
     )  # fmt: skip
     # imshow moves the limits and the direction of the axes.
-    total_width, total_height = ax.get_figure().get_size_inches()  # type: ignore[union-attr]
+    total_width, total_height = figure_of(ax).get_size_inches()
     ax.set(xlim=(0, total_width), ylim=(total_height, 0))
 
 
@@ -157,7 +156,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
-    """Return the longest beginning of a printable text that fits into a width, ending with an ellipsis if cut.
+    """Return the longest beginning of a printable text that fits, ending with an ellipsis if it is cut.
 
     Args:
       text: see `printable`.
@@ -191,7 +190,8 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 def figure_bytes(figure: Figure, format: str = "png") -> bytes:
     """Encode a figure as a file: "png", "svg" or "pdf".
 
-    PNG and PDF depend on nothing but the figure and the version of matplotlib. The identifiers within an SVG are random.
+    PNG and PDF depend on nothing but the figure and the version of matplotlib. The identifiers within an SVG
+    are random.
 
     Raises:
       ValueError: another format.
@@ -212,6 +212,18 @@ def figure_bytes(figure: Figure, format: str = "png") -> bytes:
     else:
         FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None})
     return buffer.getvalue()
+
+
+def axes_png(ax: Axes) -> bytes:
+    """Encode the figure of axes made by `blank` as a PNG."""
+    return figure_bytes(figure_of(ax), "png")
+
+
+def figure_of(ax: Axes) -> Figure:
+    """Return the figure of axes made by `blank`."""
+    figure = ax.get_figure()
+    assert isinstance(figure, Figure)
+    return figure
 
 
 def _font(bold: bool) -> Any:

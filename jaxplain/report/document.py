@@ -49,7 +49,9 @@ def page(program: ReportProgram, sections: Sequence[Section], notes: Iterable[st
     """
     settings, name = program.settings, program.engine.classifier.name
     methods = _count(len(settings.methods), "method")
-    title = f"Why {name} predicts {sections[0].label}" if len(sections) == 1 else f"Why {name} decides as it does"
+    title = (
+        f"Why {name} predicts {sections[0].label}" if len(sections) == 1 else f"Why {name} decides as it does"
+    )
     photos = "One photo," if len(sections) == 1 else f"{_count(len(sections), 'photo')}, each"
     return pages.report_page(
         sections,
@@ -57,7 +59,7 @@ def page(program: ReportProgram, sections: Sequence[Section], notes: Iterable[st
         summary=f"{photos} explained by {methods}.",
         limits=limits(program),
         notes=notes,
-        made_with=f"Made with jaxplain {jaxplain.__version__}, jax {jax.__version__}. This file needs no other file.",
+        made_with=f"Made with jaxplain {jaxplain.__version__}, jax {jax.__version__}. This file is complete.",
     )
 
 
@@ -212,9 +214,7 @@ def verdict_words(check: SanityCheck, control: bool) -> str:
     }[result]
 
 
-def check_words(
-    program: ReportProgram, methods: Sequence[MethodReport], control: MethodReport | None
-) -> str:
+def check_words(program: ReportProgram, methods: Sequence[MethodReport], control: MethodReport | None) -> str:
     """Return the sanity checks of all methods in words."""
     by_verdict: dict[Verdict, list[str]] = {}
     for one in methods:
@@ -222,7 +222,9 @@ def check_words(
             by_verdict.setdefault(verdict(one.check), []).append(title(program, one.method))
     passed = len(by_verdict.get("passes", []))
     total = sum(map(len, by_verdict.values()))
-    parts = [f"{passed} of {_count(total, 'method')} pass{'es' * (passed == 1 or total == 1)}."] if total else []
+    parts = (
+        [f"{passed} of {_count(total, 'method')} pass{'es' * (passed == 1 or total == 1)}."] if total else []
+    )
     if "fails" in by_verdict:
         parts.append(f"Do not read these as explanations: {', '.join(by_verdict['fails'])}.")
     if "unclear" in by_verdict:
@@ -275,7 +277,7 @@ def _graph_part(program: ReportProgram, report: PhotoReport) -> GraphPart | str 
 
 
 def _shown(graphed: GraphedPhoto) -> list[tuple[tuple[int, ...], float]]:
-    """Return patches and shares of the graph's explanations, then of those least similar to the ones before."""
+    """Return patches and shares: of the graph's explanations, then of those least similar to them."""
     result = graphed.result
     found = {
         tuple(np.flatnonzero(result.explanations[row]).tolist()): float(result.relative[row])
@@ -397,7 +399,7 @@ def _facts(program: ReportProgram, photo: Photo, report: PhotoReport) -> Iterato
         )
     yield (
         "time",
-        f"{report.seconds:.1f} s for this photo, after {program.compile_seconds:.1f} s of compilation for all photos",
+        f"{report.seconds:.1f} s for this photo; {program.compile_seconds:.1f} s to compile, for all photos",
     )
     yield "software", f"jaxplain {made['jaxplain']}, jax {made['jax']}, {made['device']}"
     yield "command", _command(program, photo, report)
@@ -421,7 +423,8 @@ def limits(program: ReportProgram) -> list[str]:
         "not that the network is right, and not what a person would see.",
         f"Whatever is hidden is replaced by the baseline ({settings.baseline}). Such pictures are unlike the "
         "photos that the network was trained on, and another baseline gives other maps and curves.",
-        f"All maps are shown and measured at {settings.size} x {settings.size} cells; finer detail is averaged.",
+        f"All maps are shown and measured at {settings.size} x {settings.size} cells; finer detail is "
+        "averaged.",
         "An AUC ranks maps by what the network does, not by how well people understand them. One photo does "
         "not prove one method better than another: jaxplain compare measures many photos.",
         "The network's probability is not the chance that it is right.",
@@ -429,7 +432,7 @@ def limits(program: ReportProgram) -> list[str]:
     if settings.sanity:
         texts.append(
             "The sanity check is one shuffle on one photo, and its limits of "
-            f"{PASSES} and {FAILS} are conventions. Passing it is necessary for an explanation, not sufficient."
+            f"{PASSES} and {FAILS} are conventions. Passing is necessary for an explanation, not sufficient."
         )
     if settings.sag:
         texts.append(

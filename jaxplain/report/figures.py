@@ -89,18 +89,16 @@ def panel(
         canvas.write(ax, left + column / 2, top - 0.1, title, width=column, ha="center")
         _framed(ax, picture, left + (column - width) / 2, top, width, height)
     _color_bar(ax, _MARGIN + column + _GAP, top + height, column, cmap)
-    plot = canvas.inset(
-        ax, _MARGIN + 3 * (column + _GAP) + _Y_LABEL, _MARGIN + _TITLE, _AXES - 0.1, _PHOTO
-    )
+    plot = canvas.inset(ax, _MARGIN + 3 * (column + _GAP) + _Y_LABEL, _MARGIN + _TITLE, _AXES - 0.1, _PHOTO)
     _draw_curves(plot, curves)
-    return _figure(ax)
+    return canvas.figure_of(ax)
 
 
 def curves(curves: Any) -> Figure:
     """Draw the deletion and insertion curves of one map, `jaxplain.metrics.Curves`, on one pair of axes."""
     ax = canvas.blank(4.2, 3.5)
     _draw_curves(canvas.inset(ax, 0.75, 0.75, 3.2, 2.1), curves)
-    return _figure(ax)
+    return canvas.figure_of(ax)
 
 
 def mean_curves(methods: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Figure:
@@ -136,7 +134,7 @@ def mean_curves(methods: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -
         for number, pair in enumerate(lines.values()):
             _draw_line(plot, *pair[index], number)
     _legend(ax, legend_left, 0.45, rows, name_width, ("", "deletion", "insertion"))
-    return _figure(ax)
+    return canvas.figure_of(ax)
 
 
 def share_curves(shares: Mapping[str, ArrayLike]) -> Figure:
@@ -167,11 +165,11 @@ def share_curves(shares: Mapping[str, ArrayLike]) -> Figure:
         steps = [*range(len(values)), last]
         _draw_line(plot, steps, [*values, values[-1]], number, drawstyle="steps-post")
     _legend(ax, 0.75, 0.08, rows, 4.6 - _LEGEND_LINE - 0.1 - 0.75, ("", "in all"))
-    return _figure(ax)
+    return canvas.figure_of(ax)
 
 
 def search_history(sizes: ArrayLike, shares: ArrayLike, *, threshold: float | None = None) -> Figure:
-    """Draw how the search for sufficient patches went: the best share of the score for each number of patches.
+    """Draw the course of a search for sufficient patches: the best share of the score per number of patches.
 
     Args:
       sizes: [T], numbers of patches.
@@ -201,7 +199,7 @@ def search_history(sizes: ArrayLike, shares: ArrayLike, *, threshold: float | No
             plot, 0.01, threshold + 0.02 * top, f"sufficient: {threshold:.0%}", size=9, color=DELETION,
             transform=plot.get_yaxis_transform(),
         )  # fmt: skip
-    return _figure(ax)
+    return canvas.figure_of(ax)
 
 
 def contact_sheet(columns: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Figure:
@@ -232,7 +230,7 @@ def contact_sheet(columns: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Fig
     for number, row in enumerate(rows):
         for column, tile in enumerate(row):
             draw_tile(ax, tile, _MARGIN + column * step, _MARGIN + 0.25 + number * line, _TILE)
-    return _figure(ax)
+    return canvas.figure_of(ax)
 
 
 def draw_tile(ax: Axes, tile: Tile, left: float, top: float, side: float) -> None:
@@ -240,10 +238,8 @@ def draw_tile(ax: Axes, tile: Tile, left: float, top: float, side: float) -> Non
     width, height = canvas.fitted(tile.picture, side, side)
     shown = canvas.at_resolution(tile.picture, width, height)
     canvas.place(ax, shown, left + (side - width) / 2, top + (side - height) / 2, width, height)
-    canvas.write(
-        ax, left + side / 2, top + side + 0.04, tile.caption, size=8, width=side + 0.04, ha="center", va="top",
-        color=canvas.MUTED,
-    )  # fmt: skip
+    style: dict[str, Any] = {"size": 8, "ha": "center", "va": "top", "color": canvas.MUTED}
+    canvas.write(ax, left + side / 2, top + side + 0.04, tile.caption, width=side + 0.04, **style)
 
 
 def auc_text(area: float) -> str:
@@ -261,12 +257,6 @@ def auc_text(area: float) -> str:
 
 # ---------------------------------------------------------------------------------------------------------
 # Parts of a panel
-
-
-def _figure(ax: Axes) -> Figure:
-    figure = ax.get_figure()
-    assert isinstance(figure, Figure)
-    return figure
 
 
 def _probability_text(probability: float) -> str:
@@ -303,12 +293,14 @@ def _draw_curves(plot: Axes, curves: Any) -> None:
     )
     for row, (name, scores, area, color) in enumerate(series):
         x, y = _line(name, curves.fraction, scores)
-        plot.fill_between(x, y, 0, where=np.isfinite(y).tolist(), color=color, alpha=0.13, linewidth=0, zorder=2)
+        plot.fill_between(
+            x, y, 0, where=np.isfinite(y).tolist(), color=color, alpha=0.13, linewidth=0, zorder=2
+        )
         # The markers, as wide as the line, show a point between two missing ones.
-        marker = {"marker": "o", "markersize": 2, "markeredgewidth": 0}
+        marker: dict[str, Any] = {"marker": "o", "markersize": 2, "markeredgewidth": 0}
         plot.plot(x, y, color=color, linewidth=2, linestyle="-", zorder=3 + row, **marker)
         at = 1.16 - 0.085 * row
-        line = {"linewidth": 2, "linestyle": "-", "marker": "", "clip_on": False}
+        line: dict[str, Any] = {"linewidth": 2, "linestyle": "-", "marker": "", "clip_on": False}
         plot.plot([0, 0.09], [at + 0.015] * 2, color=color, transform=plot.transAxes, **line)
         place: dict[str, Any] = {"size": 9, "transform": plot.transAxes}
         canvas.write(plot, 0.12, at, name, **place)
@@ -384,7 +376,9 @@ def _legend(
     options: dict[str, Any] = {"size": 9, "va": "center"}
     right = left + _LEGEND_LINE + 0.1 + name_width
     for column, heading in enumerate(headings[1:], 1):
-        canvas.write(ax, right + 0.75 * column, top + 0.11, heading, ha="right", color=canvas.MUTED, **options)
+        canvas.write(
+            ax, right + 0.75 * column, top + 0.11, heading, ha="right", color=canvas.MUTED, **options
+        )
     for number, (name, *values) in enumerate(rows):
         y = top + 0.22 * (number + 1) + 0.11
         ax.plot([left, left + _LEGEND_LINE], [y, y], **_line_style(number))

@@ -1,4 +1,4 @@
-"""Drawings of attention graphs: one drawing, from which the SVG, the PNG and the interactive page are made."""
+"""Attention graphs: one drawing, from which the SVG, the PNG and the interactive page are made."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -237,7 +237,10 @@ def _edge(graph: AttentionGraph, edge: Edge, centers: tuple[Point, ...], half: f
         color=_edge_color(share),
         width=1.2 + 7.0 * share,
         label=f"-P{edge.patch}",
-        label_at=(x1 + 0.76 * (x2 - x1), top + 0.68 * (bottom - top)),  # near the child, where edges have parted
+        label_at=(
+            x1 + 0.76 * (x2 - x1),
+            top + 0.68 * (bottom - top),
+        ),  # near the child, where edges have parted
         title=f"without P{edge.patch}: {pages.percent_text(-share)}",
     )
 
@@ -316,7 +319,8 @@ def graph_png(
     """
     drawing = draw(graph, pixels, hidden, engine)
     sheet = _beside_photo(drawing, pixels)
-    ax = canvas.blank(*(side / _PER_INCH for side in sheet["size"]), dpi=2 * _PER_INCH)
+    width, height = (side / _PER_INCH for side in sheet["size"])
+    ax = canvas.blank(width, height, dpi=2 * _PER_INCH)
     left, top = sheet["left"], float(_MARGIN)
     photo_width, photo_height = sheet["photo_size"]
     _place(ax, pixels, _MARGIN, top, photo_width, photo_height)
@@ -333,7 +337,7 @@ def graph_png(
         _write(ax, left + x, top + y, edge.label, 11, va="center", bbox=box)
     for node in drawing.nodes:
         _draw_node(ax, node, drawing, (left, top))
-    return canvas.figure_bytes(ax.figure, "png")
+    return canvas.axes_png(ax)
 
 
 def _beside_photo(drawing: Drawing, pixels: NDArray[np.uint8]) -> dict[str, Any]:
@@ -341,7 +345,13 @@ def _beside_photo(drawing: Drawing, pixels: NDArray[np.uint8]) -> dict[str, Any]
     height = max(1.0, _PHOTO * pixels.shape[0] / pixels.shape[1])
     left = _MARGIN + _PHOTO + 2.0 * _MARGIN
     size = (left + drawing.width + _MARGIN, 2.0 * _MARGIN + max(drawing.height, height + 110))
-    return {"drawing": drawing, "photo": pixels, "photo_size": (float(_PHOTO), height), "left": left, "size": size}
+    return {
+        "drawing": drawing,
+        "photo": pixels,
+        "photo_size": (float(_PHOTO), height),
+        "left": left,
+        "size": size,
+    }
 
 
 def _write(ax: Axes, x: float, y: float, text: str, size: float, ha: Any = "center", **more: Any) -> None:
@@ -399,8 +409,8 @@ def graph_page(
     """Make a page of its own: the graph, and the photo with patches to hide and show.
 
     Hiding patches shows which explanations still hold, as far as the graph knows; pointing at a node outlines
-    its patches on the photo; explanations can be switched off. The page works with the keyboard, on a phone, in
-    print, light and dark, and without a network.
+    its patches on the photo; explanations can be switched off. The page works with the keyboard, on a phone,
+    in print, light and dark, and without a network.
 
     Args:
       graph: what is drawn.

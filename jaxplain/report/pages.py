@@ -17,8 +17,8 @@ from jaxplain import overlay
 
 Verdict = Literal["passes", "unclear", "fails", "n/a"]
 
-# The axes of the curves: their size and the room around them, in pixels. They are drawn as SVG in the page's own
-# colors, which follow light and dark; matplotlib's SVG cannot.
+# The axes of the curves: their size and the room around them, in pixels. They are drawn as SVG in the page's
+# own colors, which follow light and dark; those of matplotlib's SVG are fixed.
 _WIDTH, _HEIGHT = 300, 176
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 8, 8, 34
 _TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the axis; halves of them are short numbers
@@ -265,8 +265,8 @@ def probability_text(value: float) -> str:
     """Return a number from 0 to 1 as people read it.
 
     Example:
-      >>> probability_text(0.567), probability_text(0.001), probability_text(0.0), probability_text(float("nan"))
-      ('0.57', '< 0.01', '0.00', 'n/a')
+      >>> [probability_text(value) for value in (0.567, 0.001, 0.0, float("nan"))]
+      ['0.57', '< 0.01', '0.00', 'n/a']
     """
     if not math.isfinite(value):
         return "n/a"

@@ -1,4 +1,4 @@
-"""Explanation sheets: one row per x-feature, with bars of its contribution and pictures of what activates it."""
+"""Explanation sheets: one row per x-feature, with bars of its contribution and pictures that activate it."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -64,7 +64,7 @@ def value_text(value: float) -> str:
 
 
 def largest_value(sheet: Sheet) -> float:
-    """Return the absolute value of a sheet's longest bar, to whose length all are drawn; 1 if there is none."""
+    """Return the absolute value of a sheet's longest bar, which sets the scale; 1 if there is none."""
     values = [abs(bar.value) for row in sheet.rows for bar in row.bars if math.isfinite(bar.value)]
     return max(values, default=0.0) or 1.0
 
@@ -83,7 +83,8 @@ def sheet_png(sheet: Sheet) -> bytes:
       TypeError, ValueError: a picture that is not uint8 [H, W, 3].
 
     Example:
-      >>> sheet_png(Sheet("gull", ("one note",), (), (SheetRow("x-feature 1", "", (Bar("here", 1.0),), ()),)))[:4]
+      >>> row = SheetRow("x-feature 1", "", (Bar("here", 1.0),), ())
+      >>> sheet_png(Sheet("gull", ("one note",), (), (row,)))[:4]
       b'\\x89PNG'
     """
     columns = max(_TILES, len(sheet.lead) - 2, *(len(row.tiles) for row in sheet.rows), 0)
@@ -103,7 +104,7 @@ def sheet_png(sheet: Sheet) -> bytes:
         _draw_line(ax, (_MARGIN, width - _MARGIN), (top, top), canvas.GRID)
         _draw_row(ax, top + _GAP, row, largest)
         top += height
-    return canvas.figure_bytes(ax.figure, "png")
+    return canvas.axes_png(ax)
 
 
 def _row_height(row: SheetRow) -> float:
@@ -132,7 +133,9 @@ def _draw_bar(ax: Axes, top: float, bar: Bar, largest: float, color: str) -> Non
         length = max(-room / 3, reach * bar.value / largest)
         ax.add_patch(Rectangle((zero, top + 0.165), length, 0.1, facecolor=color, edgecolor="none"))
     _draw_line(ax, (zero, zero), (top + 0.15, top + 0.28), "#969ea6")
-    canvas.write(ax, _MARGIN + _TEXT - 0.04, top + 0.215, value_text(bar.value), size=9, ha="right", va="center")
+    canvas.write(
+        ax, _MARGIN + _TEXT - 0.04, top + 0.215, value_text(bar.value), size=9, ha="right", va="center"
+    )
 
 
 def _draw_tiles(ax: Axes, left: float, top: float, tiles: Sequence[Tile]) -> None:
@@ -153,7 +156,7 @@ def sheets_page(
     notes: Iterable[tuple[str, str]] = (),
     facts: Iterable[tuple[str, str]] = (),
 ) -> str:
-    """Make a page of several sheets: a summary, a table, and the sheets one below the other with links to each.
+    """Make a page of several sheets: a summary, a table, and the sheets, with a link to each.
 
     It works on a phone, in print, light and dark, without a network and without JavaScript.
 
@@ -176,7 +179,9 @@ def sheets_page(
         "sheets.html",
         title=title,
         summary=summary,
-        sheets=[(sheet, [[_placed(bar, sheet) for bar in row.bars] for row in sheet.rows]) for sheet in sheets],
+        sheets=[
+            (sheet, [[_placed(bar, sheet) for bar in row.bars] for row in sheet.rows]) for sheet in sheets
+        ],
         table=[list(row) for row in table],
         notes=list(notes),
         facts=list(facts),

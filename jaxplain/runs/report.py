@@ -1,5 +1,5 @@
-"""Reports of photos: prediction, heatmaps of several methods with their curves, a sanity check, and an attention
-graph. All of them explain the same subject: one target, one baseline and one key per photo.
+"""Reports of photos: prediction, heatmaps of several methods with their curves, a sanity check, and an
+attention graph. All of them explain the same subject: one target, one baseline and one key per photo.
 
 `jaxplain.report.document` turns the results into a page.
 """

@@ -210,7 +210,7 @@ def test_what_cannot_be_drawn_is_refused():
         panel(PHOTO.astype(float))
     with pytest.raises(ValueError, match="shape"):
         panel(importance=np.zeros(4))
-    with pytest.raises(ValueError, match="colour map|color map"):
+    with pytest.raises(ValueError, match=r"colou?r map"):
         panel(cmap="hot")
     with pytest.raises(ValueError, match=r"\(11,\) and \(3,\)"):
         panel(measured=curves(insertion=np.zeros(3)))

@@ -34,7 +34,11 @@ ENGINES = [
         ],
     ),
 ]
-DRAWN = {"usual": drawn_graphs.usual, "of no patch": drawn_graphs.of_no_patch, "with NaN": drawn_graphs.with_nan}
+DRAWN = {
+    "usual": drawn_graphs.usual,
+    "of no patch": drawn_graphs.of_no_patch,
+    "with NaN": drawn_graphs.with_nan,
+}
 
 
 def random_graph(seed):
@@ -234,7 +238,7 @@ def test_a_label_is_text():
 
 @given(st.sets(st.integers(0, 11)))
 def test_borders_are_where_the_visible_patches_end(patches):
-    """Each line has a visible patch on one side and a hidden one on the other; together they close every region."""
+    """Each line has a visible patch on one side and a hidden one on the other, and none is missing."""
     boxes, length = graphs.outlines((3, 4)), 0.0
     for (x1, y1), (x2, y2) in graphs.borders(patches, (3, 4)):
         touching = {
@@ -294,6 +298,9 @@ def test_png_and_svg_show_the_same_drawing():
     for place, node in zip(places, drawing.nodes, strict=True):
         corner = [float(number) for number in re.findall(r"[\d.]+", place)]
         assert corner == pytest.approx([node.left, node.top], abs=0.06)
-        inside = [2 * (origin[0] + corner[0] + drawing.frame + 3), 2 * (origin[1] + corner[1] + drawing.frame + 3)]
+        inside = [
+            2 * (origin[0] + corner[0] + drawing.frame + 3),
+            2 * (origin[1] + corner[1] + drawing.frame + 3),
+        ]
         shown = picture[round(inside[1]), round(inside[0]), :3]
         assert np.abs(shown.astype(int) - node.picture[6, 6]).max() <= 12

@@ -160,7 +160,8 @@ def test_explanations_can_be_switched_off_and_pointing_outlines_patches(use):
         page(graph),
         """
         const boxes = all("#explanations input");
-        out.start = visible(); boxes[0].click(); out.second = visible(); boxes[1].click(); out.none = visible();
+        out.start = visible(); boxes[0].click(); out.second = visible();
+        boxes[1].click(); out.none = visible();
         boxes[0].click(); out.first = visible(); boxes[1].click();
         const lit = () => places(".patch", p => p.classList.contains("lit"));
         const node = all(".node")[2];

@@ -1,4 +1,4 @@
-"""The page of a report: every text is text, curves and bars are as long as their numbers, and it can be read."""
+"""The page of a report: texts are text, curves and bars are as long as their numbers, and it can be read."""
 
 import re
 from importlib.resources import files
@@ -18,7 +18,17 @@ from support.page_reader import (
 
 from jaxplain import overlay
 from jaxplain.report import graphs, pages
-from jaxplain.report.pages import Card, CheckedMap, Choice, Curve, Figures, GraphPart, PatchPicture, Picture, Report
+from jaxplain.report.pages import (
+    Card,
+    CheckedMap,
+    Choice,
+    Curve,
+    Figures,
+    GraphPart,
+    PatchPicture,
+    Picture,
+    Report,
+)
 
 NAN = float("nan")
 
@@ -54,7 +64,9 @@ def a_report(**changes):
 
 def a_page(*reports, **changes):
     options = {"title": NASTY, "summary": NASTY, "limits": [NASTY], "notes": [NASTY], "made_with": NASTY}
-    sections = [pages.report_section(one, number) for number, one in enumerate(reports or [a_report()] * 2, 1)]
+    sections = [
+        pages.report_section(one, number) for number, one in enumerate(reports or [a_report()] * 2, 1)
+    ]
     return pages.report_page(sections, **(options | changes))
 
 
@@ -108,7 +120,7 @@ def test_curves_are_drawn_where_they_are():
     assert len(points(text, "del")) == 2
     assert "deletion <b>n/a</b>" in text
     empty = Curve([0, 1], [NAN, NAN], NAN)
-    assert 'del line' not in section_with(empty, empty)
+    assert "del line" not in section_with(empty, empty)
 
 
 def test_bars_are_as_long_as_their_numbers():
@@ -155,8 +167,9 @@ def test_it_fits_a_phone_and_a_desk_and_can_be_read(tmp_path, width, flags):
         out.cards = all(".card").map(card => Math.round(card.getBoundingClientRect().top));
         out.images = all("img").map(image => image.naturalWidth);
         out.small = all("img, svg.curves").map(width).filter(width => width < 80).length;
+        const isClipped = one => one.scrollWidth > one.clientWidth + 1 && one.clientWidth;
         out.clipped = all("h1, h2, h4, td, th, .aucs span").filter(
-          one => !one.closest(".scroller") && one.scrollWidth > one.clientWidth + 1 && one.clientWidth).length;
+          one => !one.closest(".scroller") && isClipped(one)).length;
         out.colors = [doc.body, ...all(".muted, .ins, .del, .fails, .passes")].map(one => style(one).color);
         out.page = style(doc.body).backgroundColor;
         """,
@@ -167,7 +180,9 @@ def test_it_fits_a_phone_and_a_desk_and_can_be_read(tmp_path, width, flags):
     assert all(out["images"])
     assert out["title"] == NASTY  # nasty text has run nowhere
     assert len(set(out["cards"])) == (6 if width == 360 else 2)
-    assert (sum(map(int, re.findall(r"\d+", out["page"])[:3])) < 150) == bool(flags)  # dark where that is wanted
+    assert (sum(map(int, re.findall(r"\d+", out["page"])[:3])) < 150) == bool(
+        flags
+    )  # dark where that is wanted
     assert_readable(out["page"], out["colors"])
 
 

@@ -10,7 +10,16 @@ from PIL import Image
 from support.page_reader import NASTY, assert_self_contained, in_browser, use_page
 
 from jaxplain.report import canvas
-from jaxplain.report.sheets import Bar, Sheet, SheetRow, Tile, largest_value, sheet_png, sheets_page, value_text
+from jaxplain.report.sheets import (
+    Bar,
+    Sheet,
+    SheetRow,
+    Tile,
+    largest_value,
+    sheet_png,
+    sheets_page,
+    value_text,
+)
 
 
 def tile(shade=0, caption="a photo", shape=(30, 40)):
@@ -27,7 +36,9 @@ def drawn(monkeypatch):
     """Draw a sheet and return its axes."""
     figures = []
     encode = canvas.figure_bytes
-    monkeypatch.setattr(canvas, "figure_bytes", lambda figure, kind: figures.append(figure) or encode(figure, kind))
+    monkeypatch.setattr(
+        canvas, "figure_bytes", lambda figure, kind: figures.append(figure) or encode(figure, kind)
+    )
 
     def draw(sheet):
         picture = np.asarray(Image.open(io.BytesIO(sheet_png(sheet))).convert("RGB"))
@@ -59,7 +70,8 @@ def test_pictures_of_any_shape_fit_their_square_and_long_texts_are_cut(drawn):
     shapes = [(4, 400), (400, 4), (1, 1), (30, 40), (30, 40), (30, 40)]
     tiles = tuple(tile(shape=shape, caption="a long caption " * 9) for shape in shapes)
     few, more = (
-        drawn(Sheet("gull " * 90, ("note " * 90,), (tile(50),), (row(1.0, tiles=tiles[:count]),))) for count in (4, 6)
+        drawn(Sheet("gull " * 90, ("note " * 90,), (tile(50),), (row(1.0, tiles=tiles[:count]),)))
+        for count in (4, 6)
     )
     for image in more.images:
         left, right, bottom, top = image.get_extent()
@@ -87,7 +99,9 @@ def test_the_page_shows_everything_and_takes_nothing_for_markup():
     page = assert_self_contained(nasty_page())
     assert not {"b onload", "script"} & set(page.tags)
     assert page.tags.count("section") == len(page.addresses) - len(page.images) == 2
-    assert page.text.count(NASTY) == 2 + 1 + 2 + 1 + 2 + 2 + 2 * 4  # title, summary, links, table, notes, facts, sheets
+    assert (
+        page.text.count(NASTY) == 2 + 1 + 2 + 1 + 2 + 2 + 2 * 4
+    )  # title, summary, links, table, notes, facts, sheets
     assert [image["alt"] for image in page.images] == [NASTY] * 2
     assert "0.98" in page.text
     assert "+1.50" in page.text

@@ -95,7 +95,7 @@ WATCH = "<head><script>window.problems = []; onerror = text => problems.push(tex
 
 
 def use_page(folder, text, script="", width=1200, flags=()):
-    """Open a page in a frame of some width in Chromium, run a script on it, and return what it put into `out`."""
+    """Open a page in Chromium, run a script on it, and return what the script put into `out`."""
     watched = json.dumps(text.replace("<head>", WATCH, 1)).replace("<", "\\u003c")
     harness = folder / "harness.html"
     harness.write_text(HARNESS.format(width=width, script=script, page=watched), encoding="utf-8")
