@@ -23,10 +23,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxplain.jobs.features import FeatureStore, LabelledPhoto
 
 import jaxplain as jx
 from jaxplain import xnn
-from jaxplain.jobs.features import FeatureStore, LabelledPhoto
 
 SPECIES = (
     "Glaucous_winged_Gull", "Heermann_Gull", "Ivory_Gull", "Eared_Grebe", "Horned_Grebe", "Pied_billed_Grebe",

@@ -8,16 +8,16 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
-from typer.testing import CliRunner
-
-from jaxplain import masks, xnn, zoo
-from jaxplain.cli import app as cli
 from jaxplain.jobs import features as feature_module
 from jaxplain.jobs import xnn_look
 from jaxplain.jobs.features import FeatureStore, class_folders, labelled_photos, weights_digest
 from jaxplain.jobs.xnn import XnnJob, dataset, fit_networks, schedule
 from jaxplain.jobs.xnn_files import RECORD, load_networks
+from PIL import Image
+from typer.testing import CliRunner
+
+from jaxplain import masks, xnn, zoo
+from jaxplain.cli import app as cli
 
 SPECIES = ("auk", "bee eater", "crow")
 COLORS = ((220, 40, 40), (40, 200, 40), (40, 40, 220))
