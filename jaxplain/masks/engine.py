@@ -190,7 +190,7 @@ def _measure(choices: EngineChoices, problem: obj.Problem, key: Array | None) ->
 
     def measure(candidates: Array, needed: Array | None = None) -> Array:
         if choices.search == "gradient":
-            return jnp.full(len(candidates), jnp.nan)  # not known, never the best
+            return jnp.full(len(candidates), jnp.nan, jnp.float32)  # not known, never the best
         if choices.search == "endpoint":
             return obj.endpoint_losses(setup, problem, candidates, needed)
         return obj.path_losses(setup, problem, candidates, key, needed)
