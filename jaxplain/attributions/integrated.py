@@ -115,8 +115,8 @@ def _integrated(
     ends, shift = _PathEnds(image, baseline), jnp.zeros_like(image)
     places = paths.pilot(n_steps) if path is None else jnp.array([0.0, 1.0])
     scored = funnel.evaluate(score, _point_on_path, shift, ends, places, batch_size=batch_size)
-    # Derivatives of the result treat the nodes as fixed. With few nodes the derivative of the quadrature error
-    # with respect to them can exceed that of the integral several times; and it costs a backward pass.
+    # Derivatives of the result treat the nodes as fixed: with few nodes, the derivative of the quadrature
+    # error with respect to them can be several times that of the integral, and it costs a backward pass.
     nodes, weights = paths.adaptive(jax.lax.stop_gradient(scored), n_steps) if path is None else path
     found = funnel.value_and_grad(score, _point_on_path, shift, ends, nodes, weights, batch_size=batch_size)
     attribution = (image - baseline) * found.grads
