@@ -41,7 +41,12 @@ def along(seed, gradient):
     return direction / np.linalg.norm(direction)
 
 
-@pytest.mark.parametrize("name", METHODS)
+QUICK = ["gradient", "integrated_gradients", "grad_cam", "excitation_backprop", "rise", "occlusion"]
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_derivatives_are_those_of_finite_differences(name):
     run = jax.jit(partial(summary, name))
     image = jnp.asarray(IMAGE)
@@ -103,6 +108,7 @@ def test_derivatives_of_integrated_gradients_are_finite_without_curvature(score)
         np.testing.assert_allclose(of_baseline, -slope, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_derivatives_of_adaptive_integrated_gradients_are_those_of_the_integral():
     """Not those of the quadrature error, which depends on how nodes move."""
 

@@ -124,7 +124,7 @@ def cells_and_shifts(key, shape, grid, probability):
     return jax.random.bernoulli(cells_key, probability, grid).astype(jnp.float32), sizes, shifts
 
 
-@pytest.mark.parametrize("grid", [(2, 3), (1, 1), (6, 8)])
+@pytest.mark.parametrize("grid", [(2, 3), pytest.param((1, 1), marks=pytest.mark.slow), (6, 8)])
 def test_rise_masks_are_upsampled_and_cropped(grid):
     masks = attributions.rise_masks(KEY, SHAPE[:2], n_samples=4, grid=grid, probability=0.4)
     for index, mask in enumerate(masks):
@@ -141,7 +141,7 @@ def test_rise_masks_keep_every_pixel_equally_often():
     assert np.abs(masks.mean(0) - 0.3).max() < 0.04  # the standard error is at most 0.0084
 
 
-@pytest.mark.parametrize("baseline", [None, BASELINE])
+@pytest.mark.parametrize("baseline", [None, pytest.param(BASELINE, marks=pytest.mark.slow)])
 def test_rise_is_the_loop(baseline):
     settings = {"n_samples": 30, "grid": (2, 3), "probability": 0.4}
     found = attributions.rise(SMOOTH, IMAGE, baseline, key=KEY, batch_size=7, **settings)
@@ -154,6 +154,7 @@ def test_rise_is_the_loop(baseline):
     assert int(found.evaluations) == 30
 
 
+@pytest.mark.slow
 def test_rise_finds_the_object():
     def score(images):
         return images[:, 2:5, 2:5].mean((1, 2, 3))
@@ -169,7 +170,12 @@ def test_rise_finds_the_object():
 
 @pytest.mark.parametrize(
     ("window", "stride"),
-    [(3, 2), ((3, 4), (1, 3)), (4, None), ((6, 8), (6, 8)), (1, 1), (5, 3)],
+    [
+        ((3, 4), (1, 3)),
+        (4, None),
+        ((6, 8), (6, 8)),
+        *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((3, 2), (1, 1), (5, 3))),
+    ],
 )
 def test_occlusion_is_the_loop(window, stride):
     found = attributions.occlusion(SMOOTH, IMAGE, BASELINE, window=window, stride=stride, batch_size=3)

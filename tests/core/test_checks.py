@@ -13,7 +13,7 @@ IMAGE = np.zeros((4, 5, 3), np.float32)
 def passes(check):
     """Also while tracing, where values are unknown."""
     check(IMAGE)
-    jax.eval_shape(lambda image: check(image) or image, IMAGE)
+    jax.eval_shape(check, IMAGE)
 
 
 def test_valid_images_and_maps_pass():

@@ -19,6 +19,7 @@ def total(images):
 # One problem for all tests: N images that blend a map with a context, scaled by a number of the item.
 
 COUNT = 7
+SLOW = pytest.mark.slow
 
 
 class Quadratic(NamedTuple):
@@ -97,7 +98,9 @@ def assert_same(found, expected):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 4, COUNT, COUNT + 3])
+@pytest.mark.parametrize(
+    "batch_size", [1, 4, COUNT + 3, *(pytest.param(size, marks=SLOW) for size in (2, 3, 5, 6, COUNT))]
+)
 def test_every_batch_size_gives_the_loop(batch_size):
     problem = make()
     assert_same(run_funnel(batch_size, problem), loop(problem))
@@ -126,13 +129,10 @@ def mapped(problem, others, names):
 
 PARTS = [
     {"params"},
-    {"context"},
-    {"score"},
-    {"items"},
-    {"weights"},
-    {"params", "items"},
     {"score", "context", "weights"},
     set(Problem._fields),
+    *(pytest.param({name}, marks=SLOW) for name in ("context", "score", "items", "weights")),
+    pytest.param({"params", "items"}, marks=SLOW),
 ]
 
 
@@ -148,7 +148,12 @@ def test_vmap_gives_the_loop(names):
 
 @pytest.mark.parametrize(
     ("outer", "inner"),
-    [({"params"}, {"score"}), ({"score"}, {"params"}), ({"context"}, {"items", "weights"}), ({"score"},) * 2],
+    [
+        ({"params"}, {"score"}),
+        ({"context"}, {"items", "weights"}),
+        pytest.param({"score"}, {"params"}, marks=SLOW),
+        pytest.param({"score"}, {"score"}, marks=SLOW),
+    ],
 )
 def test_nested_vmap_gives_the_loop(outer, inner):
     """Rows [2, 3]; a part that both axes map varies along both."""
@@ -433,7 +438,7 @@ def derivatives_of_the_loop():
     return jax.jit(partial(derivatives, loop))
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=SLOW), 4])
 def test_derivatives_are_those_of_the_loop(batch_size, derivatives_of_the_loop):
     problem = with_a_weight_of_zero(make())
     found = jax.jit(partial(derivatives, partial(run_funnel, batch_size)))(problem)
@@ -472,7 +477,7 @@ def test_derivatives_under_vmap(derivatives_of_the_loop):
         assert_same_derivatives(at(outside, row), expected)
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("names", [{"params"}, {"score"}, {"context", "weights"}], ids="+".join)
 def test_derivatives_where_a_vmap_maps_only_some_parts(names):
     """What the problems share receives the sum of their derivatives."""

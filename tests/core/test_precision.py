@@ -15,6 +15,7 @@ from jaxplain import attributions, metrics, sag, xnn, zoo
 from jaxplain.methods import METHODS, apply
 from jaxplain.precision import KNOWN, PARTS, LowPrecision, Rematerialized, lower_precision, rematerialize
 
+SLOW = pytest.mark.slow
 HEAVY = ("dot_general", "conv_general_dilated", "mul", "max", "add")
 WAYS = (lower_precision, rematerialize, Rematerialized)
 TINY = {"size": 4, "iterations": 2}
@@ -70,7 +71,7 @@ def dtypes(function, *arguments):
 # ---------------------------------------------------------------------------------------- lower precision
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=SLOW)])
 def test_the_network_computes_in_the_dtype_and_returns_float32(scene, images, dtype):
     low = lower_precision(scene.model, dtype)
     assert dtypes(low, images) == {dtype}
@@ -83,10 +84,7 @@ def test_the_network_computes_in_the_dtype_and_returns_float32(scene, images, dt
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name == "efficientnet-lite0" else pytest.param(name, marks=pytest.mark.slow)
-        for name in zoo.MODELS
-    ],
+    [name if name == "squeezenet1_0" else pytest.param(name, marks=SLOW) for name in zoo.MODELS],
 )
 def test_every_network_of_the_zoo_computes_in_bfloat16(name):
     """Also at another image size than its own; no constant of the network raises the precision."""
@@ -118,7 +116,9 @@ def test_softmax_of_a_class_score_stays_float32(scene, images):
     np.testing.assert_allclose(low(images), scene.score(images), atol=0.02)
 
 
-@pytest.mark.parametrize(("dtype", "likeness"), [("bfloat16", 0.95), ("float16", 0.98)])
+@pytest.mark.parametrize(
+    ("dtype", "likeness"), [("bfloat16", 0.95), pytest.param("float16", 0.98, marks=SLOW)]
+)
 def test_gradients_are_near(scene, dtype, likeness):
     wanted, found = (
         attributions.gradient(score, scene.image).details.attribution
@@ -128,7 +128,7 @@ def test_gradients_are_near(scene, dtype, likeness):
     assert np.corrcoef(np.ravel(wanted), np.ravel(found))[0, 1] > likeness
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("way", [lower_precision, rematerialize])
 def test_masks_are_float32_and_near(scene, way):
     """With a vmap and a jit around it, and the wrapped score as its argument."""
@@ -147,7 +147,15 @@ def test_masks_are_float32_and_near(scene, way):
     np.testing.assert_allclose(found, wanted, atol=1e-4 if way is rematerialize else 0.3)
 
 
-@pytest.mark.parametrize("make", [linen_net, equinox_net, lambda: COLOURS, lambda: jnp.asarray], ids=str)
+MODELS = [
+    lambda: COLOURS,
+    lambda: jnp.asarray,
+    pytest.param(linen_net, marks=SLOW),
+    pytest.param(equinox_net, marks=SLOW),
+]
+
+
+@pytest.mark.parametrize("make", MODELS, ids=["colours", "function", "linen", "equinox"])
 def test_models_from_elsewhere(make):
     model, images = make(), jnp.linspace(0, 1, 3 * 8 * 8 * 3).reshape(3, 8, 8, 3)
     if model is jnp.asarray:  # a plain function: nothing to cast but the images
@@ -226,21 +234,24 @@ def test_parts_are_only_there_where_the_model_has_them():
         attributions.grad_cam(jx.class_score(lower_precision(COLOURS), 0), jnp.zeros((4, 4, 3)))
 
 
-@pytest.mark.parametrize("way", [lower_precision, rematerialize, Rematerialized])
+@pytest.mark.parametrize(
+    "way",
+    [lower_precision, pytest.param(rematerialize, marks=SLOW), pytest.param(Rematerialized, marks=SLOW)],
+)
 def test_methods_that_look_inside_work_with_it(scene, way):
     score = jx.class_score(way(scene.model), scene.target)
     for method in (attributions.grad_cam, attributions.excitation_backprop):
         found, wanted = (method(one, scene.image).saliency(16, 16) for one in (score, scene.score))
         assert np.corrcoef(np.ravel(found), np.ravel(wanted))[0, 1] > 0.99
-    whole = attributions.excitation_backprop(score, scene.image, layer="image")
-    assert 0.5 < whole.importance.sum() < 1.01
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("way", [lower_precision, rematerialize, Rematerialized])
 def test_other_families_work_with_it(scene, way):
     model = way(scene.model)
     score = jx.class_score(model, scene.target)
+    whole = attributions.excitation_backprop(score, scene.image, layer="image")
+    assert 0.5 < whole.importance.sum() < 1.01
     assert sag.search(score, scene.image, scene.baseline, grid=2, beam_width=2).scores.dtype == jnp.float32
     layers = metrics.layer_names(model, scene.image)
     assert len(layers) == len(metrics.layer_names(scene.model, scene.image))
@@ -270,7 +281,9 @@ def combined(model):
     return rematerialize(lower_precision(model, "float32"))
 
 
-@pytest.mark.parametrize("way", [rematerialize, Rematerialized, combined])
+@pytest.mark.parametrize(
+    "way", [combined, pytest.param(rematerialize, marks=SLOW), pytest.param(Rematerialized, marks=SLOW)]
+)
 def test_values_and_gradients_are_the_same(scene, images, way):
     def both(model, images):
         return jax.value_and_grad(lambda images: (model(images) ** 2).sum())(images)
@@ -324,7 +337,7 @@ SHARES = {"efficientnet-lite0": 0.15, "resnet50": 0.5, "vgg19": 0.35, "squeezene
 
 @pytest.mark.parametrize(
     "name",
-    [name if name == "efficientnet-lite0" else pytest.param(name, marks=pytest.mark.slow) for name in SHARES],
+    [name if name == "squeezenet1_0" else pytest.param(name, marks=SLOW) for name in SHARES],
 )
 def test_little_is_kept_for_the_backward_pass(name):
     build = zoo.MODELS[name].build
@@ -334,7 +347,7 @@ def test_little_is_kept_for_the_backward_pass(name):
     assert kept(jax.eval_shape(lower_precision, model)) < 0.75 * kept(model)
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("platform", ["cuda", pytest.param("tpu", marks=SLOW)])
 def test_programs_for_accelerators_have_the_barriers(scene, images, platform):
     def barriers(model):
         traced = jax.jit(jax.grad(lambda images, model: model(images).sum())).trace(images, model)

@@ -96,8 +96,6 @@ KINDS = [
     plain_function,
     partial_of_a_function,
     NnxNet,
-    linen_net,
-    equinox_net,
     equinox_vmapped,
-    keras_net,
+    *(pytest.param(make, marks=pytest.mark.slow) for make in (linen_net, equinox_net, keras_net)),
 ]
