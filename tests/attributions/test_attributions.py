@@ -89,7 +89,10 @@ def test_no_baseline_is_the_blurred_image(name):
     close(explain(name, IMAGE, None).importance, explain(name, IMAGE, blurred).importance)
 
 
-@pytest.mark.parametrize("name", SAMPLING)
+@pytest.mark.parametrize(
+    "name",
+    ["var_grad", *(pytest.param(name, marks=pytest.mark.slow) for name in SAMPLING if name != "var_grad")],
+)
 def test_the_batch_size_does_not_change_the_result(name):
     some = explain(name, IMAGE)
     one = explain(name, IMAGE, batch_size=1)
