@@ -28,7 +28,9 @@ class Small(Classifier):
         self.name, self.labels = "small", LABELS
         self.spec = InputSpec((SIDE, SIDE), mean=(127.5,) * 3, scale=(64.0,) * 3, crop=1.0)
         self.stem = Conv(3, 8, 3, stride=2, padding="same", rngs=rngs)
-        self.blocks = nnx.List([MBConvBlock(8, 8, 3, 1, 1, rngs=rngs), MBConvBlock(8, 12, 3, 2, 1, rngs=rngs)])
+        self.blocks = nnx.List(
+            [MBConvBlock(8, 8, 3, 1, 1, rngs=rngs), MBConvBlock(8, 12, 3, 2, 1, rngs=rngs)]
+        )
         self.last = Conv(12, 16, 3, padding=1, rngs=rngs)
         self.classify = Linear(16, len(LABELS), rngs=rngs)
 
