@@ -525,7 +525,7 @@ def test_memory_bombs():
     """Each of these would take gigabytes, or overflow the C stack, if it were believed."""
     huge_view = {"a": tensor((10**6, 10**6), (0, 0))}
     many_views = {f"a{i}": tensor((2**17,), (0,)) for i in range(100)}
-    nested_key = Raw(b"}(" + b")" + b"\x85" * 10**6 + b"Nu")
+    nested_key = Raw(b"}(" + b")" + b"\x85" * 200_000 + b"Nu")
     endless = Raw(b"}q\x00(" + dump("state_dict") + b"h\x00u")
     text = Raw(b"\x8d" + struct.pack("<Q", 2**62) + b"abc")
     data = Raw(b"\x96" + struct.pack("<Q", 2**40) + b"abc")
@@ -655,7 +655,7 @@ def test_safetensors_without_tensors():
         read(safetensors({"__metadata__": {"format": "pt"}}))
 
 
-# ------------------------------------------------------------------------ truncated, damaged and foreign files
+# -------------------------------------------------------------------------------- damaged and foreign files
 
 STRUCTURED_TOP = {
     "epoch": 1,

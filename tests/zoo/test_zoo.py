@@ -89,7 +89,7 @@ def assert_near(actual, expected, tolerance=1e-4):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-# -------------------------------------------------------------------------------- the contract of every classifier
+# -------------------------------------------------------------------------------- the contract of classifiers
 
 
 @pytest.mark.parametrize("name", QUICK_NETWORKS)
