@@ -268,6 +268,7 @@ def _chosen_layers(names: tuple[str, ...], layers: Layers) -> list[int]:
     return sorted({names.index(check_choice(name, names, "layer")) for name in layers})
 
 
+@partial(jax.jit, static_argnames=("structure", "replacement"))
 def _replacements(
     structure: LayerStructure, arrays: Sequence[Array], key: Array, replacement: str
 ) -> list[Array]:
