@@ -138,7 +138,7 @@ class _Found(NamedTuple):
 
     sets: Array  # bool [R, P]
     scores: Array  # [R]
-    count: Array  # int32 [], rows in use
+    used: Array  # int32 [], rows in use
 
 
 class _Queue(NamedTuple):
@@ -147,7 +147,7 @@ class _Queue(NamedTuple):
     sets: Array  # bool [M, P]
     scores: Array  # [M]
     order: Array  # int32 [M + G - 1], rows of the sufficient sets first, best first
-    count: Array  # int32 [], sufficient sets
+    length: Array  # int32 [], sufficient sets
     start: Array  # int32 [], place in `order` of the next group
 
 
@@ -315,7 +315,7 @@ def _initial_state(settings: _SearchSettings, patches: int) -> _SearchState:
             sets=repeat(nothing, settings.proposed, patches),
             scores=repeat(unknown, settings.proposed),
             order=repeat(zero, settings.proposed + groups - 1),
-            count=zero,
+            length=zero,
             start=zero,
         ),
         group=Group(
@@ -324,7 +324,7 @@ def _initial_state(settings: _SearchSettings, patches: int) -> _SearchState:
             member=repeat(nothing, groups),
             active=repeat(nothing, groups),
         ),
-        found=_Found(sets=repeat(nothing, rows, patches), scores=repeat(unknown, rows), count=zero),
+        found=_Found(sets=repeat(nothing, rows, patches), scores=repeat(unknown, rows), used=zero),
         memory=empty_memory(settings.max_evaluations, patches),
         image_score=unknown,
         baseline_score=unknown,
@@ -334,7 +334,7 @@ def _initial_state(settings: _SearchSettings, patches: int) -> _SearchState:
 
 
 def _has_room(settings: _SearchSettings, state: _SearchState) -> Array:
-    return (state.found.count < settings.max_explanations) & ~state.memory.overdrawn
+    return (state.found.used < settings.max_explanations) & ~state.memory.overdrawn
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ def _search_size(
     end = jax.lax.while_loop(
         lambda state: state.phase != _DONE, partial(_score_batch, settings, problem, size), start
     )
-    row = SearchHistory(size, end.best_score / end.image_score, end.found.count, end.memory.used)
+    row = SearchHistory(size, end.best_score / end.image_score, end.found.used, end.memory.used)
     return end, row
 
 
@@ -436,7 +436,7 @@ def _after_expansion(
     insufficient = eligible & ~reaches & (at_start | ~jnp.isnan(scores))
     sufficient = eligible & reaches
     if not settings.reduce_supersets:
-        filled = jnp.arange(settings.max_explanations) < state.found.count
+        filled = jnp.arange(settings.max_explanations) < state.found.used
         sufficient = sufficient & ~contains_any(words, pack(state.found.sets), filled)
     order = best_first(jnp.where(sufficient, 0, jnp.where(insufficient, 1, 2)), scores, words)
     waiting = jnp.sum(sufficient, dtype=jnp.int32)
@@ -449,7 +449,7 @@ def _after_expansion(
             sets=sets[:count],
             scores=scores,
             order=padded[: len(state.queue.order)],
-            count=waiting,
+            length=waiting,
             start=jnp.zeros_like(waiting),
         ),
         image_score=image_score,
@@ -481,7 +481,7 @@ def _next_group(settings: _SearchSettings, state: _SearchState) -> _SearchState:
     """
     queue, size = state.queue, settings.group_size
     state = state._replace(found=_record(state.found, state.group))
-    waiting = queue.start + jnp.arange(size) < queue.count
+    waiting = queue.start + jnp.arange(size) < queue.length
     member = waiting & _has_room(settings, state)
     rows = jax.lax.dynamic_slice_in_dim(queue.order, queue.start, size)
     return state._replace(
@@ -494,15 +494,15 @@ def _next_group(settings: _SearchSettings, state: _SearchState) -> _SearchState:
 def _record(found: _Found, group: Group) -> _Found:
     """Add those minimal sets of a group that are new, as far as there is room."""
     capacity, words, minimal = found.sets.shape[0], pack(group.sets), group.minimal
-    filled = jnp.arange(capacity) < found.count
+    filled = jnp.arange(capacity) < found.used
     known = find_rows(words, pack(found.sets), filled) < capacity
     first = find_rows(words, words, minimal) == jnp.arange(len(words))
     new = minimal & first & ~known
-    at = jnp.where(new, found.count + places(new), capacity)
+    at = jnp.where(new, found.used + places(new), capacity)
     return _Found(
         sets=found.sets.at[at].set(group.sets, mode="drop"),
         scores=found.scores.at[at].set(group.scores, mode="drop"),
-        count=jnp.minimum(found.count + jnp.sum(new, dtype=jnp.int32), capacity),
+        used=jnp.minimum(found.used + jnp.sum(new, dtype=jnp.int32), capacity),
     )
 
 
@@ -513,7 +513,7 @@ def _record(found: _Found, group: Group) -> _Found:
 def _result(
     settings: _SearchSettings, problem: _SearchProblem, end: _SearchState, history: SearchHistory
 ) -> SearchResult:
-    valid = jnp.arange(settings.max_explanations) < end.found.count
+    valid = jnp.arange(settings.max_explanations) < end.found.used
     sizes = jnp.sum(end.found.sets, axis=1, dtype=jnp.int32)
     order = best_first(jnp.where(valid, sizes, end.beam.shape[1] + 1), end.found.scores, pack(end.found.sets))
     scores = end.found.scores[order]
@@ -539,10 +539,10 @@ def _status(settings: _SearchSettings, problem: _SearchProblem, end: _SearchStat
     happened = (
         (end.memory.not_finite, Status.NOT_FINITE),
         (~(end.image_score >= problem.min_score), Status.LOW_SCORE),
-        ((end.found.count == 1) & (end.levels == 0), Status.BASELINE_SUFFICIENT),
+        ((end.found.used == 1) & (end.levels == 0), Status.BASELINE_SUFFICIENT),
         (end.memory.overdrawn, Status.BUDGET_SPENT),
-        (end.found.count == settings.max_explanations, Status.BUFFER_FULL),
-        (end.found.count == 0, Status.NONE_FOUND),
+        (end.found.used == settings.max_explanations, Status.BUFFER_FULL),
+        (end.found.used == 0, Status.NONE_FOUND),
     )
     status = jnp.int32(Status.OK)
     for flag, value in reversed(happened):
