@@ -1,4 +1,4 @@
-"""SRAEs and probes in files: safetensors with the exact configuration beside the numbers."""
+"""Checkpoints of SRAEs and probes: safetensors files with the exact configuration in the header."""
 
 import json
 import os
@@ -13,23 +13,23 @@ import numpy as np
 from flax import nnx
 
 from jaxplain.files import write_atomic
-from jaxplain.xnn.probe import Probe
+from jaxplain.xnn.network import Probe
 from jaxplain.xnn.srae import SRAE, SRAEConfig
 
-FORMAT, PROBE_FORMAT = "jaxplain-srae-1", "jaxplain-probe-1"
+FORMAT, PROBE_FORMAT = "jaxplain-srae-1", "jaxplain-probe-1"  # unchanged since jaxplain 0.1.0
 
 
 class CheckpointError(ValueError):
-    """A file that is no SRAE of ours, or a damaged one. The message names the file and what is wrong."""
+    """A file that is no checkpoint of jaxplain, or is damaged; the message names the file and the problem."""
 
 
 def save(path: str | os.PathLike[str], srae: SRAE, about: Mapping[str, Any] | None = None) -> None:
-    """Write an SRAE into a safetensors file, whole or not at all.
+    """Write an SRAE to a safetensors file, atomically.
 
     Args:
-      path: of the file; its folder must exist.
+      path: the file; its folder must exist.
       srae: one network, not a stack of them from a `vmap`.
-      about: what else to keep, as JSON can hold it: the class, the key, the model it belongs to.
+      about: other JSON values to keep with it, such as the class, the key or the model.
 
     Raises:
       OutputError: the file cannot be written.
@@ -41,113 +41,113 @@ def save(path: str | os.PathLike[str], srae: SRAE, about: Mapping[str, Any] | No
       >>> load("gull.safetensors")[1]
       {'class': 'gull'}
     """
-    numbers = {name: np.asarray(leaf) for name, leaf in _named(srae).items()}
-    wanted = _named(_blank(srae.config))
-    if {name: leaf.shape for name, leaf in numbers.items()} != {n: leaf.shape for n, leaf in wanted.items()}:
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(srae).items()}
+    expected = _named(_blank(srae.config))
+    if {name: leaf.shape for name, leaf in arrays.items()} != {n: leaf.shape for n, leaf in expected.items()}:
         raise ValueError(
-            "srae has not the shapes of its configuration: of a vmapped fit, save one row at a time."
+            "the shapes of srae do not match its configuration; save the rows of a vmapped fit one at a time."
         )
     header = {
         "format": FORMAT,
         "config": json.dumps(asdict(srae.config)),
         "about": json.dumps(dict(about or {}), allow_nan=False),
     }
-    _write(path, numbers, header)
+    _write(path, arrays, header)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[SRAE, dict[str, Any]]:
-    """Read an SRAE and what was kept beside it.
+    """Read an SRAE and the values that were saved with it.
 
     Raises:
-      CheckpointError: no file, a damaged one, one of something else, or numbers that do not fit the
+      CheckpointError: the file is missing, damaged, of another format, or its arrays do not match its
         configuration.
     """
     path = Path(path)
-    header, numbers = _read(path, FORMAT)
+    header, arrays = _read(path, FORMAT)
     try:
         config = SRAEConfig(**json.loads(header["config"]))
         about = json.loads(header["about"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} has a damaged configuration: {error}") from error
-    return _filled(config, numbers, path), about
+    return _restored(config, arrays, path), about
 
 
 def save_probe(path: str | os.PathLike[str], probe: Probe) -> None:
-    """Write a linear probe into a safetensors file, whole or not at all.
+    """Write a linear probe to a safetensors file, atomically.
 
     Raises:
       OutputError: the file cannot be written.
     """
-    numbers = {name: np.asarray(part) for name, part in probe._asdict().items()}
-    _write(path, numbers, {"format": PROBE_FORMAT})
+    arrays = {name: np.asarray(part) for name, part in probe._asdict().items()}
+    _write(path, arrays, {"format": PROBE_FORMAT})
 
 
 def load_probe(path: str | os.PathLike[str]) -> Probe:
     """Read a linear probe.
 
     Raises:
-      CheckpointError: no file, a damaged one, or one of something else.
+      CheckpointError: the file is missing, damaged or of another format.
     """
-    _, numbers = _read(Path(path), PROBE_FORMAT)
-    if set(numbers) != set(Probe._fields) or numbers["kernel"].shape[1:] != numbers["bias"].shape:
-        raise CheckpointError(f"{path} holds no probe: it needs kernel [D, K] and bias [K].")
-    return Probe(jnp.asarray(numbers["kernel"]), jnp.asarray(numbers["bias"]))
+    _, arrays = _read(Path(path), PROBE_FORMAT)
+    if set(arrays) != set(Probe._fields) or arrays["kernel"].shape[1:] != arrays["bias"].shape:
+        raise CheckpointError(f"{path} does not hold a probe, which is kernel [D, K] and bias [K].")
+    return Probe(jnp.asarray(arrays["kernel"]), jnp.asarray(arrays["bias"]))
 
 
-# safetensors is imported where it is needed: most who import jaxplain never do.
+# safetensors is imported where it is used: most users of jaxplain never need it.
 
 
-def _write(path: str | os.PathLike[str], numbers: dict[str, np.ndarray], header: dict[str, str]) -> None:
+def _write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], header: dict[str, str]) -> None:
     from safetensors.numpy import save as to_bytes
 
-    write_atomic(path, to_bytes(numbers, header))
+    write_atomic(path, to_bytes(arrays, header))
 
 
-def _read(path: Path, wanted: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Header and arrays of a safetensors file of a format of ours."""
+def _read(path: Path, expected: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Return header and arrays of a safetensors file of the expected format."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            numbers = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; check the spelling, or save it first.") from None
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as a safetensors file: {error}") from error
-    if header.get("format") != wanted:
+    if header.get("format") != expected:
         raise CheckpointError(
             f"{path} was not written by this version of jaxplain: its format is {header.get('format')!r}, "
-            f"expected {wanted!r}."
+            f"expected {expected!r}."
         )
-    return header, numbers
+    return header, arrays
 
 
-def _filled(config: SRAEConfig, numbers: dict[str, np.ndarray], path: Path) -> SRAE:
+def _restored(config: SRAEConfig, arrays: dict[str, np.ndarray], path: Path) -> SRAE:
     blank = _blank(config)
-    wanted = _named(blank)
-    if set(wanted) != set(numbers):
-        odd = sorted(set(wanted) ^ set(numbers))
-        raise CheckpointError(f"{path} does not fit its configuration: {', '.join(odd[:3])}.")
-    for name, leaf in wanted.items():
-        if numbers[name].shape != leaf.shape or numbers[name].dtype != leaf.dtype:
+    expected = _named(blank)
+    if set(expected) != set(arrays):
+        odd = sorted(set(expected) ^ set(arrays))
+        raise CheckpointError(f"{path} does not match its configuration: {', '.join(odd[:3])}.")
+    for name, leaf in expected.items():
+        if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
             raise CheckpointError(
                 f"{path}: {name} must be {leaf.dtype} {leaf.shape}, "
-                f"got {numbers[name].dtype} {numbers[name].shape}."
+                f"got {arrays[name].dtype} {arrays[name].shape}."
             )
-        if not np.isfinite(numbers[name]).all():
+        if not np.isfinite(arrays[name]).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinite values.")
-    leaves = [jnp.asarray(numbers[name]) for name in wanted]
+    leaves = [jnp.asarray(arrays[name]) for name in expected]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(blank), leaves)
 
 
 def _blank(config: SRAEConfig) -> SRAE:
-    """Shapes only."""
+    """Return an SRAE of shapes only."""
     return nnx.eval_shape(lambda: SRAE(config, rngs=nnx.Rngs(0)))
 
 
 def _named(srae: SRAE) -> dict[str, Any]:
-    """Leaves by the names of their places, in order."""
+    """Return the leaves by the names of their places, in order."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(srae)
     names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
     return {name.removesuffix(".value"): leaf for name, (_, leaf) in zip(names, leaves, strict=True)}

@@ -1,74 +1,49 @@
-"""Fitting an SRAE to a layer's features and a class's logits."""
+"""Fitting an SRAE to the features of a layer and the logit of a class."""
 
 from collections.abc import Callable
-from enum import IntEnum
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxplain.checks import check_choice, check_positive_int
-from jaxplain.xnn import training
-from jaxplain.xnn.objective import Data, Parts, Schedule, Weights
-from jaxplain.xnn.srae import SRAE, Activation, Head, Output, SRAEConfig
-from jaxplain.xnn.training import Trained
+from jaxplain.checks import check_choice, check_finite, check_positive_int, check_where
+from jaxplain.explanation import Status
+from jaxplain.xnn.losses import LossTerms, LossWeights, TrainingData
+from jaxplain.xnn.srae import SRAE, Activation, DecoderOutput, HeadSign, SRAEConfig
+from jaxplain.xnn.training import FitSchedule, TrainedRound, TrainingProblem, train_round
 
-Over = Literal["x-features", "images"]
+PullAwayRows = Literal["x-features", "images"]
 DEFAULT_WEIGHTS = (20.0, 15.0, 40.0, 60.0)
-SPREAD = 10.0  # deviation of the standardised logits: published weights belong to scores from 0 to 50
-_FLOOR = 0.5  # of the features' median deviation, which every feature's scale has besides its own
-_SECOND = 0.3  # of the largest mean contribution, which the second must reach
-_LOUDER, _SOFTER = 1.2, 0.8  # what a retry does to the weights of reconstruction and pull-away
-
-
-class Status(IntEnum):
-    """How a fit ended."""
-
-    OK = 0
-    NOT_FINITE = 1  # features, logits or the fit itself hold NaN or infinity
-    CONSTANT_LOGITS = 2  # nothing to explain
-    NOT_ACCEPTED = 3  # no round met the retry rule; the best one is returned
-
-    @property
-    def message(self) -> str:
-        """What it means, for people."""
-        return _MESSAGES[self]
-
-
-_MESSAGES = {
-    Status.OK: "ok",
-    Status.NOT_FINITE: "features, logits or the fit hold NaN or infinity; check features and logits, or fit "
-    "with another key",
-    Status.CONSTANT_LOGITS: "the logit is the same on all images, so there is nothing to explain: add images "
-    "that differ, or choose another class",
-    Status.NOT_ACCEPTED: "one x-feature carries nearly everything, in every round; the best one was kept: "
-    "try more images, another n_features or another key",
-}
+LOGIT_STD = 10.0  # of the standardised logits: the published weights were chosen for scores from 0 to 50
+_FLOOR = 0.5  # of the features' median standard deviation, added to the scale of every feature
+_SECOND = 0.3  # of the largest mean contribution; the second largest must reach it
+_STRONGER, _WEAKER = 1.2, 0.8  # factors of a retry for the weights of reconstruction and pull-away
 
 
 class FitResult(NamedTuple):
-    """A fitted SRAE and how it came about; a pytree, so that fits can be vmapped."""
+    """A fitted SRAE and how the fit went; a pytree, so that fits can be vmapped."""
 
     srae: SRAE
-    status: Array  # int32 [], a `Status`
-    rounds: Array  # int32 [], that were trained
-    weights: Weights  # of the round that is returned
-    best_epoch: Array  # int32 [], of that round
-    training: Parts  # [epochs], means over batches; NaN after the fit stood still
-    validation: Parts  # [epochs]
+    status: Array  # int32 [], a `jaxplain.Status`: OK, NOT_FINITE, CONSTANT_LOGITS or NOT_ACCEPTED
+    rounds: Array  # int32 [], number of training rounds
+    weights: LossWeights  # of the returned round
+    best_epoch: Array  # int32 [], of the returned round
+    training: LossTerms  # [epochs], means over batches; NaN after `patience` was exhausted
+    validation: LossTerms  # [epochs]
 
 
-class _Round(NamedTuple):
-    number: Array  # int32 [], rounds done
-    weights: Weights  # of the next one
-    used: Weights  # of the best so far
-    best: Trained
+class _FitState(NamedTuple):
+    """State of the loop over rounds."""
+
+    number: Array  # int32 [], rounds completed
+    weights: LossWeights  # of the next round
+    used: LossWeights  # of the best round so far
+    best: TrainedRound
     accepted: Array  # bool []
-    score: Array  # [], of the best so far: the second contribution as a share of the first
+    share: Array  # [], of the best round so far; see `_second_share`
 
 
 def fit(
@@ -90,59 +65,59 @@ def fit(
     mixing: float = 0.3,
     jitter: float = 0.5,
     max_rounds: int = 5,
-    over: Over = "x-features",
+    over: PullAwayRows = "x-features",
     widths: tuple[int, ...] = (800, 100),
     activation: Activation = "relu",
-    output: Output = "relu",
-    head: Head = "positive",
+    output: DecoderOutput = "relu",
+    head: HeadSign = "positive",
     progress: Callable[[Array], None] | None = None,
 ) -> FitResult:
-    """Fit an SRAE: few x-features that say a class's logit, differ from each other and rebuild some features.
+    """Fit an SRAE: a few x-features that predict a class's logit, differ from one another, and reconstruct
+    some of the layer's features.
 
-    Pretrains layer by layer, places the x-features, regresses the head and descends on all parameters at
-    once, `epochs` times over the images; where the published rule does not accept the result (the second
-    x-feature's mean contribution reaches 0.3 of the first's), it trains again with reconstruction weighted
-    1.2 times and pull-away 0.8 times, up to `max_rounds` rounds. All of it is one compiled program under
-    `jax.jit`, and `jax.vmap` works over keys and loss weights.
+    Pretrains layer by layer, places the x-features, regresses the head, and minimises the loss over all
+    parameters for `epochs` epochs. If the result fails the published acceptance rule (the second largest mean
+    contribution of an x-feature reaches 0.3 of the largest), it trains again with 1.2 times the weight of
+    reconstruction and 0.8 times that of pull-away, up to `max_rounds` rounds. All of this is one compiled
+    program under `jax.jit`, and `jax.vmap` works over keys and loss weights.
 
     Features and logits are standardised first, so that weights mean the same on every model.
 
     Args:
-      features: [N, D], a layer's activations. Of non-negative ones, as behind a ReLU, take `output="relu"`.
-      logits: [N] or [N, K], the class's logit, or those of several classes.
-      key: of the weights, the order, dropout and mixing.
-      n_features: n, the x-features.
-      weights: of faithfulness, reconstruction, pull-away and (0 if left out) dominance; traced numbers. The
-        published ones are (1, 15, 5). The default was chosen on a dozen species of birds: faithful,
-        several x-features an image, and not parallel.
+      features: [N, D], a layer's activations. Use `output="linear"` if they may be negative.
+      logits: [N] or [N, K], the logit of one class or of several.
+      key: random key for initial weights, the order of images, dropout, mixing and jitter.
+      n_features: n, the number of x-features.
+      weights: of faithfulness, reconstruction, pull-away and (0 by default) dominance; may be traced. The
+        published ones are (1, 15, 5). The default was chosen on a dozen species of birds: faithful, several
+        x-features per image, and not parallel.
       q: of `sparse_reconstruction_loss`.
-      validation: share of the images held out, by whose loss the best epoch is chosen.
-      epochs: of the descent.
-      pretrain_epochs: of each layer; 0 leaves pretraining out.
-      batch_size: images a step, at most all.
-      learning_rate: of Adam; a tenth after every `decay_every` epochs.
+      validation: share of the images held out to choose the best epoch.
+      epochs: of the joint descent.
+      pretrain_epochs: of each layer; 0 skips pretraining.
+      batch_size: images per step, capped at the number of images.
+      learning_rate: of Adam; divided by 10 every `decay_every` epochs.
       decay_every: epochs.
       weight_decay: added to the gradient.
-      patience: epochs without improvement on the held-out images after which the fit stands still; None: all
-        epochs are run.
-      mixing: how far mixtures of images reach; 0 for none. See `jaxplain.xnn.training.mix`.
-      jitter: deviations of noise on the features, whose logits follow by a linear regression; 0 for none. See
-        `jaxplain.xnn.training.slopes`.
+      patience: stop after this many epochs without improvement on the held-out images; None: never.
+      mixing: how far mixtures of two images reach beyond them; 0 for none. See `jaxplain.xnn.training.mix`.
+      jitter: standard deviation of noise on the features, whose effect on the logits comes from a linear
+        regression; 0 for none. See `jaxplain.xnn.training.logit_gradient`.
       max_rounds: of training; 1 for no retry.
       over: rows of the pull-away loss, "x-features" or "images".
-      widths: of the layers between features and x-features.
-      activation: of those layers.
-      output: of the decoder; "linear" for features that may be negative.
-      head: "positive", or "signed" as published, where x-features may speak against the class too.
-      progress: called on the host with the number of each epoch, from 0 and again in each round, for a bar
-        such as `tqdm`'s. A new function object is a new compilation.
+      widths: of the hidden layers between features and x-features.
+      activation: of the hidden layers.
+      output: of the decoder, "relu" or "linear".
+      head: "positive", or "signed" as published, where x-features may also lower the logit.
+      progress: called on the host with the number of each epoch, from 0 and again in each round, for a
+        progress bar such as tqdm's. A new function object means a new compilation.
 
     Returns:
       A `FitResult`.
 
     Raises:
-      ValueError: shapes that do not fit; and, where the arrays are concrete, values that are not finite, or
-        negative features for `output="relu"`.
+      ValueError: shapes that do not match; and, for concrete arrays, values that are not finite, or negative
+        features with `output="relu"`.
 
     References:
       Fuxin et al. From Heatmaps to Structural Explanations of Image Classifiers. Applied AI Letters 2021.
@@ -150,8 +125,8 @@ def fit(
     Example:
       >>> import jax
       >>> features = jax.nn.relu(jax.random.normal(jax.random.key(0), (64, 12)))
-      >>> found = fit(features, features[:, 0], key=jax.random.key(1), widths=(8,), n_features=2, epochs=2)
-      >>> found.srae(features).shape
+      >>> result = fit(features, features[:, 0], key=jax.random.key(1), widths=(8,), n_features=2, epochs=2)
+      >>> result.srae(features).shape
       (64, 1)
     """
     logits = logits[:, None] if logits.ndim == 1 else logits
@@ -165,107 +140,102 @@ def fit(
     held = int(validation * len(features))
     if not 0 < validation < 1 or held < 1 or len(features) - held < 2:
         raise ValueError(
-            f"validation must hold out one image and leave two of {len(features)}, got {validation}."
+            f"validation must hold out at least 1 of {len(features)} images and leave at least 2, "
+            f"got {validation}."
         )
     config = SRAEConfig(features.shape[1], n_features, logits.shape[1], widths, activation, output, head)
-    schedule = Schedule(
-        epochs, pretrain_epochs, batch_size, learning_rate, decay_every, weight_decay,
-        epochs if patience is None else patience, mixing, jitter, over, progress,
+    patience = epochs if patience is None else patience
+    schedule = FitSchedule(
+        epochs, pretrain_epochs, batch_size, learning_rate, decay_every, weight_decay, patience, mixing,
+        jitter, over, progress,
     )  # fmt: skip
-    strengths = Weights(*(jnp.asarray(number, jnp.float32) for number in numbers))
-    return _fit(config, schedule, max_rounds, held, features, logits, strengths, jnp.float32(q), key)
+    strengths = LossWeights(*(jnp.asarray(number, jnp.float32) for number in numbers))
+    return _fit(
+        _FitPlan(config, schedule, max_rounds, held), features, logits, strengths, jnp.float32(q), key
+    )
 
 
-def _check(features: Array, logits: Array, output: Output) -> None:
+def _check(features: Array, logits: Array, output: DecoderOutput) -> None:
     if features.ndim != 2 or logits.ndim != 2 or len(features) != len(logits):
         raise ValueError(
             f"features must be [N, D] and logits [N] or [N, K], got {features.shape} and {logits.shape}."
         )
-    for name, values in (("features", features), ("logits", logits)):
-        if not isinstance(values, jax.core.Tracer) and not np.isfinite(values).all():
-            raise ValueError(f"{name} must be finite; {int((~np.isfinite(values)).sum())} values are not.")
-    if output == "relu" and not isinstance(features, jax.core.Tracer) and np.min(np.asarray(features)) < 0:
-        raise ValueError(
-            "features are negative in places, which a ReLU cannot rebuild: take output='linear'."
-        )
+    check_finite(features, "features")
+    check_finite(logits, "logits")
+    if output == "relu":
+        message = "some features are negative, which a ReLU cannot reconstruct: pass output='linear'."
+        check_where(lambda values: values >= 0, features, message)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+class _FitPlan(NamedTuple):
+    """The static half of a fit."""
+
+    config: SRAEConfig
+    schedule: FitSchedule
+    max_rounds: int
+    held: int  # images that are held out
+
+
+@partial(jax.jit, static_argnums=0)
 def _fit(
-    config: SRAEConfig, schedule: Schedule, max_rounds: int, held: int, features: Array, logits: Array,
-    weights: Weights, q: Array, key: Array,
-) -> FitResult:  # fmt: skip
+    plan: _FitPlan, features: Array, logits: Array, weights: LossWeights, q: Array, key: Array
+) -> FitResult:
     split_key, key = jax.random.split(key)
     order = jax.random.permutation(split_key, len(features))
-    checked, train = (Data(features[rows], logits[rows]) for rows in (order[:held], order[held:]))
-    blank = _build(config, train, key)
-    train, checked = _standardized(blank, train), _standardized(blank, checked)
-    parts: Any = nnx.split(blank, nnx.Param, ...)
-    graphdef, _, constants = parts
-
-    def once(state: _Round) -> _Round:
-        init_key, train_key = jax.random.split(jax.random.fold_in(key, state.number))
-        params = nnx.split(SRAE(config, rngs=nnx.Rngs(init_key)), nnx.Param, ...)[1]
-        trained = training.train(
-            graphdef, params, constants, train, checked, state.weights, q, train_key, schedule
-        )
-        score, accepted = _accept(nnx.merge(graphdef, trained.params, constants), train)
-        better = accepted | (score > state.score) | (state.number == 0)
-
-        def choose(one: Any, other: Any) -> Any:
-            return jax.tree_util.tree_map(partial(jnp.where, better), one, other)
-
-        return _Round(
-            state.number + 1,
-            state.weights._replace(
-                reconstruction=_LOUDER * state.weights.reconstruction,
-                pull_away=_SOFTER * state.weights.pull_away,
-            ),
-            choose(state.weights, state.used),
-            choose(trained, state.best),
-            accepted,
-            jnp.where(better, score, state.score),
-        )
-
-    first = _Round(
-        jnp.int32(0), weights, weights, _nothing(config, schedule), jnp.bool_(False), jnp.float32(-1)
+    raw = TrainingData(features, logits)
+    validation, train = (
+        jax.tree_util.tree_map(lambda part: part[rows], raw)  # noqa: B023  called at once
+        for rows in (order[: plan.held], order[plan.held :])
     )
-    end = jax.lax.while_loop(lambda state: ~state.accepted & (state.number < max_rounds), once, first)
-    srae: SRAE = nnx.merge(graphdef, end.best.params, constants)
-    status, best = _status(srae, train, end.accepted), end.best
-    return FitResult(srae, status, end.number, end.used, best.best_epoch, best.training, best.validation)
+    blank = _scaled_to(SRAE(plan.config, rngs=nnx.Rngs(key)), train)
+    train, validation = _standardized(blank, train), _standardized(blank, validation)
+
+    def one_round(state: _FitState) -> _FitState:
+        init_key, train_key = jax.random.split(jax.random.fold_in(key, state.number))
+        srae = _with_constants(SRAE(plan.config, rngs=nnx.Rngs(init_key)), blank)
+        problem = TrainingProblem(train, validation, state.weights, q, plan.schedule)
+        trained = train_round(srae, problem, train_key)
+        return _after_round(state, trained, *_second_share(trained.srae, train))
+
+    start = _FitState(
+        number=jnp.int32(0),
+        weights=weights,
+        used=weights,
+        best=_untrained(blank, plan.schedule),
+        accepted=jnp.bool_(False),
+        share=jnp.float32(-1),
+    )
+    end = jax.lax.while_loop(
+        lambda state: ~state.accepted & (state.number < plan.max_rounds), one_round, start
+    )
+    best = end.best
+    status = _status(best.srae, train, end.accepted)
+    return FitResult(best.srae, status, end.number, end.used, best.best_epoch, best.training, best.validation)
 
 
-def _status(srae: SRAE, train: Data, accepted: Array) -> Array:
-    finite = jnp.isfinite(srae.read(train.features).logits).all() & jnp.isfinite(train.logits).all()
-    constant = (train.logits.max(0) == train.logits.min(0)).any()
-    status = jnp.where(accepted, Status.OK, Status.NOT_ACCEPTED)
-    status = jnp.where(constant, Status.CONSTANT_LOGITS, status)
-    return jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32)
+def _after_round(state: _FitState, trained: TrainedRound, share: Array, accepted: Array) -> _FitState:
+    """Retain the better of two rounds and change the weights for the next."""
+    better = accepted | (share > state.share) | (state.number == 0)
+
+    def choose(one: Any, other: Any) -> Any:
+        return jax.tree_util.tree_map(partial(jnp.where, better), one, other)
+
+    return _FitState(
+        number=state.number + 1,
+        weights=state.weights._replace(
+            reconstruction=_STRONGER * state.weights.reconstruction,
+            pull_away=_WEAKER * state.weights.pull_away,
+        ),
+        used=choose(state.weights, state.used),
+        best=choose(trained, state.best),
+        accepted=accepted,
+        share=jnp.where(better, share, state.share),
+    )
 
 
-def _build(config: SRAEConfig, raw: Data, key: Array) -> SRAE:
-    """An untrained SRAE that standardises as these images ask; what never varies keeps its scale.
-
-    Divided by its deviation alone, a feature that hardly ever stirs would now and then be 60 deviations away
-    and throw the logit off; so the typical deviation counts too.
-    """
-    srae = SRAE(config, rngs=nnx.Rngs(key))
-    spread, logit_spread = raw.features.std(0), raw.logits.std(0) / SPREAD
-    srae.feature_shift[...] = raw.features.mean(0)
-    scale = jnp.hypot(spread, _FLOOR * jnp.median(spread))
-    srae.feature_scale[...] = jnp.where(scale > 0, scale, 1)
-    srae.logit_shift[...] = raw.logits.mean(0)
-    srae.logit_scale[...] = jnp.where(logit_spread > 0, logit_spread, 1)
-    return srae
-
-
-def _standardized(srae: SRAE, raw: Data) -> Data:
-    return Data(srae.standardize(raw.features), (raw.logits - srae.logit_shift[...]) / srae.logit_scale[...])
-
-
-def _accept(srae: SRAE, train: Data) -> tuple[Array, Array]:
-    """The second mean contribution as a share of the first, of the worst class, and whether that suffices."""
+def _second_share(srae: SRAE, train: TrainingData) -> tuple[Array, Array]:
+    """Return the second largest mean contribution as a share of the largest, for the worst class, and whether
+    it suffices."""
     means = srae.encode(train.features).mean(0)[:, None] * srae.kernel  # [n, K]
     if means.shape[0] < 2:
         return jnp.float32(1), (means > 0).all()
@@ -274,8 +244,42 @@ def _accept(srae: SRAE, train: Data) -> tuple[Array, Array]:
     return share, share >= _SECOND
 
 
-def _nothing(config: SRAEConfig, schedule: Schedule) -> Trained:
-    """What stands where no round has been trained."""
-    params = nnx.split(SRAE(config, rngs=nnx.Rngs(0)), nnx.Param, ...)[1]
-    history = Parts(*(jnp.full(schedule.epochs, jnp.nan) for _ in Parts._fields))
-    return Trained(params, history, history, jnp.int32(0))
+def _status(srae: SRAE, train: TrainingData, accepted: Array) -> Array:
+    finite = jnp.isfinite(srae.forward(train.features).logits).all() & jnp.isfinite(train.logits).all()
+    constant = (train.logits.max(0) == train.logits.min(0)).any()
+    status = jnp.where(accepted, Status.OK, Status.NOT_ACCEPTED)
+    status = jnp.where(constant, Status.CONSTANT_LOGITS, status)
+    return jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32)
+
+
+def _scaled_to(srae: SRAE, raw: TrainingData) -> SRAE:
+    """Set the constants of a new SRAE that standardise features and logits; what never varies has scale 1.
+
+    Divided by its own standard deviation alone, a rarely active feature could occasionally lie 60 standard
+    deviations from the mean and dominate the logit; so the median standard deviation counts too.
+    """
+    spread, logit_spread = raw.features.std(0), raw.logits.std(0) / LOGIT_STD
+    scale = jnp.hypot(spread, _FLOOR * jnp.median(spread))
+    srae.feature_shift[...] = raw.features.mean(0)
+    srae.feature_scale[...] = jnp.where(scale > 0, scale, 1)
+    srae.logit_shift[...] = raw.logits.mean(0)
+    srae.logit_scale[...] = jnp.where(logit_spread > 0, logit_spread, 1)
+    return srae
+
+
+def _with_constants(srae: SRAE, other: SRAE) -> SRAE:
+    """Give a new SRAE the constants of another one."""
+    for name in ("feature_shift", "feature_scale", "logit_shift", "logit_scale"):
+        getattr(srae, name)[...] = getattr(other, name)[...]
+    return srae
+
+
+def _standardized(srae: SRAE, raw: TrainingData) -> TrainingData:
+    logits = (raw.logits - srae.logit_shift[...][None]) / srae.logit_scale[...][None]
+    return TrainingData(srae.standardize(raw.features), logits)
+
+
+def _untrained(blank: SRAE, schedule: FitSchedule) -> TrainedRound:
+    """Return what stands in for a trained round before the first one."""
+    history = LossTerms(*(jnp.full(schedule.epochs, jnp.nan) for _ in LossTerms._fields))
+    return TrainedRound(blank, history, history, jnp.int32(0))

@@ -1,13 +1,18 @@
-"""The parts of an explanation network's loss, each a pure function. Lower is better.
+"""The loss of an explanation network: its terms, each a pure function, and their weighted sum. Low is good.
 
-In shapes N is a number of images, D of features, n of x-features, K of classes.
+In shapes N is the number of images, D of features, n of x-features, K of classes.
 """
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-DEAD = 0.01  # of the mean x-feature's contributions, below which one counts as dead
-_EPSILON = 1e-8  # keeps the direction of a vector of zeros defined
+from jaxplain.xnn.srae import SRAEOutputs
+
+DEAD = 0.01  # of the mean x-feature's contribution; below it an x-feature counts as dead
+_EPSILON = 1e-8  # keeps the direction of a zero vector defined
 
 
 def faithfulness_loss(predicted: Array, logits: Array) -> Array:
@@ -17,33 +22,33 @@ def faithfulness_loss(predicted: Array, logits: Array) -> Array:
       >>> float(faithfulness_loss(jnp.array([[1.0], [3.0]]), jnp.array([[1.0], [1.0]])))
       2.0
     """
-    _same_shape(predicted, logits, "predicted logits")
+    _check_same_axes(predicted, logits, "predicted logits")
     return jnp.mean((predicted - logits) ** 2)
 
 
 def sparse_reconstruction_loss(reconstruction: Array, features: Array, q: Array | float = 100.0) -> Array:
     """mean_k log(1 + q mean_i (Zhat_ik - Z_ik)^2) over features k, images i: [N, D], [N, D] -> [].
 
-    The logarithm flattens where the error is large: a few features are reconstructed well, most let go.
+    The logarithm is flat where the error is large: a few features are reconstructed well, most are not.
 
     Args:
       reconstruction: [N, D].
       features: [N, D].
-      q: at 0 nothing counts; for small q it tends to q times the mean squared error.
+      q: for small q the loss tends to q times the mean squared error; at 0 it is 0.
 
     Example:
       >>> float(sparse_reconstruction_loss(jnp.ones((3, 2)), jnp.ones((3, 2))))
       0.0
     """
-    _same_shape(reconstruction, features, "reconstruction")
+    _check_same_axes(reconstruction, features, "reconstruction")
     return jnp.mean(jnp.log1p(q * jnp.mean((reconstruction - features) ** 2, axis=0)))
 
 
 def pull_away_loss(vectors: Array) -> Array:
-    """Mean squared cosine of different rows: [r, m] -> []; 0 for orthogonal rows, 1 for parallel ones.
+    """Mean squared cosine between different rows: [r, m] -> []; 0 for orthogonal rows, 1 for parallel ones.
 
     Rows are the contributions of x-features (`contributions.T`, the paper's orthogonality) or of images
-    (`contributions`). One row has no other: 0.
+    (`contributions`). For a single row the loss is 0.
 
     Example:
       >>> float(pull_away_loss(jnp.array([[1.0, 0.0], [0.0, 2.0]])).round(4))
@@ -58,16 +63,16 @@ def pull_away_loss(vectors: Array) -> Array:
     # The root of a sum of squares has no derivative at 0; the floor keeps it finite.
     lengths = jnp.sqrt(jnp.maximum(jnp.sum(shifted**2, axis=1, keepdims=True), _EPSILON**2))
     directions = shifted / lengths
-    # sum_ij cos_ij^2 through whichever Gram matrix is smaller.
-    small = directions @ directions.T if rows <= vectors.shape[1] else directions.T @ directions
-    return (jnp.sum(small**2) - rows) / (rows * (rows - 1))
+    # sum_ij cos_ij^2 from the smaller of the two Gram matrices.
+    gram = directions @ directions.T if rows <= vectors.shape[1] else directions.T @ directions
+    return (jnp.sum(gram**2) - rows) / (rows * (rows - 1))
 
 
 def dominance_loss(contributions: Array) -> Array:
-    """How few x-features the contributions come from: [N, n] -> [], 1/n where all count alike, 1 for one.
+    """Concentration of contributions on few x-features: [N, n] -> []; 1/n if all are equal, 1 for one.
 
-    sum_ik C_ik^2 / sum_i (sum_k |C_ik|)^2. Not in the paper, whose training leaves the matter to retries: a
-    faithful network of a single x-feature is a minimum of its loss.
+    sum_ik C_ik^2 / sum_i (sum_k |C_ik|)^2. Not in the paper, which relies on retries instead: a faithful
+    network with a single active x-feature is a minimum of its loss.
 
     Example:
       >>> float(dominance_loss(jnp.array([[1.0, 1.0], [2.0, 2.0]])))
@@ -75,26 +80,84 @@ def dominance_loss(contributions: Array) -> Array:
     """
     if contributions.ndim != 2:
         raise ValueError(f"contributions must be [N, n], got {contributions.shape}.")
-    # Unlike that of `abs`, this derivative reaches x-features that are 0.
+    # Unlike the derivative of `abs`, this one is not 0 for x-features that are 0.
     sizes = jnp.where(contributions >= 0, contributions, -contributions)
-    whole = jnp.sum(jnp.sum(sizes, axis=1) ** 2)
-    return jnp.sum(contributions**2) / jnp.maximum(whole, _EPSILON)
+    total = jnp.sum(jnp.sum(sizes, axis=1) ** 2)
+    return jnp.sum(contributions**2) / jnp.maximum(total, _EPSILON)
 
 
 def is_dead(contributions: Array) -> Array:
-    """X-features that add next to nothing, below 1% of an equal share: [N, n, K] -> bool [n].
+    """Return which x-features contribute below 1% of an equal share to every class: [N, n, K] -> bool [n].
 
     Example:
       >>> is_dead(jnp.array([[[5.0], [3.0], [0.001]]])).tolist()
       [False, False, True]
     """
     sizes = jnp.mean(jnp.abs(contributions), axis=0)  # [n, K]
-    shares = sizes / jnp.maximum(jnp.mean(sizes, axis=0), _EPSILON)
+    shares = sizes / jnp.maximum(jnp.mean(sizes, axis=0, keepdims=True), _EPSILON)
     return jnp.max(shares, axis=1) < DEAD
 
 
-def _same_shape(one: Array, other: Array, name: str) -> None:
+def _check_same_axes(one: Array, other: Array, name: str) -> None:
     if one.shape != other.shape or one.ndim != 2:
         raise ValueError(
-            f"{name} {one.shape} must have the same two axes as what they stand for, {other.shape}."
+            f"{name} {one.shape} must have the same two axes as the values they approximate, {other.shape}."
         )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The weighted sum
+
+
+class TrainingData(NamedTuple):
+    """Standardised features and logits."""
+
+    features: Array  # [N, D]
+    logits: Array  # [N, K]
+
+
+class LossWeights(NamedTuple):
+    """The weight of each term of the loss."""
+
+    faithfulness: Array  # []
+    reconstruction: Array  # []
+    pull_away: Array  # []
+    dominance: Array  # []
+
+
+class LossTerms(NamedTuple):
+    """The loss and its terms, before they are weighted."""
+
+    total: Array  # [], the weighted sum
+    faithfulness: Array  # []
+    reconstruction: Array  # []
+    pull_away: Array  # [], summed over classes
+    dominance: Array  # [], summed over classes
+
+
+def loss_terms(
+    outputs: SRAEOutputs, kernel: Array, data: TrainingData, weights: LossWeights, q: Array, over: str
+) -> LossTerms:
+    """Compute the loss of a batch.
+
+    Args:
+      outputs: of the SRAE for the batch.
+      kernel: of its head, [n, K].
+      data: the batch.
+      weights: of the terms.
+      q: of `sparse_reconstruction_loss`.
+      over: rows of the pull-away loss, "x-features" or "images".
+    """
+    contributions = outputs.x_features[:, :, None] * kernel[None]  # [N, n, K]
+    vectors = contributions.transpose(2, 1, 0) if over == "x-features" else contributions.transpose(2, 0, 1)
+    faithfulness = faithfulness_loss(outputs.logits, data.logits)
+    reconstruction = sparse_reconstruction_loss(outputs.reconstruction, data.features, q)
+    pull_away = jnp.sum(jax.vmap(pull_away_loss)(vectors))
+    dominance = jnp.sum(jax.vmap(dominance_loss)(contributions.transpose(2, 0, 1)))
+    total = (
+        weights.faithfulness * faithfulness
+        + weights.reconstruction * reconstruction
+        + weights.pull_away * pull_away
+        + weights.dominance * dominance
+    )
+    return LossTerms(total, faithfulness, reconstruction, pull_away, dominance)

@@ -1,23 +1,25 @@
-"""The explanation network: a classifier with some of its logits computed through x-features."""
+"""The explanation network: a classifier with some of its logits computed from x-features; linear probes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from flax import nnx
 from jax import Array
 
-from jaxplain.checks import check_choice, check_image_batch
+from jaxplain.checks import check_choice, check_finite, check_image_batch, check_positive_int
 from jaxplain.scores import as_pytree
-from jaxplain.xnn.diagnose import significant
+from jaxplain.xnn.evaluate import significant
 from jaxplain.xnn.srae import SRAE
 
-Layer = Literal["penultimate", "maps"]
-_CELLS = 2  # rows and columns of cells that maps are averaged in
-ScoreOf = Literal["activation", "contribution"]
+FeatureLayer = Literal["penultimate", "maps"]
+FeatureQuantity = Literal["activation", "contribution"]
+_CELLS = 2  # rows and columns of cells that maps are averaged over
 
 
 class Trunk(nnx.Module):
@@ -25,8 +27,9 @@ class Trunk(nnx.Module):
 
     Args:
       classifier: with `features` and `feature_maps`, such as `jaxplain.zoo.load` returns.
-      layer: "penultimate", what the classifier's own head reads; or "maps", the last convolution's maps,
-        averaged in 2 x 2 cells of the image, so that D is four times their number and a feature knows where.
+      layer: "penultimate", the input of the classifier's own head; or "maps", the last convolution's maps
+        averaged over 2 x 2 cells of the image, so that features keep a rough position and D is four times the
+        number of maps.
 
     Example:
       >>> from jaxplain import zoo
@@ -35,9 +38,9 @@ class Trunk(nnx.Module):
       (1, 1280)
     """
 
-    def __init__(self, classifier: Any, layer: Layer = "penultimate") -> None:
-        check_choice(layer, get_args(Layer), "layer")
-        self.classifier, self.layer = _held(classifier), layer
+    def __init__(self, classifier: Any, layer: FeatureLayer = "penultimate") -> None:
+        check_choice(layer, get_args(FeatureLayer), "layer")
+        self.classifier, self.layer = _as_attribute(classifier), layer
 
     def __call__(self, images: Array) -> Array:
         """Features: [N, H, W, 3] -> [N, D]."""
@@ -47,26 +50,26 @@ class Trunk(nnx.Module):
         return _cell_means(self.classifier.feature_maps(images))
 
 
-class Head(nnx.Module):
+class ClassifierHead(nnx.Module):
     """A zoo classifier from its penultimate features on: [N, D] -> logits [N, C], a callable pytree."""
 
     def __init__(self, classifier: Any) -> None:
-        self.classifier = _held(classifier)
+        self.classifier = _as_attribute(classifier)
 
     def __call__(self, features: Array) -> Array:
         """Logits: [N, D] -> [N, C]."""
         return self.classifier.head(features)
 
 
-def _held(classifier: Any) -> Any:
-    """As an attribute of a Flax module, which must be told of pytrees that are no modules."""
+def _as_attribute(classifier: Any) -> Any:
+    """Mark a pytree that is no Flax module as data; nnx requires it of attributes that hold arrays."""
     treedef = jax.tree_util.tree_structure(classifier)
     plain = isinstance(classifier, nnx.Module) or jax.tree_util.treedef_is_leaf(treedef)
     return classifier if plain else nnx.data(classifier)
 
 
 def _cell_means(maps: Array) -> Array:
-    """Means of maps [N, h, w, d] over cells: [N, cells * cells * d]; a middle row belongs to both sides."""
+    """Average maps [N, h, w, d] over cells: [N, cells * cells * d]; a middle row belongs to both sides."""
     height, width = maps.shape[1:3]
     rows, cols = ((-(-side // _CELLS), side - -(-side // _CELLS)) for side in (height, width))
     cells = [
@@ -78,26 +81,26 @@ def _cell_means(maps: Array) -> Array:
 
 
 class ExplanationNetwork(nnx.Module):
-    """A classifier in which an SRAE says the logits of some classes: images -> logits, a callable pytree.
+    """A classifier in which an SRAE computes the logits of some classes: images -> logits, a callable pytree.
 
-    It is a classifier itself, and each of its x-features is a score: whatever explains a class explains an
-    x-feature.
+    It is a classifier itself, and each of its x-features is a score: every method that explains a class also
+    explains an x-feature.
 
     Args:
       trunk: callable pytree from images [N, H, W, C] to the layer's features [N, D]; see `Trunk`.
-      head: callable pytree from features [N, D] to all logits [N, C]: a `Probe`, or a `Head`.
+      head: callable pytree from features [N, D] to all logits [N, C]: a `Probe` or a `ClassifierHead`.
       srae: fitted to those features and to the logits of `targets`.
-      targets: class indices of the SRAE's logits, in its order; one index for a single class.
+      targets: class indices of the SRAE's logits, in its order; an int for a single class.
 
     Raises:
       TypeError: trunk or head cannot be called.
-      ValueError: not as many targets as the SRAE explains classes, or a class twice.
+      ValueError: the number of targets is not the SRAE's number of classes, or a class occurs twice.
 
     References:
       Fuxin et al. From Heatmaps to Structural Explanations of Image Classifiers. Applied AI Letters 2021.
 
     Example:
-      >>> from jaxplain.xnn import Probe, SRAEConfig
+      >>> from jaxplain.xnn import SRAEConfig
       >>> srae = SRAE(SRAEConfig(features=3, widths=(8,), n_features=2), rngs=nnx.Rngs(0))
       >>> head = Probe(jnp.eye(3), jnp.zeros(3))
       >>> network = ExplanationNetwork(lambda images: images.mean((1, 2)), head, srae, targets=1)
@@ -106,19 +109,13 @@ class ExplanationNetwork(nnx.Module):
       ((4, 3), (4, 2), (4,))
     """
 
-    def __init__(
-        self,
-        trunk: Any,
-        head: Any,
-        srae: SRAE,
-        targets: int | Sequence[int],
-    ) -> None:
+    def __init__(self, trunk: Any, head: Any, srae: SRAE, targets: int | Sequence[int]) -> None:
         self.trunk, self.head = nnx.data(as_pytree(trunk)), nnx.data(as_pytree(head))
         self.srae = srae
         self.targets = (int(targets),) if isinstance(targets, int) else tuple(map(int, targets))
         if len(self.targets) != srae.config.classes or len(set(self.targets)) != len(self.targets):
             raise ValueError(
-                f"targets must be {srae.config.classes} different classes, one a logit of the SRAE, "
+                f"targets must be {srae.config.classes} different classes, one per logit of the SRAE, "
                 f"got {self.targets}."
             )
 
@@ -127,11 +124,11 @@ class ExplanationNetwork(nnx.Module):
         return self.srae.x_features(self.trunk(images))
 
     def contributions(self, images: Array, target: int | None = None) -> Array:
-        """What each x-feature adds to a class's logit: [N, H, W, C] -> [N, n]; None: the first target."""
+        """Return what each x-feature adds to a logit: [N, H, W, C] -> [N, n]; None: of the first target."""
         return self.srae.contributions(self.trunk(images), self._column(target))
 
     def predict(self, images: Array) -> Array:
-        """The explained logits: [N, H, W, C] -> [N, K], in the order of `targets`."""
+        """Predict the explained logits: [N, H, W, C] -> [N, K], in the order of `targets`."""
         return self.srae(self.trunk(images))
 
     def significant(self, images: Array, target: int | None = None) -> Array:
@@ -139,7 +136,7 @@ class ExplanationNetwork(nnx.Module):
         return significant(self.contributions(images, target))
 
     def replace_logit(self, logits: Array, images: Array) -> Array:
-        """All logits [N, C] of images [N, H, W, C] with the explained ones as the SRAE says them."""
+        """Replace the explained logits among all logits [N, C] of images [N, H, W, C] by predictions."""
         return jnp.asarray(logits).at[:, jnp.array(self.targets)].set(self.predict(images))
 
     def __call__(self, images: Array) -> Array:
@@ -151,23 +148,23 @@ class ExplanationNetwork(nnx.Module):
         self,
         k: int | Array,
         *,
-        of: ScoreOf = "activation",
+        of: FeatureQuantity = "activation",
         unit: float | Array = 1.0,
         target: int | None = None,
     ) -> "FeatureScore":
-        """An x-feature as a score, for `igos_pp`, `sag.search` and everything else that explains scores.
+        """Make an x-feature a score, for `igos_pp`, `sag.search` and everything else that explains scores.
 
         Args:
           k: which x-feature, 0..n-1; may be traced, so `jax.vmap` over x-features works.
           of: its "activation", or its "contribution" to a class's logit.
-          unit: what counts as 1. Coefficients of the mask recipes are made for scores from 0 to 1: pass the
-            value on the image that is explained.
-          target: whose logit; None: the first target.
+          unit: the value that becomes a score of 1. The default coefficients of the mask methods suit scores
+            from 0 to 1: pass the value on the explained image.
+          target: which class's logit; None: the first target.
 
         Raises:
           ValueError: a concrete k out of range, an unknown `of`, a class that is not explained.
         """
-        check_choice(of, get_args(ScoreOf), "of")
+        check_choice(of, get_args(FeatureQuantity), "of")
         count = self.srae.config.n_features
         if not isinstance(k, jax.core.Tracer) and not 0 <= int(k) < count:
             raise ValueError(f"k must be in 0..{count - 1}, got {k}.")
@@ -193,3 +190,91 @@ class FeatureScore:
     def __call__(self, images: Array) -> Array:
         """Images [N, H, W, C] -> scores [N]."""
         return jnp.take(self.srae.x_features(self.trunk(images)), self.k, axis=1) * self.factor
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Linear probes
+
+
+class Probe(NamedTuple):
+    """A linear classifier of features: [N, D] -> logits [N, K]; a pytree."""
+
+    kernel: Array  # [D, K]
+    bias: Array  # [K]
+
+    def __call__(self, features: Array) -> Array:
+        """Logits: [N, D] -> [N, K]."""
+        return features @ self.kernel + self.bias[None]
+
+
+def linear_probe(
+    features: Array, labels: Array, classes: int, *, l2: Array | float = 1e-3, iterations: int = 100
+) -> Probe:
+    """Fit a softmax head on frozen features, for classes that the classifier was not trained on.
+
+    L-BFGS from zero: deterministic.
+
+    Args:
+      features: [N, D]; standardised internally, so that `l2` means the same for all of them.
+      labels: int [N], in 0..classes - 1, each class at least once.
+      classes: K.
+      l2: weight of the squared norm of the kernel on standardised features; the mean cross-entropy has 1.
+      iterations: of L-BFGS.
+
+    Returns:
+      A `Probe` for raw features.
+
+    Raises:
+      ValueError: shapes that do not match; and, for concrete arrays, features that are not finite, a label
+        out of range, or a class without an example.
+
+    Example:
+      >>> features = jnp.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.2]])
+      >>> probe = linear_probe(features, jnp.array([0, 0, 1, 1]), 2)
+      >>> probe(features).argmax(1).tolist()
+      [0, 0, 1, 1]
+    """
+    check_positive_int(classes, "classes")
+    check_positive_int(iterations, "iterations")
+    _check_labelled(features, labels, classes)
+    return _fit_probe(jnp.asarray(features), jnp.asarray(labels), classes, l2, iterations)
+
+
+def _check_labelled(features: Array, labels: Array, classes: int) -> None:
+    if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
+        raise ValueError(f"features must be [N, D] and labels [N], got {features.shape} and {labels.shape}.")
+    check_finite(features, "features")
+    if isinstance(labels, jax.core.Tracer):
+        return
+    present = np.unique(labels)
+    if present[0] < 0 or present[-1] >= classes:
+        raise ValueError(f"labels must be in 0..{classes - 1}, got {present[0]}..{present[-1]}.")
+    if missing := sorted(set(range(classes)) - set(present.tolist())):
+        raise ValueError(
+            f"no example of class {', '.join(map(str, missing[:5]))}: every class needs at least one."
+        )
+
+
+@partial(jax.jit, static_argnums=(2, 4))
+def _fit_probe(features: Array, labels: Array, classes: int, l2: Array | float, iterations: int) -> Probe:
+    shift, spread = features.mean(0), features.std(0)
+    scale = jnp.where(spread > 0, spread, 1)
+    standardized = (features - shift[None]) / scale[None]
+    optimizer = optax.lbfgs()
+
+    def loss(probe: Probe) -> Array:
+        error = optax.softmax_cross_entropy_with_integer_labels(probe(standardized), labels)
+        return error.mean() + l2 * jnp.sum(probe.kernel**2)
+
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def step(carry: tuple[Probe, optax.OptState], _: None) -> tuple[tuple[Probe, optax.OptState], None]:
+        probe, state = carry
+        value, slope = value_and_grad(probe, state=state)
+        updates, state = optimizer.update(slope, state, probe, value=value, grad=slope, value_fn=loss)
+        return (optax.apply_updates(probe, updates), state), None
+
+    start = Probe(jnp.zeros((features.shape[1], classes)), jnp.zeros(classes))
+    (probe, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, length=iterations)
+    kernel = probe.kernel / scale[:, None]
+    return Probe(kernel, probe.bias - shift @ kernel)

@@ -13,8 +13,8 @@ from jax import Array
 from jaxplain.checks import check_choice, check_positive_int
 
 Activation = Literal["relu", "softplus", "gelu", "tanh"]
-Output = Literal["relu", "linear"]
-Head = Literal["positive", "signed"]
+DecoderOutput = Literal["relu", "linear"]
+HeadSign = Literal["positive", "signed"]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "softplus": jax.nn.softplus,
@@ -25,29 +25,29 @@ OUTPUTS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "linear": l
 
 
 class Constant(nnx.Variable):
-    """What is measured on the data and not trained."""
+    """A statistic of the data, which is not trained."""
 
 
 @dataclass(frozen=True)
 class SRAEConfig:
-    """What makes an SRAE, apart from its numbers.
+    """The architecture of an SRAE.
 
     Raises:
-      ValueError, TypeError: a width below 1, no fewer x-features than the layer below has units, an unknown
-        activation, a dropout outside [0, 1).
+      ValueError, TypeError: a width below 1, at least as many x-features as units in the layer below, an
+        unknown activation, a dropout rate outside [0, 1).
     """
 
-    features: int  # D, of the layer that is explained
+    features: int  # D, of the explained layer
     n_features: int = 5  # n, the x-features
     classes: int = 1  # K, logits that are explained together
-    widths: tuple[int, ...] = (800, 100)  # of the layers between
+    widths: tuple[int, ...] = (800, 100)  # hidden layers between features and x-features
     activation: Activation = "relu"
-    output: Output = "relu"  # of the decoder; "linear" for features that may be negative
-    head: Head = "positive"  # whether x-features may speak against a class: "signed", as published
+    output: DecoderOutput = "relu"  # "linear" for features that may be negative
+    head: HeadSign = "positive"  # "signed", as published: x-features may also lower a logit
     dropout: float = 0.02  # after the first layer
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Check every field."""
         object.__setattr__(self, "widths", tuple(self.widths))
         for name in ("features", "n_features", "classes"):
             check_positive_int(getattr(self, name), name)
@@ -60,7 +60,7 @@ class SRAEConfig:
             )
         check_choice(self.activation, ACTIVATIONS, "activation")
         check_choice(self.output, OUTPUTS, "output")
-        check_choice(self.head, get_args(Head), "head")
+        check_choice(self.head, get_args(HeadSign), "head")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
 
@@ -70,8 +70,8 @@ class SRAEConfig:
         return (self.features, *self.widths, self.n_features)
 
 
-class Reading(NamedTuple):
-    """What an SRAE makes of standardised features."""
+class SRAEOutputs(NamedTuple):
+    """Everything an SRAE computes from standardised features."""
 
     x_features: Array  # [N, n], at least 0
     reconstruction: Array  # [N, D], of the standardised features
@@ -81,12 +81,12 @@ class Reading(NamedTuple):
 class SRAE(nnx.Module):
     """Features [N, D] -> logits [N, K] through n non-negative x-features.
 
-    Inside, features have unit deviation and logits mean 0 and the deviation of `fit`'s scale, so that loss
-    weights mean the same on every model; the module takes and gives raw ones.
+    Inputs and outputs are raw. Internally features have about unit standard deviation, logits mean 0 and a
+    fixed standard deviation (`jaxplain.xnn.fit`), so that loss weights mean the same on every model.
 
     Args:
-      config: its shape.
-      rngs: of the weights.
+      config: the architecture.
+      rngs: initialises the weights.
 
     Example:
       >>> from flax import nnx
@@ -106,50 +106,53 @@ class SRAE(nnx.Module):
         self.logit_scale = Constant(jnp.ones(config.classes))
 
     def standardize(self, features: Array) -> Array:
-        """[N, D] as a layer gives them -> as the network was trained on them."""
+        """Standardise raw features: [N, D] -> [N, D]."""
         if features.ndim != 2 or features.shape[1] != self.config.features:
             raise ValueError(f"features must be [N, {self.config.features}], got {features.shape}.")
-        return (features - self.feature_shift[...]) / self.feature_scale[...]
+        return (features - self.feature_shift[...][None]) / self.feature_scale[...][None]
+
+    def hidden(self, standardized: Array, key: Array | None = None) -> Array:
+        """Return the input of the encoder's last layer: standardised features [N, D] -> [N, H].
+
+        With a key, dropout is applied after the first layer.
+        """
+        values = standardized
+        for index, layer in enumerate(self.encoder[:-1]):
+            values = ACTIVATIONS[self.config.activation](layer(values))
+            if index == 0 and key is not None:
+                values = drop_out(values, self.config.dropout, key)
+        return values
 
     def encode(self, standardized: Array, key: Array | None = None) -> Array:
         """Standardised features [N, D] -> x-features [N, n]; with a key, dropout after the first layer."""
         return jax.nn.relu(self.encoder[-1](self.hidden(standardized, key)))
-
-    def hidden(self, standardized: Array, key: Array | None = None) -> Array:
-        """What the layer of the x-features sees: standardised features [N, D] -> [N, H]."""
-        values = standardized
-        for at, layer in enumerate(self.encoder[:-1]):
-            values = ACTIVATIONS[self.config.activation](layer(values))
-            if at == 0 and key is not None:
-                values = drop_out(values, self.config.dropout, key)
-        return values
 
     def decode(self, x_features: Array) -> Array:
         """X-features [N, n] -> standardised features [N, D]."""
         values = x_features
         for layer in self.decoder[:-1]:
             values = ACTIVATIONS[self.config.activation](layer(values))
-        return OUTPUTS[self.config.output](self.decoder[-1](values)) - self.floor
+        return OUTPUTS[self.config.output](self.decoder[-1](values)) - self.floor[None]
 
     @property
     def floor(self) -> Array:
-        """Mean feature in deviations, [D]: the encoder's inputs are centred, a ReLU's outputs are not."""
+        """Mean features in standard deviations, [D]: inputs are centred, the outputs of a ReLU are not."""
         return self.feature_shift[...] / self.feature_scale[...]
 
-    def read(self, standardized: Array, key: Array | None = None) -> Reading:
-        """Everything at once, for training: standardised features [N, D]."""
+    def forward(self, standardized: Array, key: Array | None = None) -> SRAEOutputs:
+        """Compute x-features, reconstruction and logits of standardised features [N, D], for training."""
         x_features = self.encode(standardized, key)
-        bias = self.head.bias
-        assert bias is not None
-        return Reading(x_features, self.decode(x_features), x_features @ self.kernel + bias[...])
+        return SRAEOutputs(
+            x_features, self.decode(x_features), x_features @ self.kernel + self.head_bias[None]
+        )
 
     def x_features(self, features: Array) -> Array:
         """Features [N, D] -> x-features [N, n], at least 0."""
         return self.encode(self.standardize(features))
 
     def contributions(self, features: Array, target: Array | int = 0) -> Array:
-        """What each x-feature adds to a class's logit: features [N, D] -> [N, n]; with `bias` the logit."""
-        return self.x_features(features) * self.weights[:, target]
+        """Return what each x-feature adds to a logit, [N, D] -> [N, n]; with `bias` they sum to the logit."""
+        return self.x_features(features) * self.weights[:, target][None]
 
     @property
     def kernel(self) -> Array:
@@ -158,20 +161,24 @@ class SRAE(nnx.Module):
         return jnp.abs(kernel) if self.config.head == "positive" else kernel
 
     @property
+    def head_bias(self) -> Array:
+        """Standardised logit of each class without active x-features: [K]."""
+        assert self.head.bias is not None
+        return self.head.bias[...]
+
+    @property
     def weights(self) -> Array:
         """Logit of each class per unit of each x-feature: [n, K]."""
-        return self.kernel * self.logit_scale[...]
+        return self.kernel * self.logit_scale[...][None]
 
     @property
     def bias(self) -> Array:
-        """Logit of each class where no x-feature is active: [K]."""
-        bias = self.head.bias
-        assert bias is not None
-        return bias[...] * self.logit_scale[...] + self.logit_shift[...]
+        """Logit of each class without active x-features: [K]."""
+        return self.head_bias * self.logit_scale[...] + self.logit_shift[...]
 
     def __call__(self, features: Array) -> Array:
         """Features [N, D] -> the explained logits [N, K]."""
-        return self.x_features(features) @ self.weights + self.bias
+        return self.x_features(features) @ self.weights + self.bias[None]
 
 
 def _layers(sizes: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
@@ -180,6 +187,6 @@ def _layers(sizes: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
 
 
 def drop_out(values: Array, rate: float, key: Array) -> Array:
-    """Zero a share of the values and scale the others up."""
-    kept = jax.random.bernoulli(key, 1 - rate, values.shape)
-    return jnp.where(kept, values / (1 - rate), 0)
+    """Set a random share `rate` of the values to 0 and scale the others up to keep the mean."""
+    retained = jax.random.bernoulli(key, 1 - rate, values.shape)
+    return jnp.where(retained, values / (1 - rate), 0)

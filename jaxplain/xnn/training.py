@@ -1,9 +1,11 @@
-"""Training an SRAE, compiled: pretraining layer by layer, regression of the head, joint descent.
+"""Training of an SRAE, compiled: greedy pretraining, placement of the x-features, joint descent.
 
-Everything here is pure and works under `vmap`: over keys and loss weights, so that an ablation is one call.
-In shapes N is a number of images, D of features, n of x-features, K of classes.
+Every step is a pure function from one `SRAE` to the next and works under `vmap` over keys and loss weights,
+so that an ablation is one call. In shapes N is the number of images, D of features, n of x-features, K of
+classes.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,154 +15,347 @@ import optax
 from flax import nnx
 from jax import Array
 
-from jaxplain.xnn.objective import Data, Parts, Schedule, Weights, measure
-from jaxplain.xnn.srae import SRAE
-from jaxplain.xnn.start import (
-    balance,
-    batches,
-    place_x_features,
-    pretrain,
-    regress_head,
-    revive,
-    ridge,
-)
+from jaxplain.xnn.losses import LossTerms, LossWeights, TrainingData, is_dead, loss_terms
+from jaxplain.xnn.srae import ACTIVATIONS, OUTPUTS, SRAE, drop_out
 
-_PATIENT_SHARE = 1e-4  # an improvement of validation smaller than this share is none
+_RIDGE = 1e-3  # regularisation of a regression, as a share of the inputs' mean square
+_SHIFT = 1.5  # standard deviations; an x-feature is active on 93% of the images at the start
+_REVIVED = 0.1  # weight of a revived x-feature, as a share of the mean weight of the active ones
+_LEAST_WEIGHT = 0.1  # of the mean weight; keeps every x-feature of a positive head in use
+_IMPROVEMENT = 1e-4  # a validation loss that falls by a smaller share has not improved
 
 
-class Trained(NamedTuple):
+class FitSchedule(NamedTuple):
+    """Static options of a fit; described in `jaxplain.xnn.fit`."""
+
+    epochs: int
+    pretrain_epochs: int
+    batch_size: int
+    learning_rate: float
+    decay_every: int
+    weight_decay: float
+    patience: int
+    mixing: float
+    jitter: float
+    over: str
+    progress: Callable[[Array], None] | None = None
+
+
+class TrainedRound(NamedTuple):
     """One round of training."""
 
-    params: Any  # of the best epoch on validation
-    training: Parts  # [epochs]
-    validation: Parts  # [epochs]
+    srae: SRAE  # of the epoch with the lowest validation loss
+    training: LossTerms  # [epochs]
+    validation: LossTerms  # [epochs]
     best_epoch: Array  # int32 []
 
 
-def train(
-    graphdef: Any, params: Any, constants: Any, train: Data, validation: Data, weights: Weights, q: Array,
-    key: Array, schedule: Schedule,
-) -> Trained:  # fmt: skip
-    """All of it: pretrain, place the x-features, regress the head, descend; the best epoch wins."""
-    pre_key, start_key, key = jax.random.split(key, 3)
-    params = pretrain(graphdef, params, constants, train, pre_key, schedule)
-    params = place_x_features(graphdef, params, constants, train, start_key)
-    params = regress_head(graphdef, params, constants, train)
-    found = descend(graphdef, params, constants, train, validation, weights, q, key, schedule)
-    return found._replace(params=balance(graphdef, found.params, constants, train))
+class TrainingProblem(NamedTuple):
+    """What a round of training minimises, and how; `schedule` is static."""
+
+    train: TrainingData
+    validation: TrainingData
+    weights: LossWeights
+    q: Array
+    schedule: FitSchedule
+
+
+def train_round(srae: SRAE, problem: TrainingProblem, key: Array) -> TrainedRound:
+    """Pretrain, place the x-features, regress the head, descend; the epoch of lowest validation loss wins."""
+    pretrain_key, place_key, key = jax.random.split(key, 3)
+    srae = pretrain(srae, problem.train, pretrain_key, problem.schedule)
+    srae = place_x_features(srae, problem.train, place_key)
+    srae = regress_head(srae, problem.train)
+    trained = descend(srae, problem, key)
+    return trained._replace(srae=balance(trained.srae, problem.train))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Layers of an SRAE
+
+
+class _Affine(NamedTuple):
+    kernel: Array
+    bias: Array
+
+    def __call__(self, values: Array) -> Array:
+        return values @ self.kernel + self.bias[None]
+
+
+def _read(layer: nnx.Linear) -> _Affine:
+    assert layer.bias is not None
+    return _Affine(layer.kernel[...], layer.bias[...])
+
+
+def _write(layer: nnx.Linear, values: _Affine) -> None:
+    assert layer.bias is not None
+    layer.kernel[...] = values.kernel
+    layer.bias[...] = values.bias
+
+
+def _copy(srae: SRAE) -> SRAE:
+    """Return a module of its own, so that writing into it changes no other."""
+    return jax.tree_util.tree_map(lambda leaf: leaf, srae)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Pretraining
+
+
+class _AutoEncoder(NamedTuple):
+    """What differs between the layers that are pretrained, apart from their parameters."""
+
+    forward: Callable[[Array], Array]
+    backward: Callable[[Array], Array]
+    floor: Array  # [D] or [], subtracted from the reconstruction
+    dropout: float
+
+
+def pretrain(srae: SRAE, train: TrainingData, key: Array, schedule: FitSchedule) -> SRAE:
+    """Train each layer of the encoder with its mirror in the decoder as an auto-encoder of the layer's input.
+
+    The last layer, whose units are the x-features, is pretrained too, so that none starts dead.
+    """
+    if not schedule.pretrain_epochs:
+        return srae
+    srae = _copy(srae)
+    values, depth = train.features, len(srae.config.sizes) - 1
+    activation = ACTIVATIONS[srae.config.activation]
+    for index in range(depth):
+        up, down = srae.encoder[index], srae.decoder[depth - 1 - index]
+        first, last = index == 0, index == depth - 1
+        layer = _AutoEncoder(
+            forward=jax.nn.relu if last else activation,
+            backward=OUTPUTS[srae.config.output] if first else activation,
+            floor=srae.floor if first else jnp.zeros(()),
+            dropout=srae.config.dropout if first and not last else 0.0,
+        )
+        start = (_read(up), _Affine(_read(down).kernel, _read(down).bias + layer.floor))
+        trained = _pretrain_layer(start, layer, values, jax.random.fold_in(key, index), schedule)
+        _write(up, trained[0])
+        _write(down, trained[1])
+        values = layer.forward(trained[0](values))
+    return srae
+
+
+def _pretrain_layer(
+    start: tuple[_Affine, _Affine], layer: _AutoEncoder, values: Array, key: Array, schedule: FitSchedule
+) -> tuple[_Affine, _Affine]:
+    optimizer = optax.chain(
+        optax.add_decayed_weights(schedule.weight_decay), optax.adam(schedule.learning_rate)
+    )
+    floor = layer.floor[None] if layer.floor.ndim else layer.floor
+
+    def loss(params: tuple[_Affine, _Affine], batch: Array, key: Array) -> Array:
+        up, down = params
+        hidden = layer.forward(up(batch))
+        if layer.dropout:
+            hidden = drop_out(hidden, layer.dropout, key)
+        return jnp.mean((layer.backward(down(hidden)) - floor - batch) ** 2)
+
+    def step(state: Any, work: tuple[Array, Array]) -> tuple[Any, None]:
+        params, moments = state
+        rows, key = work
+        updates, moments = optimizer.update(jax.grad(loss)(params, values[rows], key), moments, params)
+        return (optax.apply_updates(params, updates), moments), None
+
+    def epoch(state: Any, key: Array) -> tuple[Any, None]:
+        order_key, drop_key = jax.random.split(key)
+        rows = batches(order_key, len(values), schedule.batch_size)
+        return jax.lax.scan(step, state, (rows, jax.random.split(drop_key, len(rows))))[0], None
+
+    keys = jax.random.split(key, schedule.pretrain_epochs)
+    (params, _), _ = jax.lax.scan(epoch, (start, optimizer.init(start)), keys)
+    return params
+
+
+# ---------------------------------------------------------------------------------------------------------
+# X-features and head: where the descent starts and what keeps x-features active
+
+
+def place_x_features(srae: SRAE, train: TrainingData, key: Array) -> SRAE:
+    """Initialise every x-feature so that it is active and predicts the logits.
+
+    The units of an auto-encoder are unrelated to the logit, and some are dead: the descent then finds one
+    that suffices and never activates the others. Instead each starts as the direction of a logit in the layer
+    below (of class k mod K) plus as much noise, shifted so that it is active on most images.
+    """
+    srae = _copy(srae)
+    _write(srae.encoder[-1], _initial_x_features(srae, train, key))
+    return srae
+
+
+def _initial_x_features(srae: SRAE, train: TrainingData, key: Array) -> _Affine:
+    """Return the encoder's last layer for x-features that are noisy copies of the logits' directions."""
+    below = srae.hidden(train.features)
+    mean = below.mean(0)
+    centred = below - mean[None]
+    count, classes = srae.config.n_features, train.logits.shape[1]
+    directions = ridge(centred, train.logits - train.logits.mean(0)[None])  # [H, K]
+    noise = jax.random.normal(key, (below.shape[1], count)) / jnp.maximum(centred.std(0), _RIDGE)[:, None]
+
+    def unit(kernel: Array) -> Array:
+        return kernel / jnp.maximum((centred @ kernel).std(0), _RIDGE)[None]
+
+    kernel = unit(unit(directions)[:, jnp.arange(count) % classes] + unit(noise))
+    return _Affine(kernel, _SHIFT - mean @ kernel)
+
+
+def regress_head(srae: SRAE, train: TrainingData) -> SRAE:
+    """Fit the head by least squares from the x-features of all images to their logits."""
+    srae = _copy(srae)
+    x_features = srae.encode(train.features)
+    mean, logit_mean = x_features.mean(0), train.logits.mean(0)
+    kernel = ridge(x_features - mean[None], train.logits - logit_mean[None])
+    if srae.config.head == "positive":
+        kernel = jnp.maximum(kernel, _LEAST_WEIGHT * jnp.abs(kernel).mean(0)[None])
+    _write(srae.head, _Affine(kernel, logit_mean - mean @ kernel))
+    return srae
+
+
+def balance(srae: SRAE, train: TrainingData) -> SRAE:
+    """Scale every x-feature to a root mean square of 1 over the images; the outputs stay the same.
+
+    A ReLU commutes with positive factors, so only the product of an x-feature's size and its weights matters.
+    """
+    srae = _copy(srae)
+    sizes = jnp.sqrt(jnp.mean(srae.encode(train.features) ** 2, axis=0))
+    sizes = jnp.where(sizes > 0, sizes, 1)  # [n]
+    last, first, head = (_read(layer) for layer in (srae.encoder[-1], srae.decoder[0], srae.head))
+    _write(srae.encoder[-1], _Affine(last.kernel / sizes[None], last.bias / sizes))
+    _write(srae.decoder[0], _Affine(first.kernel * sizes[:, None], first.bias))
+    _write(srae.head, _Affine(head.kernel * sizes[:, None], head.bias))
+    return srae
+
+
+def revive(srae: SRAE, train: TrainingData, key: Array) -> SRAE:
+    """Re-initialise dead x-features, with a small weight on the logits; the mean logits stay the same.
+
+    A ReLU that is 0 everywhere has no gradient, so the descent alone never activates it again.
+    """
+    srae = _copy(srae)
+    dead = is_dead(srae.encode(train.features)[:, :, None] * srae.kernel[None])  # [n]
+    old, new = _read(srae.encoder[-1]), _initial_x_features(srae, train, key)
+    kernel = jnp.where(dead[None], new.kernel, old.kernel)
+    _write(srae.encoder[-1], _Affine(kernel, jnp.where(dead, new.bias, old.bias)))
+    revived = srae.encode(train.features).mean(0) * dead  # [n], mean activations of revived x-features
+    head = _read(srae.head)
+    alive = jnp.sum(jnp.abs(head.kernel) * ~dead[:, None], 0) / jnp.maximum(jnp.sum(~dead), 1)
+    kernel = jnp.where(dead[:, None], _REVIVED * alive[None], head.kernel)
+    _write(srae.head, _Affine(kernel, head.bias - revived @ kernel))
+    return srae
+
+
+def ridge(values: Array, targets: Array) -> Array:
+    """Regress centred targets [N, K] on centred values [N, H] by regularised least squares: [H, K]."""
+    gram = values.T @ values
+    penalty = _RIDGE * (jnp.trace(gram) / len(gram) + jnp.finfo(gram.dtype).tiny)
+    return jnp.linalg.solve(gram + penalty * jnp.eye(len(gram)), values.T @ targets)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # The joint descent
 
 
-def descend(
-    graphdef: Any, params: Any, constants: Any, train: Data, validation: Data, weights: Weights, q: Array,
-    key: Array, schedule: Schedule,
-) -> Trained:  # fmt: skip
-    """Adam on all parameters; a scan over epochs of a scan over batches."""
-    steps = max(1, len(train.features) // schedule.batch_size)
-    optimizer = _adam(schedule, steps)
-    gradient = slopes(train) if schedule.jitter else None
+class _Descent(NamedTuple):
+    """What stays the same during a descent."""
 
-    def loss(params: Any, batch: Data, key: Array | None, noise: Array | float = 0.0) -> tuple[Array, Parts]:
-        srae: SRAE = nnx.merge(graphdef, params, constants)
-        reading = srae.read(batch.features + noise, key)
-        parts = measure(reading, srae.kernel, batch, weights, q, schedule.over)
-        return parts.total, parts
+    problem: TrainingProblem
+    graphdef: Any
+    constants: Any
+    gradient: Array | None  # [D, K], of the logits; for jittered features
+    optimizer: optax.GradientTransformation
 
-    def step(state: tuple[Any, Any], work: tuple[Array, Array]) -> tuple[tuple[Any, Any], Parts]:
-        params, moments = state
-        rows, key = work
-        batch = jax.tree_util.tree_map(lambda part: part[rows], train)
-        mix_key, key = jax.random.split(key)
-        batch, noise = mix(mix_key, batch, schedule.mixing), jnp.zeros(())
-        if gradient is not None:
-            noise_key, key = jax.random.split(key)
-            noise = schedule.jitter * jax.random.normal(noise_key, batch.features.shape)
-            batch = batch._replace(logits=batch.logits + noise @ gradient)
-        slope, parts = jax.grad(loss, has_aux=True)(params, batch, key, noise)
-        updates, moments = optimizer.update(slope, moments, params)
-        return (optax.apply_updates(params, updates), moments), parts
-
-    def epoch(state: _Progress, key: Array) -> tuple[_Progress, tuple[Parts, Parts]]:
-        def work(state: _Progress) -> tuple[_Progress, tuple[Parts, Parts]]:
-            order_key, drop_key = jax.random.split(key)
-            rows = batches(order_key, len(train.features), schedule.batch_size)
-            keys = jax.random.split(drop_key, len(rows))
-            (params, moments), parts = jax.lax.scan(step, (state.params, state.moments), (rows, keys))
-            _, checked = loss(params, validation, None)
-            new = _advance(state, params, moments, checked.total)
-            new = new._replace(params=_woken(graphdef, constants, train, drop_key, schedule, new))
-            return new, (jax.tree_util.tree_map(jnp.mean, parts), checked)
-
-        def rest(state: _Progress) -> tuple[_Progress, tuple[Parts, Parts]]:
-            nothing = Parts(*(jnp.full((), jnp.nan),) * 5)
-            return state, (nothing, nothing)
-
-        if schedule.progress is not None:
-            jax.debug.callback(schedule.progress, state.epoch)
-        waiting = state.epoch - state.best_epoch > schedule.patience
-        return jax.lax.cond(waiting, rest, work, state)
-
-    start = _Progress(
-        params, optimizer.init(params), params, jnp.full((), jnp.inf), jnp.int32(0), jnp.int32(0)
-    )
-    end, (training, checked) = jax.lax.scan(epoch, start, jax.random.split(key, schedule.epochs))
-    return Trained(end.best, training, checked, end.best_epoch)
+    def srae(self, params: Any) -> SRAE:
+        return nnx.merge(self.graphdef, params, self.constants)
 
 
-def mix(key: Array, batch: Data, reach: float) -> Data:
-    """Rows on the lines through pairs of rows, from `-reach` to `1 + reach` of the way; all as they are at 0.
-
-    A logit that is linear in the features, as behind the last layer it is, takes the same mixture, so these
-    are new images with exact logits. Without them a thousand features of three thousand images are learnt by
-    heart (R^2 on unseen birds .95 instead of .98).
-    """
-    if not reach:
-        return batch
-    share_key, order_key = jax.random.split(key)
-    share = jax.random.uniform(share_key, (len(batch.features), 1), minval=-reach, maxval=1 + reach)
-    order = jax.random.permutation(order_key, len(batch.features))
-    return jax.tree_util.tree_map(lambda part: share * part + (1 - share) * part[order], batch)
-
-
-def _woken(
-    graphdef: Any, constants: Any, train: Data, key: Array, schedule: Schedule, state: "_Progress"
-) -> Any:
-    """Parameters for the next epoch, without dead x-features while the rate is still high."""
-    early = (state.epoch < schedule.decay_every) & (state.epoch < schedule.epochs - 1)
-    return jax.lax.cond(
-        early,
-        lambda params: revive(graphdef, params, constants, train, key),
-        lambda params: params,
-        state.params,
-    )
-
-
-def slopes(train: Data) -> Array:
-    """How logits change with features, by ridge regression on all images: [D, K].
-
-    With it, an image whose features have been jittered has a logit too (an exact one where the logit is
-    linear in the features): the network learns which directions do not matter, although the images, fewer
-    than the features perhaps, never show them.
-    """
-    return ridge(train.features - train.features.mean(0), train.logits - train.logits.mean(0))
-
-
-class _Progress(NamedTuple):
+class _DescentState(NamedTuple):
     params: Any
     moments: Any
-    best: Any  # params of the lowest loss on validation
+    best: Any  # params of the lowest validation loss
     lowest: Array  # []
     best_epoch: Array  # int32 []
     epoch: Array  # int32 []
 
 
-def _advance(state: _Progress, params: Any, moments: Any, loss: Array) -> _Progress:
-    """One epoch further; its parameters are kept where the loss on validation is the lowest so far."""
-    better = loss < state.lowest * (1 - _PATIENT_SHARE)
-    return _Progress(
+def descend(srae: SRAE, problem: TrainingProblem, key: Array) -> TrainedRound:
+    """Minimise the loss over all parameters with Adam: a scan over epochs of a scan over batches."""
+    split: Any = nnx.split(srae, nnx.Param, ...)
+    graphdef, params, constants = split
+    train, schedule = problem.train, problem.schedule
+    optimizer = _adam(schedule, max(1, len(train.features) // schedule.batch_size))
+    gradient = logit_gradient(train) if schedule.jitter else None
+    fixed = _Descent(problem, graphdef, constants, gradient, optimizer)
+    moments, infinite = optimizer.init(params), jnp.full((), jnp.inf)
+    start = _DescentState(params, moments, params, infinite, jnp.int32(0), jnp.int32(0))
+    keys = jax.random.split(key, schedule.epochs)
+    end, history = jax.lax.scan(partial(_patient_epoch, fixed), start, keys)
+    return TrainedRound(fixed.srae(end.best), *history, end.best_epoch)
+
+
+def _patient_epoch(
+    fixed: _Descent, state: _DescentState, key: Array
+) -> tuple[_DescentState, tuple[LossTerms, LossTerms]]:
+    """Run one epoch, or none where the validation loss has not improved for too long."""
+
+    def idle(state: _DescentState, key: Array) -> tuple[_DescentState, tuple[LossTerms, LossTerms]]:
+        missing = LossTerms(*(jnp.full((), jnp.nan),) * len(LossTerms._fields))
+        return state, (missing, missing)
+
+    if fixed.problem.schedule.progress is not None:
+        jax.debug.callback(fixed.problem.schedule.progress, state.epoch)
+    exhausted = state.epoch - state.best_epoch > fixed.problem.schedule.patience
+    return jax.lax.cond(exhausted, idle, partial(_epoch, fixed), state, key)
+
+
+def _epoch(
+    fixed: _Descent, state: _DescentState, key: Array
+) -> tuple[_DescentState, tuple[LossTerms, LossTerms]]:
+    order_key, step_key = jax.random.split(key)
+    rows = batches(order_key, len(fixed.problem.train.features), fixed.problem.schedule.batch_size)
+    keys = jax.random.split(step_key, len(rows))
+    step = partial(_step, fixed)
+    (params, moments), terms = jax.lax.scan(step, (state.params, state.moments), (rows, keys))
+    _, validated = _loss(fixed, params, fixed.problem.validation, None, jnp.zeros(()))
+    state = _advance(state, params, moments, validated.total)
+    state = state._replace(params=_without_dead(fixed, state, step_key))
+    return state, (jax.tree_util.tree_map(jnp.mean, terms), validated)
+
+
+def _step(
+    fixed: _Descent, state: tuple[Any, Any], work: tuple[Array, Array]
+) -> tuple[tuple[Any, Any], LossTerms]:
+    """Update all parameters on one batch of mixed and jittered images."""
+    params, moments = state
+    rows, key = work
+    batch = jax.tree_util.tree_map(lambda part: part[rows], fixed.problem.train)
+    mix_key, key = jax.random.split(key)
+    batch, noise = mix(mix_key, batch, fixed.problem.schedule.mixing), jnp.zeros(())
+    if fixed.gradient is not None:
+        noise_key, key = jax.random.split(key)
+        noise = fixed.problem.schedule.jitter * jax.random.normal(noise_key, batch.features.shape)
+        batch = batch._replace(logits=batch.logits + noise @ fixed.gradient)
+    slope, terms = jax.grad(partial(_loss, fixed), has_aux=True)(params, batch, key, noise)
+    updates, moments = fixed.optimizer.update(slope, moments, params)
+    return (optax.apply_updates(params, updates), moments), terms
+
+
+def _loss(
+    fixed: _Descent, params: Any, batch: TrainingData, key: Array | None, noise: Array
+) -> tuple[Array, LossTerms]:
+    srae = fixed.srae(params)
+    outputs = srae.forward(batch.features + noise, key)
+    terms = loss_terms(
+        outputs, srae.kernel, batch, fixed.problem.weights, fixed.problem.q, fixed.problem.schedule.over
+    )
+    return terms.total, terms
+
+
+def _advance(state: _DescentState, params: Any, moments: Any, loss: Array) -> _DescentState:
+    """Return the next epoch's state; parameters with the lowest validation loss so far are retained."""
+    better = loss < state.lowest * (1 - _IMPROVEMENT)
+    return _DescentState(
         params,
         moments,
         jax.tree_util.tree_map(partial(jnp.where, better), params, state.best),
@@ -170,7 +365,50 @@ def _advance(state: _Progress, params: Any, moments: Any, loss: Array) -> _Progr
     )
 
 
-def _adam(schedule: Schedule, steps: int) -> optax.GradientTransformation:
-    """Adam whose rate falls to a tenth every so many epochs; weight decay within the gradient."""
+def _without_dead(fixed: _Descent, state: _DescentState, key: Array) -> Any:
+    """Return the parameters for the next epoch, dead x-features revived while the learning rate is high."""
+    early = (state.epoch < fixed.problem.schedule.decay_every) & (
+        state.epoch < fixed.problem.schedule.epochs - 1
+    )
+
+    def revived(params: Any) -> Any:
+        return nnx.split(revive(fixed.srae(params), fixed.problem.train, key), nnx.Param, ...)[1]
+
+    return jax.lax.cond(early, revived, lambda params: params, state.params)
+
+
+def mix(key: Array, batch: TrainingData, reach: float) -> TrainingData:
+    """Replace rows by points on the lines through pairs of rows, from `-reach` to `1 + reach` along them.
+
+    Logits that are linear in the features, as they are behind the last layer, mix the same way, so these are
+    new images with exact logits. Without them the network memorises three thousand images of a thousand
+    features (R^2 on unseen birds 0.95 instead of 0.98). With `reach` 0 the batch stays as it is.
+    """
+    if not reach:
+        return batch
+    share_key, order_key = jax.random.split(key)
+    share = jax.random.uniform(share_key, (len(batch.features), 1), minval=-reach, maxval=1 + reach)
+    order = jax.random.permutation(order_key, len(batch.features))
+    return jax.tree_util.tree_map(lambda part: share * part + (1 - share) * part[order], batch)
+
+
+def logit_gradient(train: TrainingData) -> Array:
+    """Estimate how logits change with features, by ridge regression on all images: [D, K].
+
+    It gives jittered images a logit too (an exact one where the logit is linear in the features): the network
+    learns which directions do not matter, although there may be fewer images than features.
+    """
+    return ridge(train.features - train.features.mean(0)[None], train.logits - train.logits.mean(0)[None])
+
+
+def batches(key: Array, count: int, size: int) -> Array:
+    """Shuffle the rows of an epoch into batches: int32 [batches, size]; a remainder is dropped."""
+    size = min(size, count)
+    order = jax.random.permutation(key, count)
+    return order[: count // size * size].reshape(-1, size)
+
+
+def _adam(schedule: FitSchedule, steps: int) -> optax.GradientTransformation:
+    """Adam with weight decay in the gradient; `decay_every` epochs of `steps` reduce its rate to a tenth."""
     rate = optax.exponential_decay(schedule.learning_rate, steps * schedule.decay_every, 0.1, staircase=True)
     return optax.chain(optax.add_decayed_weights(schedule.weight_decay), optax.adam(rate))

@@ -1,0 +1,294 @@
+"""Explanation networks as sheets and pages: why a photo is of a class, what distinguishes classes."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+import jaxplain
+from jaxplain import overlay, xnn
+from jaxplain.explanation import Status
+from jaxplain.images import ImageError, load_image
+from jaxplain.report.sheets import Bar, Sheet, SheetRow, Tile, sheet_png, sheets_page
+from jaxplain.runs.networks import SIZE, FeatureMap, LoadedNetworks, PhotoReading, PreparedPhoto
+from jaxplain.runs.photos import Photo
+from jaxplain.runs.records import number, numbers, origin, to_json
+from jaxplain.runs.sinks import write_folder
+
+PHOTO_RECORD, REPORT_RECORD = "xnn-photo.json", "report.json"
+EXAMPLES, PAIR_EXAMPLES, OWN, PAIR_ROWS = 4, 3, 2, 6  # most active photos, photos of a class, rows of a pair
+_FIGURES = ("r2", "rmse", "agreement", "significant", "pull_away", "correlation", "dominance", "dead")
+_NO_MAP = {  # short enough for a caption
+    Status.NOT_FINITE: "not finite",
+    Status.NOT_ABOVE_BASELINE: "on a blur too",
+    Status.NOT_MOVED: "no mask lowers it",
+}
+Maps = Mapping[tuple[str, int], FeatureMap]  # by photo (its path in the record) and x-feature
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Sheets
+
+
+def photo_sheet(networks: LoadedNetworks, photo: PreparedPhoto, reading: PhotoReading) -> Sheet:
+    """Draw why a photo is of a class: its significant x-features."""
+    name, contributions = reading.name, reading.contributions
+    own = networks.names.index(name)
+    means, positive = networks.means(name)[:, own], max(contributions.clip(0).sum(), 1e-9)
+    rows = tuple(
+        SheetRow(
+            f"x-feature {k + 1}",
+            f"{contributions[k] / positive:.0%} of the evidence for {name}",
+            (Bar("on this photo", float(contributions[k])), Bar("mean of the class", float(means[k]))),
+            (_map_tile(photo, found), *_examples(networks, name, k, EXAMPLES)),
+        )
+        for k, found in reading.maps.items()
+    )
+    best = int(reading.logits.argmax())
+    notes = (
+        f"The probe's top class is {networks.names[best]}, logit {reading.logits[best]:.2f}. Its logit for "
+        f"{name} is {reading.logits[own]:.2f}; the network predicts {reading.predicted:.2f}.",
+        f"{reading.significant.sum()} of {len(contributions)} x-features carry 90% of the evidence for the "
+        "class. Right of each heatmap: the training photos on which it is most active.",
+    )
+    return Sheet(f"{photo.name}: why {name}?", notes, (Tile(photo.pixels, photo.name),), rows)
+
+
+class ClassSheet(NamedTuple):
+    """The sheet of a class, and its maps."""
+
+    sheet: Sheet
+    maps: Maps
+
+
+def class_sheet(
+    networks: LoadedNetworks, name: str, on_map: Callable[[str], None] = lambda doing: None
+) -> ClassSheet:
+    """Draw all x-features of a class: on the same typical photos, and the photos that activate each most."""
+    means, own = networks.means(name), networks.names.index(name)
+    others = np.delete(means, own, axis=1).mean(1)
+    photos = list(_typical(networks, name, OWN))
+    maps: dict[tuple[str, int], FeatureMap] = {}
+    rows = []
+    for k in map(int, np.argsort(-means[:, own])):
+        for photo in photos:
+            on_map(f"{name}, x-feature {k + 1}")
+            maps[photo.name, k] = networks.look(name, k, photo)
+        tiles = (_map_tile(photo, maps[photo.name, k]) for photo in photos)
+        bars = (Bar(f"mean on {name}", float(means[k, own])), Bar("mean on all others", float(others[k])))
+        note = f"weight {networks.entry(name)['x_features'][k]['weight']:.2f}"
+        examples = _examples(networks, name, k, EXAMPLES)
+        rows.append(SheetRow(f"x-feature {k + 1}", note, bars, (*tiles, *examples)))
+    notes = (
+        "Each x-feature on the same typical photos, then the training photos on which it is most active.",
+        "Bars: its contribution to the logit. Numbers: its activation; 1 is typical.",
+    )
+    lead = tuple(Tile(photo.pixels, Path(photo.name).name) for photo in photos)
+    return ClassSheet(Sheet(name, notes, lead, tuple(rows)), maps)
+
+
+def pair_sheet(
+    networks: LoadedNetworks,
+    one: str,
+    two: str,
+    on_map: Callable[[str], None] = lambda doing: None,
+    known: Mapping[str, Maps] | None = None,
+) -> Sheet:
+    """Draw which x-features of two networks distinguish their classes, most distinctive first.
+
+    Args:
+      networks: loaded.
+      one: an explained class.
+      two: another.
+      on_map: called with a description before each map.
+      known: maps of class sheets, by class, which are not made again.
+    """
+    columns = [networks.names.index(name) for name in (one, two)]
+    typical = {name: next(_typical(networks, name, 1), None) for name in (one, two)}
+    pairs = [
+        (name, k, means) for name in (one, two) for k, means in enumerate(networks.means(name)[:, columns])
+    ]
+    rows = []
+    for name, k, means in sorted(pairs, key=lambda pair: -abs(pair[2][0] - pair[2][1]))[:PAIR_ROWS]:
+        tiles = []
+        for other, photo in typical.items():
+            if photo is None:
+                continue
+            on_map(f"{one} or {two}, x-feature {k + 1} of {name}")
+            found = (known or {}).get(name, {}).get((photo.name, k)) or networks.look(name, k, photo)
+            tiles.append(_map_tile(photo, found, other))
+        bars = tuple(Bar(f"mean on {other}", float(m)) for other, m in zip((one, two), means, strict=True))
+        examples = _examples(networks, name, k, PAIR_EXAMPLES)
+        rows.append(
+            SheetRow(f"x-feature {k + 1} of {name}", f"evidence for {name}", bars, (*tiles, *examples))
+        )
+    notes = (
+        "X-features of both networks; first those whose mean contribution differs most between the classes.",
+        "Heatmaps: the x-feature on a typical photo of each class; then the photos that activate it most.",
+    )
+    lead = tuple(Tile(photo.pixels, name) for name, photo in typical.items() if photo)
+    return Sheet(f"{one} or {two}?", notes, lead, tuple(rows))
+
+
+def caption(found: FeatureMap) -> str:
+    """Return how active an x-feature is, or why it has no heatmap."""
+    if found.status is None:
+        return "not active"
+    reason = _NO_MAP.get(found.status)
+    return f"{found.activation:.2f}" if reason is None else f"{found.activation:.2f}, {reason}"
+
+
+def _map_tile(photo: PreparedPhoto, found: FeatureMap, prefix: str = "") -> Tile:
+    """Return the heatmap over the photo; the photo alone where there is none."""
+    shown = photo.pixels if found.saliency is None else overlay.overlay(photo.pixels, found.saliency)
+    return Tile(shown, f"{prefix} {caption(found)}".strip())
+
+
+def _typical(networks: LoadedNetworks, name: str, count: int) -> Iterator[PreparedPhoto]:
+    """Yield the photos of a class with the highest logits; missing files are skipped."""
+    for entry in networks.entry(name)["typical"][:count]:
+        if (rgb := _read_or_none(networks.photos / entry["photo"])) is not None:
+            yield networks.prepare(entry["photo"], rgb)
+
+
+def _examples(networks: LoadedNetworks, name: str, k: int, count: int) -> Iterator[Tile]:
+    """Yield the training photos on which x-feature k is most active; missing files are skipped."""
+    for entry in networks.entry(name)["x_features"][k]["top"][:count]:
+        if (rgb := _read_or_none(networks.photos / entry["photo"])) is not None:
+            pixels = networks.classifier.crop_and_resize(rgb)
+            yield Tile(pixels, f"{entry['class']} {entry['activation']:.2f}")
+
+
+def _read_or_none(path: Path) -> np.ndarray | None:
+    try:
+        return load_image(path)
+    except ImageError:
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Files
+
+
+def save_photo(
+    folder: Path, networks: LoadedNetworks, photo: Photo, prepared: PreparedPhoto, reading: PhotoReading
+) -> None:
+    """Write the sheet of one photo to a folder, whole or not at all: sheet.png, sheet.html, xnn-photo.json.
+
+    Raises:
+      OutputError: the folder cannot be written, or holds something that is not an older result.
+    """
+    sheet = photo_sheet(networks, prepared, reading)
+    record = {
+        **origin(photo),
+        "method": "xnn",
+        "model": networks.classifier.name,
+        "class": reading.name,
+        "logit": number(reading.logits[networks.names.index(reading.name)]),
+        "predicted_logit": number(reading.predicted),
+        "top_class": networks.names[int(reading.logits.argmax())],
+        "contributions": numbers(reading.contributions),
+        "significant": [int(k) for k in np.flatnonzero(reading.significant)],
+        "heatmaps": {str(k): caption(found) for k, found in reading.maps.items()},
+    }
+    contents = {
+        "sheet.png": overlay.to_png(sheet_png(sheet)),
+        "sheet.html": sheets_page([sheet], title=sheet.title, facts=list(_facts(networks))).encode(),
+        PHOTO_RECORD: to_json(record),
+    }
+    write_folder(folder, contents, PHOTO_RECORD)
+
+
+def save_report(
+    folder: Path,
+    networks: LoadedNetworks,
+    pairs: Iterable[tuple[str, str]] | None = None,
+    on_map: Callable[[str], None] = lambda doing: None,
+) -> dict[str, float]:
+    """Write the report of all networks to a folder, whole or not at all.
+
+    report.html, one page with everything; class-N.png and pair-N-M.png by the indices of the classes;
+    report.json.
+
+    Args:
+      folder: to write.
+      networks: loaded.
+      pairs: explained classes to distinguish; None: all pairs.
+      on_map: called with a description before each map.
+
+    Returns:
+      Locality of each class's maps.
+
+    Raises:
+      OutputError: the folder cannot be written, or holds something that is not an older result.
+    """
+    chosen = list(itertools.combinations(networks.explained, 2) if pairs is None else pairs)
+    classes = {name: class_sheet(networks, name, on_map) for name in networks.explained}
+    known = {name: one.maps for name, one in classes.items()}
+    two_by_two = {(one, two): pair_sheet(networks, one, two, on_map, known) for one, two in chosen}
+    localities = {name: _locality(one.maps) for name, one in classes.items()}
+    page = sheets_page(
+        [*(one.sheet for one in classes.values()), *two_by_two.values()],
+        title=f"Explanation networks: {networks.photos.name}",
+        summary="What makes up a classifier's logit, as a few x-features for each class.",
+        table=list(_table(networks, localities)),
+        notes=[(name, f"{one.formula}; good: {one.better}") for name, one in xnn.MEASURES.items()],
+        facts=list(_facts(networks)),
+    )
+    index = networks.names.index
+    pictures = {f"class-{index(name)}.png": one.sheet for name, one in classes.items()}
+    pictures |= {f"pair-{index(a)}-{index(b)}.png": sheet for (a, b), sheet in two_by_two.items()}
+    record = {
+        "jaxplain": jaxplain.__version__,
+        "locality": {name: number(value) for name, value in localities.items()},
+    }
+    contents = {
+        "report.html": page.encode(),
+        **{name: overlay.to_png(sheet_png(sheet)) for name, sheet in pictures.items()},
+        REPORT_RECORD: to_json(record),
+    }
+    write_folder(folder, contents, REPORT_RECORD)
+    return localities
+
+
+def count_maps(networks: LoadedNetworks, pairs: int) -> int:
+    """Return the number of maps in a report with `pairs` pairs, at most."""
+    features = sum(network.srae.config.n_features for network in networks.explained.values())
+    return OWN * features + 2 * PAIR_ROWS * pairs
+
+
+def _locality(maps: Maps) -> float:
+    """Return the mean over x-features and photos with a map; NaN without any."""
+    saliency = [found.saliency for found in maps.values() if found.saliency is not None]
+    return float(xnn.locality(jnp.asarray(np.stack(saliency))).mean()) if saliency else float("nan")
+
+
+def _table(networks: LoadedNetworks, localities: dict[str, float]) -> Iterator[list[str]]:
+    yield ["class", "recall", "precision", *_FIGURES, "locality"]
+    for name in networks.explained:
+        entry = networks.entry(name)
+        figures = [entry["diagnosis"].get(figure) for figure in _FIGURES]
+        changes = [" -> ".join(map(_text, entry[part])) for part in ("recall", "precision")]
+        yield [name, *changes, *map(_text, figures), _text(localities[name])]
+
+
+def _text(value: float | None) -> str:
+    return "n/a" if value is None or not np.isfinite(value) else f"{value:.3f}"
+
+
+def _facts(networks: LoadedNetworks) -> Iterator[tuple[str, str]]:
+    record: dict[str, Any] = networks.record
+    counts, classes = record["counts"], len(networks.names)
+    yield "model", networks.classifier.name
+    yield "layer", record["layer"]
+    yield "photos", f"{counts['train']} for training, {counts['held_out']} held out for evaluation"
+    yield (
+        "linear probe",
+        f"accuracy {_text(record['probe_accuracy'])} on held-out photos of {classes} classes",
+    )
+    yield "heatmaps", f"iGOS++ on each x-feature, mask {SIZE} x {SIZE}, blurred baseline"
+    yield "seed", str(record["seed"])
+    yield "jaxplain", str(record["jaxplain"])

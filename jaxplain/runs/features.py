@@ -1,0 +1,178 @@
+"""Features of photos in class folders: extracted once, in batches, and cached on disk.
+
+A photo's features are stored under the digest of its file, in a folder named after the model, its weights,
+its input and the layer. So a photo that was renamed, moved or copied is recognised, and one that changed is
+extracted again. An interrupted extraction resumes where it stopped.
+"""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxplain.files import check_writable, write_atomic
+from jaxplain.images import ImageError, load_image
+from jaxplain.runs.photos import check_folder, photos_in
+from jaxplain.runs.records import npz, weights_digest
+from jaxplain.xnn import FeatureLayer, Trunk
+from jaxplain.zoo import Classifier
+
+_CHUNK = 256  # photos per file of the store
+_BATCH = {"cpu": 8}  # images per model call, by platform
+_LARGE_BATCH = 64
+
+
+class LabelledPhoto(NamedTuple):
+    """A photo in a class folder."""
+
+    path: Path
+    label: str  # name of the class folder
+    sha256: str  # of the file
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the sub-folders that hold photos, in alphabetical order.
+
+    Raises:
+      ValueError: not a folder, or fewer than two sub-folders with photos.
+    """
+    check_folder(folder)
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and photos_in(path))
+    if len(names) < 2:
+        raise ValueError(
+            f"{folder} must have at least two sub-folders of photos, one per class; found {len(names)}. "
+            "Sort the photos into sub-folders named after their classes."
+        )
+    return names
+
+
+def labelled_photos(folder: Path, names: Iterable[str]) -> list[LabelledPhoto]:
+    """Return all photos of the named sub-folders."""
+    return [
+        LabelledPhoto(path, name, hashlib.sha256(path.read_bytes()).hexdigest())
+        for name in names
+        for path in photos_in(folder / name)
+    ]
+
+
+@dataclass
+class Extraction:
+    """Features of photos, and the photos that could not be used."""
+
+    photos: list[LabelledPhoto]  # in the order of the features
+    features: np.ndarray  # float32 [N, D]
+    failures: list[str]  # why photos could not be used
+    remarks: list[str]  # damaged files of the store
+    extracted: int = 0  # photos that were not in the store
+
+
+class FeatureStore:
+    """Features by the digests of the photos' files, in one folder per model, weights and layer.
+
+    Args:
+      root: folder of all stores.
+      classifier: whose features.
+      layer: a layer of `jaxplain.xnn.Trunk`.
+    """
+
+    def __init__(self, root: Path, classifier: Classifier, layer: FeatureLayer) -> None:
+        self.classifier, self.layer = classifier, layer
+        spec = hashlib.sha256(repr((classifier.spec, layer)).encode()).hexdigest()[:8]
+        self.folder = root / f"{classifier.name}-{weights_digest(classifier)}-{layer}-{spec}"
+        self.damaged: list[str] = []
+        self._features: dict[str, np.ndarray] = {}  # [D] by digest
+        for path in sorted(self.folder.glob("*.npz")):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            # From bytes: numpy would leave a damaged file open.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as chunk:
+                digests, features = chunk["sha256"], chunk["features"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            self.damaged.append(f"{path} is damaged ({error}); its photos are extracted again.")
+            return
+        self._features.update(zip(digests.tolist(), features, strict=True))
+
+    def missing(self, photos: list[LabelledPhoto]) -> list[LabelledPhoto]:
+        """Return the photos that the store lacks, each content once."""
+        return list({photo.sha256: photo for photo in photos if photo.sha256 not in self._features}.values())
+
+    def extract(
+        self, photos: list[LabelledPhoto], on_batch: Callable[[int], None] = lambda count: None
+    ) -> Extraction:
+        """Return the features of photos; those that the store lacks are extracted and stored.
+
+        If this is interrupted, everything extracted so far is on disk.
+
+        Args:
+          photos: in the order of the result.
+          on_batch: called with the number of photos after each batch.
+
+        Raises:
+          OutputError: the store cannot be written.
+          ValueError: no photo can be read, or the model returns NaN or infinite features.
+        """
+        missing = self.missing(photos)
+        failures = self._add(missing, on_batch) if missing else {}
+        usable = [photo for photo in photos if photo.sha256 not in failures]
+        if not usable:
+            raise ValueError(f"none of {len(photos)} photos can be read: {next(iter(failures.values()))}")
+        features = np.stack([self._features[photo.sha256] for photo in usable])
+        bad = ~np.isfinite(features).all(1)
+        if bad.any():
+            raise ValueError(
+                f"{self.classifier.name} returns NaN or infinite features for {bad.sum()} photos, "
+                f"such as {usable[int(np.argmax(bad))].path}: check the weights, or remove these photos."
+            )
+        extracted = len(missing) - len(failures)
+        return Extraction(usable, features, list(failures.values()), list(self.damaged), extracted)
+
+    def _add(self, photos: list[LabelledPhoto], on_batch: Callable[[int], None]) -> dict[str, str]:
+        """Extract photos and store their features; returns why others cannot be read, by digest."""
+        check_writable(self.folder)
+        failures: dict[str, str] = {}
+        new: dict[str, np.ndarray] = {}
+        try:
+            for batch in _batched_features(self.classifier, self.layer, photos, failures):
+                new |= batch
+                on_batch(len(batch))
+                if len(new) >= _CHUNK:
+                    self._write(new)
+                    new = {}
+        finally:
+            self._write(new)
+        return failures
+
+    def _write(self, features: dict[str, np.ndarray]) -> None:
+        if not features:
+            return
+        self._features |= features
+        name = hashlib.sha256("".join(features).encode()).hexdigest()[:16]
+        contents = npz(sha256=np.array(list(features)), features=np.stack(list(features.values())))
+        write_atomic(self.folder / f"{name}.npz", contents)
+
+
+def _batched_features(
+    classifier: Classifier, layer: FeatureLayer, photos: list[LabelledPhoto], failures: dict[str, str]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield features by digest, one batch at a time; photos that cannot be read are added to `failures`."""
+    run = jax.jit(lambda trunk, images: trunk(images))
+    trunk, size = Trunk(classifier, layer), _BATCH.get(jax.default_backend(), _LARGE_BATCH)
+    blank = np.zeros((*classifier.spec.size, 3), np.float32)
+    for start in range(0, len(photos), size):
+        images = {}
+        for photo in photos[start : start + size]:
+            try:
+                images[photo.sha256] = np.asarray(classifier.preprocess(load_image(photo.path)))
+            except ImageError as error:
+                failures[photo.sha256] = str(error)
+        if images:
+            full = np.stack([*images.values(), *[blank] * (size - len(images))])
+            yield dict(zip(images, np.asarray(run(trunk, full)), strict=False))

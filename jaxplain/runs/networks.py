@@ -1,0 +1,432 @@
+"""Explanation networks for class folders of photos: fitting, looking at photos, saving, loading."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import jaxplain
+from jaxplain import masks, xnn, zoo
+from jaxplain.checks import check_choice, check_positive_int, check_seed
+from jaxplain.explanation import Explanation, Status
+from jaxplain.files import staged_folder
+from jaxplain.runs.features import LabelledPhoto
+from jaxplain.runs.records import number, numbers, plain, to_json, weights_digest
+from jaxplain.runs.subject import Request, Subject, make_subject, method_key, request
+from jaxplain.xnn import CheckpointError, ExplanationNetwork
+
+RECORD = "xnn.json"  # marks a folder as explanation networks
+PROBE, NETWORKS = "probe.safetensors", "networks"
+SIZE = 14  # of an x-feature's masks: x-features are parts, and coarser masks are smoother
+STEPS = 6000  # lower bound for the steps of the descent
+TOP, TYPICAL = 6, 3  # photos listed for each x-feature, and for each class
+_REFIT = "Fit again with jaxplain xnn fit."
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How networks are fitted.
+
+    Raises:
+      ValueError: a number out of range, an unknown layer, no class or one twice.
+    """
+
+    explained: tuple[str, ...]  # names of the classes that get a network
+    layer: xnn.FeatureLayer = "penultimate"
+    seed: int = 0
+    holdout: float = 0.25  # share of each class's photos that is held out for evaluation
+    options: dict[str, Any] = field(default_factory=dict)  # of `xnn.fit`
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_choice(self.layer, get_args(xnn.FeatureLayer), "layer")
+        if "epochs" in self.options:
+            check_positive_int(self.options["epochs"], "epochs")
+        if not 0 < self.holdout < 1:
+            raise ValueError(f"holdout must be between 0 and 1, got {self.holdout}.")
+        if not self.explained or len(set(self.explained)) != len(self.explained):
+            raise ValueError(f"name at least one class, each once; got {', '.join(self.explained)!r}.")
+
+
+class FeatureDataset(NamedTuple):
+    """Photos, their features, and which of them are held out."""
+
+    photos: list[LabelledPhoto]
+    features: np.ndarray  # float32 [N, D]
+    names: tuple[str, ...]  # of all C classes
+    labels: np.ndarray  # int [N]
+    held: np.ndarray  # bool [N]
+
+    @property
+    def evaluated(self) -> np.ndarray:
+        """Photos that networks are evaluated on: those held out, or all if there are none; bool [N]."""
+        return self.held if self.held.any() else ~self.held
+
+
+class BeforeAfter(NamedTuple):
+    """A measure with the probe's logit, and with the network's in its place."""
+
+    before: float
+    after: float
+
+
+class FittedClass(NamedTuple):
+    """The network of one class and its evaluation on the photos held out."""
+
+    name: str
+    target: int  # index of the class
+    fit: xnn.FitResult
+    diagnosis: xnn.Diagnosis
+    recall: BeforeAfter
+    precision: BeforeAfter
+    means: np.ndarray  # [n, C], mean contribution of each x-feature to the training photos of each class
+    top: list[list[tuple[int, float]]]  # for each x-feature: most active training photos, and activations
+    typical: list[int]  # training photos of the class with the highest logits
+
+
+class FittedNetworks(NamedTuple):
+    """The result of `fit_networks`."""
+
+    probe: xnn.Probe
+    accuracy: float  # of the probe, on the photos held out
+    classes: list[FittedClass]
+
+
+def dataset(
+    photos: list[LabelledPhoto], features: np.ndarray, names: list[str], holdout: float
+) -> FeatureDataset:
+    """Split by the digests of the files, so that adding other photos does not move a photo to the other side.
+
+    Raises:
+      ValueError: a class without training photos.
+    """
+    labels = np.array([names.index(photo.label) for photo in photos])
+    held = np.zeros(len(photos), bool)
+    for index, name in enumerate(names):
+        rows = sorted(np.flatnonzero(labels == index), key=lambda row: photos[row].sha256)
+        held[rows[: int(holdout * len(rows))]] = True
+        if not (~held[rows]).any():
+            raise ValueError(
+                f"no photo of class {name!r} can be read; repair its photos, or remove its sub-folder."
+            )
+    return FeatureDataset(photos, features, tuple(names), labels, held)
+
+
+def fit_networks(
+    settings: FitSettings,
+    data: FeatureDataset,
+    on_start: Callable[[str], None] = lambda doing: None,
+    on_done: Callable[[], None] = lambda: None,
+) -> FittedNetworks:
+    """Fit a linear probe to all classes, and one SRAE to each explained class.
+
+    Args:
+      settings: how, and which classes.
+      data: photos of all classes.
+      on_start: called with a description of each fit before it starts.
+      on_done: called after each fit.
+
+    Raises:
+      ValueError: an unknown class, too few photos, or whatever `xnn.fit` refuses.
+    """
+    for name in settings.explained:
+        if name not in data.names:
+            raise ValueError(f"there is no class {name!r}; the classes are {', '.join(data.names)}.")
+    on_start("linear probe")
+    train = ~data.held
+    features = jnp.asarray(data.features)
+    probe = xnn.linear_probe(features[train], jnp.asarray(data.labels[train]), len(data.names))
+    on_done()
+    logits = probe(features)
+    correct = (np.asarray(logits).argmax(1) == data.labels)[data.evaluated]
+    classes = []
+    for name in settings.explained:
+        on_start(f"network of {name}")
+        classes.append(_fit_class(settings, data, features, logits, data.names.index(name)))
+        on_done()
+    return FittedNetworks(probe, float(correct.mean()), classes)
+
+
+def schedule(photos: int, batch_size: int = 50) -> dict[str, int]:
+    """Return the epochs of a fit to `photos` photos: the published 120, and more if that is too few steps."""
+    epochs = max(120, -(-STEPS // max(1, photos // batch_size)))
+    return {"epochs": epochs, "decay_every": epochs // 3}
+
+
+def _fit_class(
+    settings: FitSettings, data: FeatureDataset, features: Array, logits: Array, index: int
+) -> FittedClass:
+    train, evaluated = ~data.held, data.evaluated
+    key = jax.random.fold_in(jax.random.key(settings.seed), index)
+    output: Any = "relu" if np.min(data.features) >= 0 else "linear"
+    options = {"output": output, **schedule(int(train.sum()))} | settings.options
+    fit = jax.block_until_ready(xnn.fit(features[train], logits[train, index], key=key, **options))
+    unseen, before = features[evaluated], logits[evaluated]
+    labels = jnp.asarray(data.labels[evaluated])
+    after = xnn.replace_logit(before, index, fit.srae(unseen)[:, 0])
+    recall, precision = (
+        BeforeAfter(*map(float, pair))
+        for pair in zip(
+            *(xnn.recall_and_precision(one, labels, index) for one in (before, after)), strict=True
+        )
+    )
+    rows = np.flatnonzero(train)
+    contributions = np.asarray(fit.srae.contributions(features[rows]))
+    active, row_labels = np.asarray(fit.srae.x_features(features[rows])), data.labels[rows]
+    own = rows[row_labels == index]
+    return FittedClass(
+        name=data.names[index],
+        target=index,
+        fit=fit,
+        diagnosis=xnn.diagnose(fit.srae, unseen, before[:, index], every_logit=before, label=index),
+        recall=recall,
+        precision=precision,
+        means=np.stack([contributions[row_labels == at].mean(0) for at in range(len(data.names))], axis=1),
+        top=[
+            [(int(rows[row]), float(column[row])) for row in np.argsort(-column)[:TOP] if column[row] > 0]
+            for column in active.T
+        ],
+        typical=own[np.argsort(-np.asarray(logits)[own, index])[:TYPICAL]].tolist(),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Looking at photos
+
+
+class PreparedPhoto(NamedTuple):
+    """A photo prepared for explanation networks."""
+
+    name: str
+    pixels: np.ndarray  # uint8 [H, W, 3], as the classifier sees it
+    subject: Subject
+    features: Array  # [D]
+
+
+class FeatureMap(NamedTuple):
+    """Where an x-feature looks on a photo."""
+
+    activation: float
+    status: Status | None  # None: the x-feature is not active, and nothing was run
+    saliency: np.ndarray | None  # [H, W]; None unless the status is OK
+
+
+class PhotoReading(NamedTuple):
+    """A photo explained by the network of one class."""
+
+    name: str  # of the class
+    logits: np.ndarray  # [C], the probe's
+    predicted: float  # the network's logit of the class
+    contributions: np.ndarray  # [n]
+    significant: np.ndarray  # bool [n]
+    maps: dict[int, FeatureMap]  # of the significant x-features, largest contribution first
+
+
+class LoadedNetworks(NamedTuple):
+    """Explanation networks read from a folder; all photos, classes and x-features share one compilation."""
+
+    classifier: zoo.Classifier
+    probe: xnn.Probe
+    names: tuple[str, ...]  # of all classes of the probe
+    explained: dict[str, ExplanationNetwork]
+    photos: Path  # the folder they were fitted to
+    record: dict[str, Any]
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """Return the record of an explained class."""
+        return next(entry for entry in self.record["classes"] if entry["class"] == name)
+
+    def means(self, name: str) -> np.ndarray:
+        """Return the mean contributions of a network's x-features on each class's training photos: [n, C]."""
+        return np.array([one["mean_contributions"] for one in self.entry(name)["x_features"]], np.float64)
+
+    def prepare(self, name: str, rgb: np.ndarray) -> PreparedPhoto:
+        """Crop and normalise a photo, choose its baseline and key, compute its features."""
+        pixels = self.classifier.crop_and_resize(rgb)
+        trunk = next(iter(self.explained.values())).trunk
+        return PreparedPhoto(name, pixels, *_prepare(_ProbedClassifier(trunk, self.probe), request(pixels)))
+
+    def look(self, name: str, k: int, photo: PreparedPhoto) -> FeatureMap:
+        """Explain x-feature k of a class's network on a photo with iGOS++."""
+        network = self.explained[name]
+        activation = float(network.srae.x_features(photo.features[None])[0, k])
+        if activation <= 0:
+            return FeatureMap(activation, None, None)
+        explanation = _explain(network.feature_score(k, unit=activation), photo.subject, SIZE)
+        status = Status(int(explanation.status))
+        saliency = np.asarray(explanation.saliency(*photo.pixels.shape[:2])) if status is Status.OK else None
+        return FeatureMap(activation, status, saliency)
+
+    def read(self, photo: PreparedPhoto, name: str | None = None) -> PhotoReading:
+        """Explain a photo with a class's network; None: the explained class with the highest logit."""
+        logits = np.asarray(self.probe(photo.features[None])[0])
+        if name is None:
+            name = max(self.explained, key=lambda one: logits[self.names.index(one)])
+        srae = self.explained[name].srae
+        contributions = srae.contributions(photo.features[None])
+        significant = np.asarray(xnn.significant(contributions)[0])
+        predicted = float(srae(photo.features[None])[0, 0])
+        contributions = np.asarray(contributions[0])
+        ranked = [int(k) for k in np.argsort(-contributions) if significant[k]]
+        maps = {k: self.look(name, k, photo) for k in ranked}
+        return PhotoReading(name, logits, predicted, contributions, significant, maps)
+
+
+class _ProbedClassifier(NamedTuple):
+    """The probe on the trunk, as the classifier of a `Subject`."""
+
+    trunk: xnn.Trunk
+    probe: xnn.Probe
+
+    def normalize(self, pixels: Array) -> Array:
+        return self.trunk.classifier.normalize(pixels)
+
+    def __call__(self, images: Array) -> Array:
+        return self.probe(self.trunk(images))
+
+
+@jax.jit
+def _prepare(model: _ProbedClassifier, asked: Request) -> tuple[Subject, Array]:
+    subject = make_subject(model, jnp.uint32(0), asked, baseline="blur")
+    return subject, model.trunk(subject.image[None])[0]
+
+
+@partial(jax.jit, static_argnames="size")
+def _explain(score: xnn.FeatureScore, subject: Subject, size: int) -> Explanation:
+    key = method_key(subject.key, "igos++")
+    return masks.igos_pp(score, subject.image, subject.baseline, key=key, size=size)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Folders of networks
+
+
+class FitSource(NamedTuple):
+    """Where the features of a fit come from."""
+
+    folder: Path  # of the photos
+    model: str
+    weights: Path | None
+    digest: str  # of the weights
+
+
+def save_networks(
+    folder: Path, settings: FitSettings, source: FitSource, data: FeatureDataset, fitted: FittedNetworks
+) -> None:
+    """Write everything about a fit to a folder, whole or not at all.
+
+    xnn.json, the record; probe.safetensors; networks/INDEX.safetensors, one per explained class.
+
+    Raises:
+      OutputError: the folder cannot be written, or holds something that is not an older result.
+    """
+    record = {
+        "jaxplain": jaxplain.__version__,
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "method": "xnn",
+        "model": source.model,
+        "weights": None if source.weights is None else str(source.weights.resolve()),
+        "weights_digest": source.digest,
+        "layer": settings.layer,
+        "photos": str(source.folder.resolve()),
+        "counts": {"train": int((~data.held).sum()), "held_out": int(data.held.sum())},
+        "names": list(data.names),
+        "seed": settings.seed,
+        "holdout": settings.holdout,
+        "options": plain(settings.options),
+        "probe_accuracy": number(fitted.accuracy),
+        "classes": [_class_record(one, source.folder, data) for one in fitted.classes],
+    }
+    with staged_folder(folder, marker=RECORD) as staging:
+        (staging / NETWORKS).mkdir()
+        for one in fitted.classes:
+            xnn.save(staging / network_file(one.target), one.fit.srae, {"class": one.name})
+        xnn.save_probe(staging / PROBE, fitted.probe)
+        (staging / RECORD).write_bytes(to_json(record))
+
+
+def network_file(index: int) -> str:
+    """Return the file of a class's network within its folder; numbered, as class names may hold anything."""
+    return f"{NETWORKS}/{index:04d}.safetensors"
+
+
+def _class_record(one: FittedClass, folder: Path, data: FeatureDataset) -> dict[str, Any]:
+    def photo(row: int) -> dict[str, str]:
+        path, label, sha256 = data.photos[row]
+        return {"photo": str(path.relative_to(folder)), "class": label, "sha256": sha256}
+
+    weights = one.fit.srae.weights[:, 0]
+    return {
+        "class": one.name,
+        "index": one.target,
+        "status": Status(int(one.fit.status)).name.lower(),
+        "rounds": int(one.fit.rounds),
+        "loss_weights": {name: number(value) for name, value in one.fit.weights._asdict().items()},
+        "diagnosis": {name: number(value) for name, value in one.diagnosis._asdict().items()},
+        "recall": numbers(one.recall),
+        "precision": numbers(one.precision),
+        "typical": [photo(row) for row in one.typical],
+        "x_features": [
+            {
+                "weight": number(weights[k]),
+                "mean_contributions": numbers(one.means[k]),
+                "top": [photo(row) | {"activation": number(value)} for row, value in top],
+            }
+            for k, top in enumerate(one.top)
+        ],
+    }
+
+
+def load_networks(folder: Path) -> LoadedNetworks:
+    """Read explanation networks and the classifier that they belong to.
+
+    Raises:
+      CheckpointError: the folder is missing, damaged, or was made with other weights.
+      WeightsError: the classifier's weights cannot be read.
+    """
+    record = _read_record(folder)
+    try:
+        names, layer = tuple(record["names"]), record["layer"]
+        model, weights, digest = record["model"], record["weights"], record["weights_digest"]
+        entries = [(entry["class"], entry["index"]) for entry in record["classes"]]
+        photos = Path(record["photos"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / RECORD} is damaged: {error} is missing. {_REFIT}") from error
+    classifier = zoo.load(model, weights=weights)
+    if weights_digest(classifier) != digest:
+        raise CheckpointError(
+            f"{folder} was made with other weights of {model} than those found here. Restore those, or "
+            "fit again with jaxplain xnn fit."
+        )
+    probe, trunk = xnn.load_probe(folder / PROBE), xnn.Trunk(classifier, layer)
+    explained = {}
+    for name, index in entries:
+        path = folder / network_file(index)
+        srae, about = xnn.load(path)
+        if about.get("class") != name or srae.config.features != len(probe.kernel):
+            raise CheckpointError(f"{path} is not the network of {name!r} listed in {RECORD}. {_REFIT}")
+        explained[name] = ExplanationNetwork(trunk, probe, srae, index)
+    return LoadedNetworks(classifier, probe, names, explained, photos, record)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(
+            f"{folder} holds no {RECORD}: name a folder that jaxplain xnn fit wrote, or fit first."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}. {_REFIT}") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no record. {_REFIT}")
+    return record

@@ -1,0 +1,296 @@
+"""Evaluation of fitted SRAEs on unseen images, and the choice of the number of x-features."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxplain.checks import check_positive_int
+from jaxplain.xnn.fit import LOGIT_STD, FitResult, fit
+from jaxplain.xnn.losses import dominance_loss, is_dead, pull_away_loss
+from jaxplain.xnn.srae import SRAE
+
+COVERED = 0.9  # share of the positive contributions that the significant x-features reach
+RECONSTRUCTED = 0.5  # R^2 above which a feature counts as reconstructed
+
+
+class Diagnosis(NamedTuple):
+    """Measures of an SRAE for one class; `MEASURES` holds the formula and the good direction of each."""
+
+    rmse: Array  # []
+    r2: Array  # []
+    agreement: Array  # [], NaN unless `diagnose` was given all logits
+    pull_away: Array  # []
+    correlation: Array  # []
+    reconstructed: Array  # []
+    significant: Array  # []
+    dominance: Array  # []
+    locality: Array  # [], NaN unless `diagnose` was given importance maps
+    dead: Array  # int32 []
+
+
+class Formula(NamedTuple):
+    """How a measure is made. In formulas i stands for images, k and j for x-features, d for features."""
+
+    better: str  # "high", "low", or "few" where neither extreme is good
+    formula: str
+
+
+MEASURES: dict[str, Formula] = {
+    "rmse": Formula("low", "sqrt(mean_i (predicted_i - logit_i)^2), in units of the logit"),
+    "r2": Formula("high", "1 - mean_i (predicted_i - logit_i)^2 / variance of the logit; at most 1"),
+    "agreement": Formula("high", "share of images whose top class stays the same with the predicted logit"),
+    "pull_away": Formula("low", "mean_{k != j} cos(c_k, c_j)^2 of contributions c_k over images; 0 to 1"),
+    "correlation": Formula("low", "mean_{k != j} correlation(c_k, c_j)^2 over images; 0 to 1"),
+    "reconstructed": Formula("high", "share of features d with 1 - mean_i error_id^2 / variance_d > 0.5"),
+    "significant": Formula("few", "mean_i of the fewest x-features with 90% of the positive contributions"),
+    "dominance": Formula("low", "sum_ik c_ik^2 / sum_i (sum_k |c_ik|)^2: 1/n if all are equal, 1 for one"),
+    "locality": Formula("low", "mean entropy of importance over 7 x 7 cells / log 49; 0 for a single cell"),
+    "dead": Formula("low", "number of x-features whose mean |c_k| is below 1% of the average"),
+}
+
+
+class DiagnosisRow(NamedTuple):
+    """A row of the table of measures."""
+
+    name: str
+    value: float
+    better: str
+    formula: str
+
+
+def table(diagnosis: Diagnosis) -> Iterator[DiagnosisRow]:
+    """Iterate over the measures with their names, directions and formulas.
+
+    Example:
+      >>> empty = Diagnosis(*(jnp.zeros(()),) * len(Diagnosis._fields))
+      >>> next(iter(table(empty)))[:3]
+      ('rmse', 0.0, 'low')
+    """
+    for name, value in diagnosis._asdict().items():
+        yield DiagnosisRow(name, float(value), *MEASURES[name])
+
+
+def diagnose(
+    srae: SRAE,
+    features: Array,
+    logits: Array,
+    target: int = 0,
+    *,
+    every_logit: Array | None = None,
+    label: int | Array | None = None,
+    importance: Array | None = None,
+) -> Diagnosis:
+    """Measure an SRAE on features [N, D] and the logits [N] or [N, K] that it explains.
+
+    Args:
+      srae: the fitted network.
+      features: [N, D], preferably of images it was not fitted to.
+      logits: [N] of the class, or [N, K] of all explained classes.
+      target: which of the explained classes.
+      every_logit: [N, C] of all classes of the classifier, for `agreement`.
+      label: which of those C classes is explained; required with `every_logit`.
+      importance: [M, H, W], maps of x-features, for `locality`.
+
+    Returns:
+      A `Diagnosis`; NaN where a formula has no value (a constant logit has no R^2). See `table`.
+
+    Raises:
+      ValueError: only one of `every_logit` and `label`, or shapes that do not match.
+
+    Example:
+      >>> from flax import nnx
+      >>> from jaxplain.xnn.srae import SRAEConfig
+      >>> srae = SRAE(SRAEConfig(features=8, widths=(4,), n_features=2), rngs=nnx.Rngs(0))
+      >>> diagnose(srae, jnp.ones((3, 8)), jnp.arange(3.0)).significant.shape
+      ()
+    """
+    truth = logits if logits.ndim == 1 else logits[:, target]
+    standardized = srae.standardize(features)
+    outputs = srae.forward(standardized)
+    contributions = outputs.x_features * srae.weights[:, target][None]
+    predicted = contributions.sum(1) + srae.bias[target]
+    lost = jnp.mean((outputs.reconstruction - standardized) ** 2, axis=0)
+    error = jnp.mean((predicted - truth) ** 2)
+    return Diagnosis(
+        rmse=jnp.sqrt(error),
+        r2=1 - error / jnp.var(truth),
+        agreement=_agreement(every_logit, label, predicted),
+        pull_away=pull_away_loss(contributions.T),
+        correlation=_correlation(contributions),
+        reconstructed=jnp.mean(1 - lost / jnp.var(standardized, axis=0) > RECONSTRUCTED),
+        significant=significant(contributions).sum(1).mean(),
+        dominance=dominance_loss(contributions),
+        locality=jnp.float32(jnp.nan) if importance is None else locality(importance).mean(),
+        dead=jnp.sum(is_dead(contributions[:, :, None])).astype(jnp.int32),
+    )
+
+
+def _agreement(every_logit: Array | None, label: int | Array | None, predicted: Array) -> Array:
+    if (every_logit is None) != (label is None):
+        raise ValueError("every_logit and label go together: all logits, and which of them is explained.")
+    if every_logit is None:
+        return jnp.float32(jnp.nan)
+    replaced = replace_logit(every_logit, label, predicted)
+    return jnp.mean(jnp.argmax(every_logit, axis=1) == jnp.argmax(replaced, axis=1))
+
+
+def _correlation(contributions: Array) -> Array:
+    """Mean squared correlation of different columns [N, n]; that of a constant column is 0."""
+    count = contributions.shape[1]
+    if count < 2:
+        return jnp.zeros(())
+    centred = contributions - contributions.mean(0, keepdims=True)
+    lengths = jnp.linalg.norm(centred, axis=0, keepdims=True)
+    directions = centred / jnp.where(lengths > 0, lengths, 1)
+    squares = (directions.T @ directions) ** 2
+    return jnp.sum(jnp.where(jnp.eye(count, dtype=bool), 0, squares)) / (count * (count - 1))
+
+
+def significant(contributions: Array) -> Array:
+    """Return the smallest set of x-features with 90% of the positive contributions: [N, n] -> bool [N, n].
+
+    Example:
+      >>> significant(jnp.array([[6.0, 3.5, 0.5, -4.0]])).tolist()
+      [[True, True, False, False]]
+    """
+    positive = jnp.maximum(contributions, 0)
+    order = jnp.argsort(-positive, axis=1)
+    sizes = jnp.take_along_axis(positive, order, axis=1)
+    before = jnp.cumsum(sizes, axis=1) - sizes  # sum of the larger ones
+    needed = (before < COVERED * sizes.sum(1, keepdims=True)) & (sizes > 0)
+    return jnp.zeros_like(needed).at[jnp.arange(len(order))[:, None], order].set(needed)
+
+
+def locality(importance: Array, cells: int = 7) -> Array:
+    """How widely importance is spread: its entropy over cells / log(cells^2): [M, H, W] -> [M].
+
+    0 if all importance lies in one cell, 1 if it is uniform; NaN for a map without positive importance.
+    Negative importance counts as 0.
+
+    Raises:
+      ValueError: not [M, H, W], or maps smaller than the cells.
+
+    Example:
+      >>> locality(jnp.ones((1, 14, 14))).round(3).tolist()
+      [1.0]
+    """
+    if importance.ndim != 3 or min(importance.shape[1:]) < cells:
+        raise ValueError(
+            f"importance must be [M, H, W], H and W at least {cells}, got shape {importance.shape}."
+        )
+    height, width = importance.shape[1:]
+    rows, cols = (jnp.arange(side) * cells // side for side in (height, width))
+    sums = jnp.zeros((len(importance), cells, cells))
+    sums = sums.at[:, rows[:, None], cols[None, :]].add(jnp.maximum(importance, 0))
+    shares = sums / sums.sum((1, 2), keepdims=True)
+    return -jnp.sum(jax.scipy.special.xlogy(shares, shares), axis=(1, 2)) / jnp.log(cells**2)
+
+
+def recall_and_precision(logits: Array, labels: Array, target: int) -> tuple[Array, Array]:
+    """Return a class's recall and precision: logits [N, K], labels int [N] -> [], [].
+
+    Example:
+      >>> recall, precision = recall_and_precision(jnp.eye(3), jnp.array([0, 1, 1]), 1)
+      >>> float(recall), float(precision)
+      (0.5, 1.0)
+    """
+    predicted, actual = jnp.argmax(logits, axis=1) == target, labels == target
+    correct = jnp.sum(predicted & actual)
+    return correct / jnp.sum(actual), correct / jnp.sum(predicted)
+
+
+def replace_logit(logits: Array, target: int | Array | None, predicted: Array) -> Array:
+    """Replace the logits [N, K] of one class by predictions [N]."""
+    return jnp.asarray(logits).at[:, target].set(predicted)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The number of x-features
+
+
+class Selection(NamedTuple):
+    """Fits with different numbers of x-features, and the best number."""
+
+    n_features: int  # with the lowest criterion
+    criteria: dict[int, float]  # for every number tried; NaN where the fit is not finite
+    fits: dict[int, FitResult]
+
+    @property
+    def best(self) -> FitResult:
+        """The fit with the selected number of x-features."""
+        return self.fits[self.n_features]
+
+
+def criterion(
+    fitted: FitResult, features: Array, *, p0: float = 1.0, p1: float = 1.0, p2: float = 0.0
+) -> Array:
+    """sum_k (mean_i E_ik w_k)^2 + p0 * loss + p1 * n - p2 * (number of positive x-features), []; low is good.
+
+    The loss is the validation loss of the best epoch. Contributions are in standard deviations of the logit,
+    so that p0, p1 and p2 mean the same on every model; with several classes, their mean counts.
+
+    Args:
+      fitted: result of `fit`.
+      features: [N, D] over which contributions are averaged.
+      p0: weight of the loss.
+      p1: cost of an x-feature.
+      p2: reward for an x-feature with a positive mean contribution.
+    """
+    srae = fitted.srae
+    deviation = srae.logit_scale[...][None] * LOGIT_STD
+    means = srae.x_features(features).mean(0)[:, None] * srae.weights / deviation  # [n, K]
+    loss = fitted.validation.total[fitted.best_epoch]
+    squares = jnp.mean(jnp.sum(means**2, axis=0))
+    positive = jnp.mean(jnp.sum(means > 0, axis=0))
+    return squares + p0 * loss + p1 * means.shape[0] - p2 * positive
+
+
+def select_n_features(
+    features: Array,
+    logits: Array,
+    *,
+    key: Array,
+    candidates: Iterable[int] = (2, 3, 4, 5, 6, 7, 8),
+    p0: float = 1.0,
+    p1: float = 1.0,
+    p2: float = 0.0,
+    **options: Any,
+) -> Selection:
+    """Choose the number of x-features by the published criterion over fits; see `criterion`.
+
+    Every number has its own shapes and is compiled once.
+
+    Args:
+      features: [N, D], as for `fit`.
+      logits: [N] or [N, K].
+      key: used for every fit.
+      candidates: numbers of x-features to try.
+      p0: weight of the loss.
+      p1: cost of an x-feature.
+      p2: reward for an x-feature with a positive mean contribution.
+      **options: of `fit`.
+
+    Raises:
+      ValueError: no candidate, one that `fit` refuses, or no fit that is finite.
+
+    Example:
+      >>> import jax
+      >>> features = jax.nn.relu(jax.random.normal(jax.random.key(0), (64, 12)))
+      >>> small = {"widths": (8,), "epochs": 2, "pretrain_epochs": 1, "candidates": (2, 3)}
+      >>> selection = select_n_features(features, features[:, 0], key=jax.random.key(1), **small)
+      >>> selection.n_features in (2, 3), sorted(selection.criteria)
+      (True, [2, 3])
+    """
+    sizes = sorted({check_positive_int(n, "candidates") for n in candidates})
+    if not sizes:
+        raise ValueError("candidates must contain at least one number of x-features.")
+    fits = {n: fit(features, logits, key=key, n_features=n, **options) for n in sizes}
+    weights = {"p0": p0, "p1": p1, "p2": p2}
+    criteria = {n: float(criterion(fitted, features, **weights)) for n, fitted in fits.items()}
+    finite = [n for n in sizes if jnp.isfinite(criteria[n])]
+    if not finite:
+        raise ValueError("none of the fits is finite; check their status.")
+    return Selection(min(finite, key=criteria.__getitem__), criteria, fits)
