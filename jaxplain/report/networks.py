@@ -195,7 +195,7 @@ def save_photo(
         "heatmaps": {str(k): caption(found) for k, found in reading.maps.items()},
     }
     contents = {
-        "sheet.png": overlay.to_png(sheet_png(sheet)),
+        "sheet.png": sheet_png(sheet),
         "sheet.html": sheets_page([sheet], title=sheet.title, facts=list(_facts(networks))).encode(),
         PHOTO_RECORD: to_json(record),
     }
@@ -247,7 +247,7 @@ def save_report(
     }
     contents = {
         "report.html": page.encode(),
-        **{name: overlay.to_png(sheet_png(sheet)) for name, sheet in pictures.items()},
+        **{name: sheet_png(sheet) for name, sheet in pictures.items()},
         REPORT_RECORD: to_json(record),
     }
     write_folder(folder, contents, REPORT_RECORD)
