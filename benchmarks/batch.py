@@ -22,7 +22,7 @@ import numpy as np
 import photos
 
 import jaxplain as jx
-from jaxplain.batch import Example, Progress, explain_dataset, make_recipe
+from jaxplain.runs.batch import Example, Progress, explain_dataset, make_recipe
 
 # iGOS++ by default: 8 iterations of 4 terms at 3 nodes; 4 candidates of 4 terms at the path's end in each;
 # the first masks, the image and its baseline. Then the two curves, and the score of the row.
@@ -93,9 +93,9 @@ def flat(count: int) -> None:
         return Example(str(number), np.kron(pixels, np.ones((8, 8, 1), np.uint8)))
 
     def explain(model: jx.zoo.Classifier, image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
-        return jx.attributions.input_x_gradient(jx.class_score(model, target), image).saliency
+        return jx.attributions.input_x_gradient(jx.class_score(model, target), image).importance
 
-    def tell(progress: Progress) -> None:
+    def on_progress(progress: Progress) -> None:
         if progress.done // 100 > len(sizes):
             gc.collect()
             sizes.append(resident())
@@ -103,7 +103,7 @@ def flat(count: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         stream = map(draw, range(count))
-        explain_dataset(explain, model, stream, out=Path(folder, "r.zarr"), tell=tell)
+        explain_dataset(explain, model, stream, out=Path(folder, "r.zarr"), on_progress=on_progress)
     later = sizes[len(sizes) // 4 :]
     print(f"after the first quarter: {min(later):.0f} to {max(later):.0f} MiB")
 

@@ -11,9 +11,9 @@ from jaxplain import paths as paths
 from jaxplain import sag as sag
 from jaxplain import xnn as xnn
 from jaxplain import zoo as zoo
+from jaxplain.explanation import Explanation as Explanation
+from jaxplain.explanation import Status as Status
 from jaxplain.images import load_image as load_image
-from jaxplain.masks import Heatmap as Heatmap
-from jaxplain.masks import Status as Status
 from jaxplain.masks import diverse_init as diverse_init
 from jaxplain.masks import igos as igos
 from jaxplain.masks import igos_plus as igos_plus

@@ -1,7 +1,7 @@
-"""Every argument check of the package: shapes and dtypes while tracing, plain options on the host.
+"""All argument checks of the package: shapes and dtypes while tracing, plain options on the host.
 
-`check_...` functions raise or return nothing of interest; `as_...` functions also convert. A traced array has no
-values to look at, so that checks of values apply to concrete arrays only.
+`check_...` functions raise an error, or return their argument or nothing; `as_...` functions also convert.
+Checks of values apply to concrete arrays only, since a traced array has no values.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from jax import Array
 Pair = int | tuple[int, int]
 """Rows and columns; one number stands for both."""
 
-SEEDS = 2**32  # JAX silently drops higher bits, so that 2**32 would be seed 0 again
+SEEDS = 2**32  # JAX silently drops higher bits, so 2**32 would be the same as seed 0
 _CHANNELS = 16  # more than any camera has
 
 # ---------------------------------------------------------------------------------------------------------
@@ -24,11 +24,11 @@ _CHANNELS = 16  # more than any camera has
 
 
 def check_image(image: Any, name: str = "image") -> None:
-    """Check for one image: floating point [H, W, C], finite where its values are known.
+    """Check for one image: floating point [H, W, C], with finite values if they are known.
 
     Raises:
       TypeError: not an array of floats.
-      ValueError: not of rank 3, an empty axis, channels first, or NaN or infinite values.
+      ValueError: not of rank 3, an empty axis, channels first, NaN or infinite values.
     """
     _check_float(image, name)
     if image.ndim != 3 or 0 in image.shape:
@@ -49,11 +49,11 @@ def as_image(image: Any, name: str = "image") -> Array:
 
 
 def check_image_batch(images: Any, channels: int | None = None, name: str = "images") -> None:
-    """Check for a batch of images: floating point [N, H, W, C]; values are not looked at.
+    """Check for a batch of images: floating point [N, H, W, C]; values are not checked.
 
     Raises:
       TypeError: not an array of floats.
-      ValueError: not of rank 4, or another number of channels than `channels`.
+      ValueError: not of rank 4, or a number of channels other than `channels`.
     """
     _check_float(images, name)
     if images.ndim != 4:
@@ -65,20 +65,37 @@ def check_image_batch(images: Any, channels: int | None = None, name: str = "ima
         )
 
 
-def check_map(importance: Any, image_shape: tuple[int, ...], name: str = "importance") -> None:
-    """Check for a map [h, w] of floats for an image [H, W, C]: two axes, no finer than the image, no NaN.
+def check_map(
+    importance: Any,
+    image_shape: tuple[int, ...],
+    name: str = "importance",
+    *,
+    finite: bool = True,
+    owner: str = "image",
+) -> None:
+    """Check for a map [h, w] of floats for an image [H, W, C]: two axes and no finer than the image.
+
+    Args:
+      importance: what to check.
+      image_shape: begins with H and W.
+      name: of the map in errors.
+      finite: also refuse NaN and infinity in a concrete map.
+      owner: what has `image_shape`, in errors.
 
     Raises:
       TypeError: not an array of floats.
-      ValueError: another shape, or NaN or infinite values.
+      ValueError: another shape, NaN or infinite values.
     """
     shape: tuple[int, ...] = getattr(importance, "shape", ())
     if len(shape) != 2 or 0 in shape or shape[0] > image_shape[0] or shape[1] > image_shape[1]:
+        hint = " Use jax.vmap for a batch." if len(shape) == 3 else ""
         raise ValueError(
-            f"{name} must be one map [h, w] of at most the image's {tuple(image_shape[:2])}, got shape {shape}."
+            f"{name} must be one map [h, w] no larger than the {owner}'s {tuple(image_shape[:2])}, "
+            f"got shape {shape}.{hint}"
         )
-    _check_float(importance, name)
-    check_finite(importance, name)
+    check_floats(importance, name)
+    if finite:
+        check_finite(importance, name)
 
 
 def _check_float(array: Any, name: str) -> None:
@@ -97,7 +114,7 @@ def _check_float(array: Any, name: str) -> None:
 
 
 def check_floats(array: Any, name: str, ndim: int | None = None, axes: str = "") -> None:
-    """Check for a non-empty array of floats of `ndim` axes (None: any number); `axes` names them in errors.
+    """Check for a non-empty array of floats with `ndim` axes (None: any number); `axes` names them in errors.
 
     Raises:
       TypeError: not an array of floats.
@@ -114,11 +131,11 @@ def check_floats(array: Any, name: str, ndim: int | None = None, axes: str = "")
 
 
 def check_same_shape(first: Any, second: Any, names: tuple[str, str]) -> None:
-    """Check for two arrays of floats of one shape.
+    """Check for two arrays of floats of the same shape.
 
     Raises:
       TypeError: not arrays of floats.
-      ValueError: empty, or shapes that differ.
+      ValueError: empty arrays or different shapes.
     """
     for array, name in zip((first, second), names, strict=True):
         check_floats(array, name)
@@ -130,10 +147,10 @@ def check_same_shape(first: Any, second: Any, names: tuple[str, str]) -> None:
 
 
 def check_finite(array: Any, name: str) -> None:
-    """Refuse NaN and infinity in a concrete array.
+    """Check a concrete array for NaN and infinite values.
 
     Raises:
-      ValueError: it holds NaN or infinite values; says how many.
+      ValueError: there are some; the message gives their number.
     """
     if isinstance(array, jax.core.Tracer):
         return
@@ -146,10 +163,10 @@ def check_finite(array: Any, name: str) -> None:
 
 
 def check_where(holds: Callable[[np.ndarray], Any], values: Any, message: str) -> None:
-    """Refuse concrete values for which a condition does not hold everywhere.
+    """Check that a condition holds for all concrete values.
 
     Raises:
-      ValueError: with the message.
+      ValueError: it does not; with this message.
     """
     if not isinstance(values, jax.core.Tracer) and not np.all(holds(np.asarray(values))):
         raise ValueError(message)
@@ -160,7 +177,7 @@ def check_where(holds: Callable[[np.ndarray], Any], values: Any, message: str) -
 
 
 def as_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf) -> Array:
-    """Return one number as float32 []; a concrete one must lie in low..high.
+    """Return one number as float32 []; a concrete number must lie in low..high.
 
     Raises:
       ValueError: not one number, not finite, or out of range.
@@ -175,17 +192,41 @@ def as_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf)
     return number
 
 
+def as_share(value: Any, name: str) -> Array:
+    """Return a share as float32 []; a concrete one must be above 0 and at most 1.
+
+    Raises:
+      ValueError: not one number, NaN, or out of range.
+    """
+    share = jnp.asarray(value, jnp.float32)
+    if share.ndim:
+        raise ValueError(f"{name} must be one number, got shape {share.shape}; use jax.vmap for a sweep.")
+    if not isinstance(share, jax.core.Tracer) and not 0 < float(share) <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1, got {float(share):g}.")
+    return share
+
+
 def check_positive_int(value: Any, name: str) -> int:
-    """Return a whole number of at least 1 as a Python int.
+    """Return a positive integer as a Python int.
+
+    Raises:
+      TypeError: not an integer.
+      ValueError: below 1.
+    """
+    return check_int_from(1, value, name)
+
+
+def check_int_from(least: int, value: Any, name: str) -> int:
+    """Return a whole number of at least `least` as a Python int.
 
     Raises:
       TypeError: not a whole number.
-      ValueError: below 1.
+      ValueError: below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
     return int(value)
 
 
@@ -193,7 +234,7 @@ def as_pair(value: Pair, name: str) -> tuple[int, int]:
     """Return (rows, columns); one number stands for both.
 
     Raises:
-      TypeError, ValueError: not one or two whole numbers of at least 1.
+      TypeError, ValueError: not one or two positive integers.
     """
     if not isinstance(value, tuple | list):
         return check_positive_int(value, name), check_positive_int(value, name)
@@ -202,17 +243,38 @@ def as_pair(value: Pair, name: str) -> tuple[int, int]:
     return check_positive_int(value[0], name), check_positive_int(value[1], name)
 
 
+def as_grid(value: Pair, image_shape: tuple[int, ...], name: str = "grid") -> tuple[int, int]:
+    """Return the (rows, columns) of a grid or map over an image [H, W, C], no finer than its pixels.
+
+    Raises:
+      TypeError, ValueError: not one or two whole numbers of at least 1, or more than the image's pixels.
+    """
+    rows, cols = as_pair(value, name)
+    if rows > image_shape[0] or cols > image_shape[1]:
+        raise ValueError(
+            f"a {name} of {rows} x {cols} is finer than the image of {image_shape[0]} x {image_shape[1]} "
+            "pixels; choose at most that."
+        )
+    return rows, cols
+
+
+def check_callable(value: Any, name: str) -> None:
+    """Raise a TypeError unless a value can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {type(value).__name__}.")
+
+
 def check_batch_size(batch_size: int | None) -> int | None:
     """Return the images per model call; None chooses by platform. Errors as in `check_positive_int`."""
     return None if batch_size is None else check_positive_int(batch_size, "batch_size")
 
 
 def as_key(key: Any, method: str) -> Array:
-    """Return one random key, as made by `jax.random.key` (or an old-style uint32 [2]).
+    """Return one random key, made by `jax.random.key` (or an old-style uint32 [2]).
 
     Raises:
-      TypeError: it is None or not a key.
-      ValueError: it is more than one key.
+      TypeError: None, or not a key.
+      ValueError: several keys.
     """
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
@@ -236,10 +298,10 @@ def check_target(target: int, classes: int) -> None:
 
 
 def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
-    """Return one of a set of names.
+    """Return a value that must be one of a set of names.
 
     Raises:
-      ValueError: it is not one of them; suggests the nearest ones.
+      ValueError: it is not; the message suggests the nearest names.
     """
     choices = list(choices)
     if value in choices:
@@ -247,3 +309,30 @@ def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
     near = get_close_matches(str(value), choices, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(choices)}."
     raise ValueError(f"unknown {name} {value!r}: {hint}")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Transformations
+
+
+def refuse_derivatives(arguments: Any, what: str) -> Any:
+    """Return a pytree as it is; raises where JAX would differentiate with respect to it.
+
+    For results of a search, whose derivative would be wrong or 0 without a word.
+
+    Raises:
+      TypeError: under `jax.grad` or `jax.jvp` with respect to anything that the pytree depends on.
+    """
+
+    @jax.custom_jvp
+    def unchanged(arguments: Any) -> Any:
+        return arguments
+
+    @unchanged.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        raise TypeError(
+            f"{what} is the result of a search, which JAX cannot differentiate. To treat it as a constant, "
+            "pass jax.lax.stop_gradient of the score (and the image) to the method."
+        )
+
+    return unchanged(arguments)

@@ -1,5 +1,7 @@
-"""What every method returns: an importance map, how the run ended, what it cost, and the method's details."""
+"""The result of every method: an importance map, a status, the cost, and details of the method."""
 
+import inspect
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Status(IntEnum):
-    """How a run ended; a number in the result, so that it passes through jit and vmap."""
+    """How a run ended; stored as a number, so that it passes through jit and vmap."""
 
     OK = 0
     NOT_FINITE = 1
@@ -31,30 +33,31 @@ class Status(IntEnum):
 
     @property
     def message(self) -> str:
-        """Human-readable explanation, with what to do about it."""
+        """Explain the status in words, with what to do about it."""
         return _MESSAGES[self]
 
 
 _MESSAGES = {
     Status.OK: "ok",
-    Status.NOT_FINITE: "a score or the result is NaN or infinite; check the model, its input and the target",
-    Status.NOT_ABOVE_BASELINE: "the score of the image is not above its baseline's, so there is nothing to "
-    "explain: choose another target or baseline",
-    Status.NOT_MOVED: "no candidate mask was better than the initial one, so the map is empty: choose another "
-    "target, less noise, a smaller l1, or more iterations",
-    Status.LOW_SCORE: "the score of the whole image is about zero, so there is nothing to explain: choose "
+    Status.NOT_FINITE: "a score or the result is NaN or infinite: check the model, its input and the target",
+    Status.NOT_ABOVE_BASELINE: "the score of the image is not above that of its baseline, so there is "
+    "nothing to explain: choose another target or baseline",
+    Status.NOT_MOVED: "no candidate mask was better than the initial one, so the map is empty: choose "
+    "another target, less noise, a smaller l1, or more iterations",
+    Status.LOW_SCORE: "the score of the whole image is close to zero, so there is nothing to explain: choose "
     "another target",
     Status.BASELINE_SUFFICIENT: "the baseline alone already reaches the threshold, so no patch is needed: "
     "choose another baseline or target",
     Status.BUDGET_SPENT: "the budget of model evaluations was spent before the search ended, so there may be "
     "more explanations: raise max_evaluations",
-    Status.BUFFER_FULL: "max_explanations were found, and there may be more: raise max_explanations",
+    Status.BUFFER_FULL: "max_explanations explanations were found, and there may be more: raise "
+    "max_explanations",
     Status.NONE_FOUND: "no sufficient set was found: raise max_size, beam_width or candidates, lower the "
     "threshold, or let the search propose all patches (proposal=None)",
-    Status.CONSTANT_LOGITS: "the logit is the same on all images, so there is nothing to explain: add images "
-    "that differ, or choose another class",
-    Status.NOT_ACCEPTED: "one x-feature carries nearly everything in every round; the best round was kept: "
-    "try more images, another n_features or another key",
+    Status.CONSTANT_LOGITS: "the logit is the same for all images, so there is nothing to explain: add other "
+    "images, or choose another class",
+    Status.NOT_ACCEPTED: "in every round one x-feature contributes nearly everything; the best round was "
+    "kept: try more images, another n_features or another key",
 }
 
 
@@ -67,9 +70,9 @@ class Explanation(NamedTuple):
     details: Any = ()  # a NamedTuple: what this family of methods adds
 
     def saliency(self, height: int, width: int) -> Array:
-        """Return the importance at another size, [height, width].
+        """Return the importance at another size, [height, width], such as the image's.
 
-        A finer size is interpolated bilinearly with aligned corners, a coarser one averaged over its cells.
+        Interpolates bilinearly with aligned corners to a finer size, averages over cells to a coarser one.
 
         Example:
           >>> import jax.numpy as jnp
@@ -79,18 +82,18 @@ class Explanation(NamedTuple):
         return resize_map(self.importance, (height, width))
 
     def plot(self, image: Any = None, *, ax: "Axes | None" = None, alpha: float = 0.5) -> "Axes":
-        """Draw the importance, over an image if one is given, with matplotlib.
+        """Draw the importance with matplotlib, over an image if one is given.
 
         Args:
           image: [H, W, C], uint8 pixels or floats, which are scaled to their range for display.
-          ax: where to draw; None for a new figure.
+          ax: axes to draw on; None: a new figure.
           alpha: weight of the heatmap over the image, 0 to 1.
 
         Returns:
           The axes; `ax.figure.savefig("name.svg")` saves them.
 
         Raises:
-          ValueError: the explanations of several images; plot one at a time.
+          ValueError: this holds the explanations of several images; plot one at a time.
         """
         from jaxplain import overlay  # matplotlib is imported only when something is drawn
 
@@ -111,7 +114,7 @@ class Explanation(NamedTuple):
 
 
 class Method(Protocol):
-    """The contract of every method in `masks`, `attributions` and of a user's own."""
+    """The signature of every method in `masks` and `attributions`, and of your own methods."""
 
     def __call__(
         self,
@@ -126,13 +129,13 @@ class Method(Protocol):
         """Explain one image.
 
         Args:
-          score: what to explain, a callable pytree from images [N, H, W, C] to [N].
+          score: what to explain, a callable pytree from images [N, H, W, C] to scores [N].
           image: [H, W, C], model space.
-          baseline: [H, W, C], what hides a pixel; None: the method's default. A method that hides nothing
-            ignores it.
+          baseline: [H, W, C], what replaces hidden pixels; None: the method's default. A method that hides
+            nothing ignores it.
           key: random key, consumed; a deterministic method ignores it.
           batch_size: images per model call; None chooses by platform.
-          **named: options of the method, written out in its signature with their defaults.
+          **named: options of the method, which its signature lists with their defaults.
         """
         ...
 
@@ -140,14 +143,14 @@ class Method(Protocol):
 def finished(
     importance: Array, scores: Array, evaluations: int | Array, details: Any = (), status: Array | None = None
 ) -> Explanation:
-    """Return an explanation whose status says whether everything in it is finite.
+    """Return an `Explanation` whose status is NOT_FINITE if the importance or a score is not finite.
 
     Args:
       importance: [h, w].
-      scores: of any shape; all that the model returned.
-      evaluations: images through the model.
+      scores: everything that the model returned, of any shape.
+      evaluations: number of images through the model.
       details: what the family of methods adds.
-      status: of the method where all is finite, int32 []; None: OK.
+      status: int32 [], the status if everything is finite; None: OK.
     """
     finite = jnp.all(jnp.isfinite(importance)) & jnp.all(jnp.isfinite(scores))
     otherwise = jnp.int32(Status.OK) if status is None else status
@@ -156,6 +159,40 @@ def finished(
         status=jnp.where(finite, otherwise, Status.NOT_FINITE).astype(jnp.int32),
         evaluations=jnp.asarray(evaluations, jnp.int32),
         details=details,
+    )
+
+
+def call_method(
+    method: Callable[..., Any],
+    score: Any,
+    image: Array,
+    baseline: Array | None,
+    *,
+    key: Array | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Explanation:
+    """Explain one image with a method of the package or a function of your own.
+
+    The key and the options are passed only where the method's signature has them. A function of your own may
+    return a bare map instead of an `Explanation`; its cost is then unknown (-1).
+
+    Raises:
+      ValueError, TypeError: whatever the method raises.
+    """
+    given = {name: value for name, value in (options or {}).items() if takes(method, name)}
+    if takes(method, "key"):
+        given["key"] = key
+    found = method(score, image, baseline, **given)
+    if not isinstance(found, Explanation):
+        found = finished(jnp.asarray(found), jnp.zeros(()), -1)
+    return found
+
+
+def takes(function: Callable[..., Any], argument: str) -> bool:
+    """Return whether a function takes a keyword argument, by name or through `**`."""
+    parameters = inspect.signature(function).parameters
+    return argument in parameters or any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
     )
 
 

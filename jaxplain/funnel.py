@@ -1,9 +1,9 @@
-"""The one funnel through which every model call goes.
+"""The funnel through which every model call goes.
 
-All images that a method needs are rendered and scored `batch_size` at a time inside a loop, so that memory is
-bounded by that one number, whatever the method, also under `jax.vmap` and `jax.grad`.
+All images that a method needs are rendered and scored `batch_size` at a time inside a loop, so that this one
+number bounds the memory of every method, also under `jax.vmap` and `jax.grad`.
 
-In the shape descriptions N is a number of images, V the size of a `vmap` axis and b the batch size.
+In shapes, N is the number of images, V the size of a `vmap` axis and b the batch size.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,16 @@ Render = Callable[[PyTree, PyTree, PyTree], Array]
 
 
 class Evaluated(NamedTuple):
-    """What `value_and_grad` returns."""
+    """Scores and the gradient of their weighted sum; returned by `value_and_grad`."""
 
     values: Array  # [N], scores of the rendered images; NaN where an item is not live
     grads: PyTree  # like params: gradient of sum(weights * values)
 
 
 def default_batch_size() -> int:
-    """Return the images per model call by platform: 1 on a CPU, 64 on an accelerator.
+    """Return the default number of images per model call: 1 on a CPU, 64 on an accelerator.
 
-    On a CPU small batches stay in the cache and are as fast per image as large ones (measured in benchmarks/).
+    On a CPU, small batches stay in the cache and are as fast per image as large ones (see benchmarks/).
     """
     return 1 if jax.default_backend() == "cpu" else 64
 
@@ -48,24 +48,28 @@ def evaluate(
     items: PyTree,
     *,
     live: Array | None = None,
+    usually_live: int | None = None,
     batch_size: int | None = None,
 ) -> Array:
-    """Score N images that exist only `batch_size` at a time: `score(render(params, context, item))`.
+    """Score N images, of which only `batch_size` exist at a time: `score(render(params, context, item))`.
 
     Args:
       score: what to evaluate.
       render: draws one image from the shared `params` and `context` and one item.
-      params: pytree of arrays, shared by all images; `value_and_grad` differentiates with respect to it.
-      context: pytree of arrays, shared by all images.
+      params: pytree of arrays that all images share; `value_and_grad` differentiates with respect to it.
+      context: pytree of arrays that all images share.
       items: pytree of arrays with leading axis N, one row per image.
       live: bool [N], which items to score; None scores all. The model is called only as often as the live
-        items require, although their number is known only when the program runs.
+        items require, even though their number is known only when the program runs. With `live` the loop
+        has no fixed length; reverse-mode derivatives then take time for all items.
+      usually_live: how many items are live in most calls (static); batches are sized to fit them, not N.
       batch_size: images per model call; None chooses by platform.
 
     Returns:
       float32 [N]; NaN where an item is not live.
     """
-    return _funnel(score, render, params, context, items, None, live, batch_size).values
+    size = _Size(_checked_batch_size(batch_size), usually_live)
+    return _funnel(score, render, params, context, _Rows(items, None, live), size).values
 
 
 def value_and_grad(
@@ -77,32 +81,54 @@ def value_and_grad(
     weights: Array,
     *,
     live: Array | None = None,
+    usually_live: int | None = None,
     batch_size: int | None = None,
 ) -> Evaluated:
     """Like `evaluate`, with the gradient of `sum(weights * scores)` with respect to `params`; weights: [N].
 
-    The model's own parameters are not differentiated, and nothing of one batch of `batch_size` images is kept
-    for the next except the running sum of the gradient. An item that is not live contributes nothing to it.
+    The model's own parameters are not differentiated, and only the running sum of the gradient is kept from
+    one batch of `batch_size` images to the next. An item that is not live does not contribute to it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxplain import funnel
+      >>> score = lambda images: (images ** 2).sum((1, 2, 3))
+      >>> scale = lambda params, context, item: item * params * context
+      >>> image, scales = jnp.ones((2, 2, 1)), jnp.array([1.0, 3.0])
+      >>> found = funnel.value_and_grad(score, scale, jnp.float32(1.0), image, scales, jnp.array([1.0, 0.5]))
+      >>> found.values.tolist(), float(found.grads)
+      ([4.0, 36.0], 44.0)
     """
-    weights = jnp.asarray(weights, jnp.float32)
-    return _funnel(score, render, params, context, items, weights, live, batch_size)
+    size = _Size(_checked_batch_size(batch_size), usually_live)
+    rows = _Rows(items, jnp.asarray(weights, jnp.float32), live)
+    return _funnel(score, render, params, context, rows, size)
+
+
+def _checked_batch_size(batch_size: int | None) -> int:
+    return default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
+
+
+class _Size(NamedTuple):
+    """How large batches are; static."""
+
+    batch_size: int  # at most
+    usually_live: int | None  # number of rows that are live in most calls; None: not known
+
+    def of_live(self, count: int) -> int:
+        """Return the images per call where only some of `count` rows are live."""
+        if self.usually_live is None:
+            return min(self.batch_size, count)
+        batches = -(-self.usually_live // self.batch_size)
+        return -(-self.usually_live // batches)  # as even as possible, as in `_pieces`
 
 
 def _funnel(
-    score: Score,
-    render: Render,
-    params: PyTree,
-    context: PyTree,
-    items: PyTree,
-    weights: Array | None,
-    live: Array | None,
-    batch_size: int | None,
+    score: Score, render: Render, params: PyTree, context: PyTree, rows: "_Rows", size: _Size
 ) -> Evaluated:
     leaves, treedef = jax.tree_util.tree_flatten(as_pytree(score))
-    size = default_batch_size() if batch_size is None else check_positive_int(batch_size, "batch_size")
     shared = dict(enumerate(map(jnp.asarray, leaves)))
-    params, context, items = jax.tree_util.tree_map(jnp.asarray, (params, context, items))
-    work = _Work(shared, params, context, _Rows(items, weights, live))
+    params, context, items = jax.tree_util.tree_map(jnp.asarray, (params, context, rows.items))
+    work = _Work(shared, params, context, rows._replace(items=items))
     return _differentiable(_Plan(treedef, partial(_no_leaves, render), size), work)
 
 
@@ -116,20 +142,18 @@ class _Plan(NamedTuple):
     """The static half of a funnel run."""
 
     score_tree: Any
-    draw: Callable[
-        ..., tuple[Array, dict[int, Array]]
-    ]  # a `Render` that also returns the item's score leaves
-    batch_size: int
+    draw: Callable[..., tuple[Array, dict[int, Array]]]  # a `Render` that also returns own score leaves
+    size: _Size
 
 
 class _Rows(NamedTuple):
-    """What differs from image to image."""
+    """Everything that differs between images."""
 
     items: PyTree  # leaves [N, ...]
     weights: Array | None  # [N]; None where no gradient is wanted
     live: Array | None  # bool [N]; None: all
 
-    def count(self) -> int:
+    def length(self) -> int:
         return jax.tree_util.tree_leaves(self)[0].shape[0]
 
     def take(self, rows: Array) -> "_Rows":
@@ -141,21 +165,21 @@ class _Work(NamedTuple):
 
     shared: dict[int, Array]  # leaves of the score that all images share, by position
     params: PyTree
-    context: PyTree  # under a vmap over scores also their leaves that differ from image to image
+    context: PyTree  # under a vmap over scores, also those of their leaves that differ between images
     rows: _Rows
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Under vmap: the mapped axis joins the flat batch
+# Under vmap: the mapped axis becomes part of the flat batch
 
 
 def _batched(plan: _Plan, work: _Work) -> Evaluated:
-    """Evaluate all rows. Under vmap the mapped axis joins the flat batch, so that the model still sees
-    `batch_size` images per call; without this rule it would see V times as many."""
+    """Evaluate all rows. Under vmap the mapped axis becomes part of the flat batch, so that the model still
+    sees `batch_size` images per call; without this rule it would see V times as many."""
 
     @custom_vmap
     def run(work: _Work) -> Evaluated:
-        if work.rows.count() == 0:  # a vmap over no images
+        if work.rows.length() == 0:  # a vmap over no images
             return Evaluated(jnp.zeros(0), _zero_grads(work))
         return _scan(plan, work) if work.rows.live is None else _loop_over_live(plan, work)
 
@@ -170,10 +194,10 @@ def _batched(plan: _Plan, work: _Work) -> Evaluated:
 
 
 def _flattened(plan: _Plan, work: _Work, mapped: _Work, axis_size: int) -> tuple[_Plan, _Work]:
-    """Turn V runs of N rows into one of V * N rows, each of which knows its run's number."""
+    """Turn V runs of N rows into one run of V * N rows, each with the number of its original run."""
     shared = {at: leaf for at, leaf in work.shared.items() if not mapped.shared[at]}
     differing = {at: leaf for at, leaf in work.shared.items() if mapped.shared[at]}
-    wanted = work.rows.weights is not None  # a gradient for each run, also of params that they share
+    wanted = work.rows.weights is not None  # a gradient for each run, also where runs share their params
     params = work.params
     if wanted:
         params = jax.tree_util.tree_map(partial(_with_axis, axis_size), params, mapped.params)
@@ -192,11 +216,13 @@ def _flattened(plan: _Plan, work: _Work, mapped: _Work, axis_size: int) -> tuple
     rows = jax.tree_util.tree_map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
     numbers = jnp.repeat(jnp.arange(axis_size, dtype=jnp.int32), _length(work, mapped))
     rows = rows._replace(items=(numbers, rows.items))
-    return plan._replace(draw=draw), _Work(shared, params, (work.context, differing), rows)
+    usually_live = None if plan.size.usually_live is None else plan.size.usually_live * axis_size
+    plan = plan._replace(draw=draw, size=plan.size._replace(usually_live=usually_live))
+    return plan, _Work(shared, params, (work.context, differing), rows)
 
 
 def _length(work: _Work, mapped: _Work) -> int:
-    """Return N: the leading axis of a row leaf behind the mapped one."""
+    """Return N: the leading axis of a row leaf, after the mapped axis."""
     leaf, flag = jax.tree_util.tree_leaves(work.rows)[0], jax.tree_util.tree_leaves(mapped.rows)[0]
     return leaf.shape[1 if flag else 0]
 
@@ -206,16 +232,16 @@ def _with_axis(axis_size: int, leaf: Array, is_mapped: bool) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Under grad: one batch after the other again
+# Under grad: the batches are computed once more, one at a time
 
 
 @jax.tree_util.register_static
 class _Perturbed(tuple):
-    """For each leaf of the work whether a derivative with respect to it is wanted."""
+    """For each leaf of the work, whether its derivative is wanted."""
 
 
 def _differentiable(plan: _Plan, work: _Work) -> Evaluated:
-    """Evaluate all rows; reverse-mode derivatives go through the batches once more, one at a time."""
+    """Evaluate all rows; a reverse-mode derivative computes the batches once more, one at a time."""
 
     @jax.custom_vjp
     def run(work: _Work) -> Evaluated:
@@ -229,19 +255,19 @@ def _differentiable(plan: _Plan, work: _Work) -> Evaluated:
 
     def backward(saved: tuple[_Work, _Perturbed], cotangents: Evaluated) -> tuple[_Work]:
         work, wanted = saved
-        filled = jax.tree_util.tree_map(_without_symbols, cotangents, is_leaf=_is_symbolic)
-        pulled = _pull_back(plan, wanted, work, filled)
-        leaves, treedef = jax.tree_util.tree_flatten(work)
+        dense = jax.tree_util.tree_map(_without_symbols, cotangents, is_leaf=_is_symbolic)
+        pulled = _pull_back(plan, wanted, work, dense)
         found = iter(pulled)
-        return (treedef.unflatten([next(found) if flag else None for flag in wanted]),)
+        filled = [next(found) if flag else None for flag in wanted]
+        return (jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(work), filled),)
 
     run.defvjp(forward, backward, symbolic_zeros=True)
     return run(work)
 
 
 def _pull_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluated) -> list[Array]:
-    """Return the cotangents of the wanted leaves. Under vmap one run follows the other, so that memory stays
-    bounded; derivatives of explanations are rare enough for that to be fast enough."""
+    """Return the cotangents of the wanted leaves. Under vmap the runs are processed one after another, which
+    bounds the memory; derivatives of explanations are rare enough for that to be fast enough."""
 
     @custom_vmap
     def run(work: _Work, cotangents: Evaluated) -> list[Array]:
@@ -257,19 +283,17 @@ def _pull_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluat
 
 
 def _scan_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluated) -> list[Array]:
-    count = work.rows.count()
+    count = work.rows.length()
     everything, treedef = jax.tree_util.tree_flatten(work)
+    none_of_them = jax.tree_util.tree_map(lambda _: False, work)
     is_row = jax.tree_util.tree_leaves(
-        _Work(
-            *jax.tree_util.tree_map(lambda _: False, work[:3]),
-            jax.tree_util.tree_map(lambda _: True, work.rows),
-        )
+        none_of_them._replace(rows=jax.tree_util.tree_map(lambda _: True, work.rows))
     )
     chosen = [at for at, flag in enumerate(wanted) if flag]
     values_ct = cotangents.values
     if work.rows.live is not None:
         values_ct = jnp.where(work.rows.live, values_ct, 0.0)
-    pieces, places = _pieces(work.rows, count, plan.batch_size)
+    pieces, places = _pieces(work.rows, count, plan.size.batch_size)
     pieces_ct = jnp.where(places < count, values_ct[jnp.minimum(places, count - 1)], 0.0)
 
     def step(totals: list[Array], piece: tuple[_Rows, Array]) -> tuple[list[Array], list[Array]]:
@@ -280,7 +304,7 @@ def _scan_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluat
             merged = list(leaves)
             for at, leaf in zip(chosen, some, strict=True):
                 merged[at] = leaf
-            return _score_piece(plan, treedef.unflatten(merged))
+            return _score_piece(plan, jax.tree_util.tree_unflatten(treedef, merged))
 
         _, back = jax.vjp(of_chosen, [leaves[at] for at in chosen])
         (found,) = back(Evaluated(ct, cotangents.grads))
@@ -290,7 +314,7 @@ def _scan_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluat
 
     start = [jnp.zeros_like(everything[at]) for at in chosen if not is_row[at]]
     totals, stacked = jax.lax.scan(step, start, (pieces, pieces_ct))
-    # A row that pads the last batch repeats the last one with weight 0, so its cotangent may be dropped.
+    # A row that pads the last batch repeats the last row with weight 0, so its cotangent can be dropped.
     joined = [leaf.reshape(-1, *leaf.shape[2:])[:count] for leaf in stacked]
     totals_left, rows_left = iter(totals), iter(joined)
     return [next(rows_left) if is_row[at] else next(totals_left) for at in chosen]
@@ -317,9 +341,9 @@ def _is_float(leaf: Array) -> bool:
 
 
 def _scan(plan: _Plan, work: _Work) -> Evaluated:
-    """Score all rows batch by batch, adding up the gradient."""
-    count = work.rows.count()
-    pieces, _ = _pieces(work.rows, count, plan.batch_size)
+    """Score all rows batch by batch and sum up the gradient."""
+    count = work.rows.length()
+    pieces, _ = _pieces(work.rows, count, plan.size.batch_size)
 
     def step(total: PyTree, rows: _Rows) -> tuple[PyTree, Array]:
         found = _score_piece(plan, work._replace(rows=rows))
@@ -330,13 +354,15 @@ def _scan(plan: _Plan, work: _Work) -> Evaluated:
 
 
 def _pieces(rows: _Rows, count: int, batch_size: int) -> tuple[_Rows, Array]:
-    """Split [N, ...] into [batches, b, ...], as few batches as `batch_size` allows and as even as possible.
+    """Split [N, ...] into [batches, b, ...]: as few batches as `batch_size` allows, as equal as possible.
 
-    Padding repeats the last row with weight 0. Also returned: the place of each row, int32 [batches, b].
+    Padding repeats the last row with weight 0. Also returns the index of each row, int32 [batches, b].
     """
     batches = -(-count // batch_size)
     size = -(-count // batches)
     places = jnp.arange(batches * size, dtype=jnp.int32).reshape(batches, size)
+    if batches * size == count:  # a reshape compiles faster than a gather per leaf
+        return jax.tree_util.tree_map(lambda leaf: leaf.reshape(batches, size, *leaf.shape[1:]), rows), places
     split = rows.take(jnp.minimum(places, count - 1))
     if split.weights is not None:
         split = split._replace(weights=jnp.where(places < count, split.weights, 0.0))
@@ -344,14 +370,12 @@ def _pieces(rows: _Rows, count: int, batch_size: int) -> tuple[_Rows, Array]:
 
 
 def _loop_over_live(plan: _Plan, work: _Work) -> Evaluated:
-    """Score the live rows, gathered to the front, in a loop that ends with the last of them."""
+    """Score the live rows, which are gathered to the front, in a loop that ends after the last of them."""
     rows = work.rows
     assert rows.live is not None
-    count = rows.count()
-    size = min(plan.batch_size, count)
-    if rows.weights is not None:
-        rows = rows._replace(weights=jnp.where(rows.live, rows.weights, 0.0))
-    # The last batch may reach beyond the end: its surplus rows repeat the last one, which must not count twice.
+    count = rows.length()
+    size = plan.size.of_live(count)
+    # The last batch may reach past the end: its surplus rows repeat the last row, which must not count twice.
     order = jnp.pad(jnp.argsort(~rows.live, stable=True), (0, size - 1), mode="edge")
 
     def step(at: Array, state: Evaluated) -> Evaluated:
@@ -375,15 +399,19 @@ def _zero_grads(work: _Work) -> PyTree:
 
 
 def _score_piece(plan: _Plan, work: _Work) -> Evaluated:
-    """Render and score the b images of one batch, with the gradient where the rows have weights."""
+    """Render and score the b images of one batch, with the gradient if the rows have weights."""
     weights = work.rows.weights
     if weights is None:
         return Evaluated(_scores(plan, work), ())
+    if work.rows.live is not None:
+        weights = jnp.where(work.rows.live, weights, 0.0)
 
     def weighted(params: PyTree) -> tuple[Array, Array]:
         values = _scores(plan, work._replace(params=params))
-        # Not `weights * values` alone: a padded row must not turn the sum to NaN.
-        return jnp.sum(jnp.where(weights != 0, weights * values, 0.0)), values
+        # Not `weights * values` alone: a padded row must not make the sum NaN. Nor without the weights of 0:
+        # the derivative with respect to them is the score.
+        counts = (weights != 0) | jnp.isfinite(values)
+        return jnp.sum(jnp.where(counts, weights * values, 0.0)), values
 
     (_, values), grads = jax.value_and_grad(weighted, has_aux=True)(work.params)
     return Evaluated(values, grads)

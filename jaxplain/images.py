@@ -7,6 +7,7 @@ model's own ``preprocess``. Colour profiles are ignored, as most image loaders d
 from __future__ import annotations
 
 import contextlib
+import io
 import operator
 import os
 from pathlib import Path
@@ -68,9 +69,26 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
         ((300, 451, 3), dtype('uint8'))
     """
     path = Path(path)
+    return decode_image(read_image_file(path), path)
+
+
+def read_image_file(path: Path) -> bytes:
+    """Return the bytes of a photo's file, for `decode_image` and a digest.
+
+    Raises:
+        ImageError: the path is missing, not a regular file, empty, or may not be read.
+    """
     _check_file(path)
     try:
-        with Image.open(path) as image:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {_explain(error)}") from error
+
+
+def decode_image(data: bytes, path: Path) -> Rgb:
+    """Decode the bytes of a photo's file as `load_image` does; the path is for error messages."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
             _check_header(image, path)
             image.load()
             upright = _apply_orientation(_to_rgb(image, path), _orientation(image))

@@ -9,7 +9,8 @@ from jax import Array
 
 from jaxplain import attributions, masks
 from jaxplain.checks import check_choice
-from jaxplain.explanation import Explanation, finished
+from jaxplain.explanation import Explanation, call_method, finished
+from jaxplain.explanation import takes as takes
 
 
 class MethodSpec(NamedTuple):
@@ -25,8 +26,6 @@ class MethodSpec(NamedTuple):
 def _old(
     function: Callable[..., Any], needs: str = "sbk"
 ) -> Callable[..., Any]:  # TRANSITIONAL: goes when families are merged
-    import jax
-
     def method(
         score: Any,
         image: Array,
@@ -45,30 +44,134 @@ def _old(
             return Explanation(1.0 - found.mask, found.status, found.evaluations, found)
         if not hasattr(found, "status"):
             return finished(found, jnp.zeros(()), 0)
-        shown = found.saliency if "s" in needs else jax.nn.relu(found.attribution)
-        return Explanation(shown, found.status, found.evaluations, found)
+        return Explanation(found.saliency, found.status, found.evaluations, found)
 
     return method
 
 
+_IGOS_PP_PAPER = "Khorram, Lawson, Fuxin. ACM CHIL 2021"
 METHODS: dict[str, MethodSpec] = {
+    "random": MethodSpec(
+        attributions.random_map, "Random numbers", "Control: random numbers, which every method must beat."
+    ),
+    "edges": MethodSpec(
+        attributions.edges,
+        "Edge detector",
+        "Control: the edges of the image, independent of what the model has learned.",
+        "Adebayo et al. Sanity Checks for Saliency Maps. NeurIPS 2018.",
+    ),
     "gradient": MethodSpec(
-        _old(attributions.gradient, "s"), "Gradient", "How fast the score changes with each pixel."
+        attributions.gradient,
+        "Gradient",
+        "How strongly the score reacts to a small change of each pixel.",
+        "Simonyan, Vedaldi, Zisserman. Deep Inside Convolutional Networks. ICLR workshop 2014.",
+    ),
+    "input-x-gradient": MethodSpec(
+        attributions.input_x_gradient,
+        "Input x gradient",
+        "The gradient times the pixel's value: a linear approximation of its contribution to the score.",
+        "Shrikumar, Greenside, Shcherbina, Kundaje. Not Just a Black Box. arXiv:1605.01713, 2016.",
     ),
     "integrated-gradients": MethodSpec(
-        _old(attributions.integrated_gradients, "sb"),
+        attributions.integrated_gradients,
         "Integrated gradients",
-        "Shares out the score difference.",
+        "The score difference between image and baseline, distributed over the pixels by the gradients along "
+        "the way.",
+        "Sundararajan, Taly, Yan. Axiomatic Attribution for Deep Networks. ICML 2017.",
     ),
     "smooth-grad": MethodSpec(
-        _old(attributions.smooth_grad, "sk"), "SmoothGrad", "Mean gradient over noisy copies."
+        attributions.smooth_grad,
+        "SmoothGrad",
+        "The mean gradient over noisy copies of the image.",
+        "Smilkov et al. SmoothGrad: removing noise by adding noise. arXiv:1706.03825, 2017.",
     ),
-    "grad-cam": MethodSpec(_old(attributions.grad_cam, "c"), "Grad-CAM", "Weighted feature maps."),
+    "var-grad": MethodSpec(
+        attributions.var_grad,
+        "VarGrad",
+        "The variance of the gradient over noisy copies of the image.",
+        "Adebayo, Gilmer, Goodfellow, Kim. Local Explanation Methods for Deep Neural Networks Lack "
+        "Sensitivity to Parameter Values. ICLR workshop 2018.",
+    ),
+    "grad-cam": MethodSpec(
+        attributions.grad_cam,
+        "Grad-CAM",
+        "Where the features of the last convolution raise the score of the class; coarse.",
+        "Selvaraju et al. Grad-CAM. ICCV 2017.",
+    ),
+    "grad-cam++": MethodSpec(
+        attributions.grad_cam_pp,
+        "Grad-CAM++",
+        "Like Grad-CAM, with weights that show several objects of the class equally well.",
+        "Chattopadhay et al. Grad-CAM++. WACV 2018.",
+    ),
+    "excitation-backprop": MethodSpec(
+        attributions.excitation_backprop,
+        "Excitation backprop",
+        "The evidence for the class, traced back layer by layer to where it comes from.",
+        "Zhang et al. Top-down Neural Attention by Excitation Backprop. IJCV 2018.",
+    ),
+    "contrastive-excitation-backprop": MethodSpec(
+        attributions.contrastive_excitation_backprop,
+        "Contrastive excitation backprop",
+        "The evidence for the class, minus the evidence against it, traced back layer by layer.",
+        "Zhang et al. Top-down Neural Attention by Excitation Backprop. IJCV 2018.",
+    ),
+    "rise": MethodSpec(
+        attributions.rise,
+        "RISE",
+        "The mean score of many randomly masked images, over those that show the pixel.",
+        "Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC "
+        "2018.",
+        uses_baseline=False,  # as published, hidden pixels are zero in model space
+    ),
     "occlusion": MethodSpec(
-        _old(attributions.occlusion, "sb"), "Occlusion", "Drop of the score under a moving window."
+        attributions.occlusion,
+        "Occlusion",
+        "How much the score drops when a window hides the pixel.",
+        "Zeiler, Fergus. Visualizing and Understanding Convolutional Networks. ECCV 2014.",
     ),
-    "igos": MethodSpec(_old(masks.igos, "sbkz"), "I-GOS", "Smallest mask whose removal destroys the score."),
-    "igos++": MethodSpec(_old(masks.igos_pp, "sbkz"), "iGOS++", "Masks for deletion and insertion together."),
+    "igos": MethodSpec(
+        masks.igos,
+        "I-GOS",
+        "The smallest smooth mask whose removal destroys the score.",
+        "Qi, Khorram, Fuxin. AAAI 2020",
+    ),
+    "igos+": MethodSpec(
+        masks.igos_plus,
+        "iGOS+",
+        "One mask whose removal destroys the score and whose content alone restores it.",
+        _IGOS_PP_PAPER,
+    ),
+    "igos++": MethodSpec(
+        masks.igos_pp,
+        "iGOS++",
+        "A mask for deletion and a mask for insertion, optimised together.",
+        _IGOS_PP_PAPER,
+    ),
+    "meaningful-perturbation": MethodSpec(
+        masks.meaningful_perturbation,
+        "Meaningful perturbation",
+        "The smallest smooth mask whose removal destroys the score, without integrated gradients.",
+        "Fong, Vedaldi. ICCV 2017",
+    ),
+    "extremal-perturbation": MethodSpec(
+        masks.extremal_perturbation,
+        "Extremal perturbation",
+        "The smooth mask of a fixed area that preserves the score best.",
+        "Fong, Patrick, Vedaldi. ICCV 2019",
+    ),
+    **{
+        f"igos++-{name}": MethodSpec(masks.ABLATIONS[name], f"iGOS++, {title}", description, _IGOS_PP_PAPER)
+        for name, title, description in (
+            ("insertion-only", "insertion only", "iGOS++ with one mask and the insertion term alone."),
+            ("deletion-only", "deletion only", "iGOS++ with one mask and the deletion term alone."),
+            ("naive-sum", "naive sum", "iGOS++ with one mask for both terms."),
+            ("with-noise", "with noise", "iGOS++ with noise along the integration path."),
+            ("no-noise", "no noise", "iGOS++ without noise along the integration path."),
+            ("fixed-step", "fixed step", "iGOS++ without a search for the step size."),
+            ("no-btv", "no BTV", "iGOS++ without the smoothness penalty."),
+        )
+    },
 }
 
 
@@ -90,12 +193,8 @@ def apply(
       ValueError, TypeError: whatever the method raises; a result that is not one map.
     """
     spec = as_spec(method)
-    given = {name: value for name, value in (options or {}).items() if takes(spec.function, name)}
-    if takes(spec.function, "key"):
-        given["key"] = key
-    found = spec.function(score, image, baseline if spec.uses_baseline else None, **given)
-    if not isinstance(found, Explanation):
-        found = finished(jnp.asarray(found, jnp.float32), jnp.zeros(()), -1)
+    baseline_or_default = baseline if spec.uses_baseline else None
+    found = call_method(spec.function, score, image, baseline_or_default, key=key, options=options)
     if found.importance.ndim != 2:
         raise ValueError(f"a method must return one map [h, w], got shape {found.importance.shape}.")
     return found._replace(importance=found.importance.astype(jnp.float32))
@@ -108,14 +207,6 @@ def as_spec(method: "MethodSpec | Callable[..., Any]", name: str = "") -> Method
     if not callable(method):
         raise TypeError(f"a method must be a function (score, image, baseline, ...), got {method!r}.")
     return MethodSpec(method, name or getattr(method, "__name__", "method"), "A method of your own.")
-
-
-def takes(function: Callable[..., Any], argument: str) -> bool:
-    """Return whether a function takes a keyword argument, by name or among others."""
-    parameters = inspect.signature(function).parameters
-    return argument in parameters or any(
-        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
-    )
 
 
 def parameters(method: "MethodSpec | Callable[..., Any]", options: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +228,7 @@ def parameters(method: "MethodSpec | Callable[..., Any]", options: Mapping[str, 
 
 
 def choose(names: Iterable[str], known: Mapping[str, MethodSpec] = METHODS) -> dict[str, MethodSpec]:
-    """Return methods by name, each once; "all" stands for all but ablations, "ablations" for iGOS++ and its own.
+    """Return methods by name, each once; "all": all but ablations, "ablations": iGOS++ and its ablations.
 
     Raises:
       ValueError: no name, or an unknown one; suggests the nearest ones.

@@ -1,6 +1,6 @@
-"""An importance map as a picture: coloured, laid over its image, encoded as PNG. Colours are matplotlib's.
+"""Importance maps as pictures: coloured with matplotlib's colour maps, overlaid on images, encoded as PNG.
 
-For the eye only: nothing here changes a map that is kept or measured.
+For display only: nothing here changes a map that is saved or measured.
 """
 
 import base64
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLORMAPS = ("jet", "viridis", "gray", "bwr")
-MISSING = "#808080"  # where there is no number
-OUTLIERS = 1.0  # percent of a map's values at each end that `robust_range` shows in the last colour
-# A float32 map whose values differ by less is constant up to rounding; stretching it would show noise.
+MISSING = "#808080"  # the colour of NaN
+OUTLIERS = 1.0  # percent of a map's values at each end that `robust_range` leaves out
+# A float32 map whose values differ by less is constant up to rounding; stretching it would show only noise.
 _FLAT = 4 * float(np.finfo(np.float32).eps)
 _THUMBNAIL = 224  # pixels of the longer side
 
@@ -32,14 +32,14 @@ def overlay(
     cmap: str = "jet",
     limits: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
-    """Blend a coloured map into an image: `(1 - alpha) * pixels + alpha * colour`.
+    """Overlay a coloured map on an image: `(1 - alpha) * pixels + alpha * colour`.
 
     Args:
       pixels: uint8 [H, W, 3].
       importance: [h, w], high = important; resized bilinearly with aligned corners.
       alpha: weight of the map, 0 (image only) to 1 (map only).
       cmap: "jet", "viridis", "gray" or "bwr" (for signed maps, symmetric about zero).
-      limits: values drawn in the first and last colour; None for the extremes. See `robust_range`.
+      limits: values drawn in the first and last colour; None: the smallest and largest. See `robust_range`.
 
     Returns:
       uint8 [H, W, 3].
@@ -89,9 +89,9 @@ def heatmap(
 
 
 def display_range(importance: ArrayLike, cmap: str = "jet") -> tuple[float, float]:
-    """Return the limits that a map is drawn with: its extremes; symmetric about zero for "bwr".
+    """Return the limits that a map is drawn with: its extremes, symmetric about zero for "bwr".
 
-    The two are equal where the map is constant up to rounding, or has no finite value.
+    Both are the same if the map is constant up to rounding, or has no finite value.
 
     Example:
       >>> display_range([[-3.0, 1.0]]), display_range([[-3.0, 1.0]], "bwr")
@@ -109,7 +109,7 @@ def display_range(importance: ArrayLike, cmap: str = "jet") -> tuple[float, floa
 
 
 def robust_range(importance: ArrayLike) -> tuple[float, float] | None:
-    """Return limits that leave out the outer 1% of the values at each end; None where they are equal."""
+    """Return limits that leave out 1% of the values at each end; None if both are equal."""
     values = _as_map(importance)
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -119,7 +119,7 @@ def robust_range(importance: ArrayLike) -> tuple[float, float] | None:
 
 
 def resize_bilinear(importance: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Resize a map for display, bilinearly with aligned corners; a NaN spreads only to where it has weight.
+    """Resize a map for display, bilinearly with aligned corners; a NaN affects only pixels it has weight in.
 
     Example:
       >>> resize_bilinear([[0.0, 1.0]], (1, 3)).tolist()
@@ -132,7 +132,7 @@ def resize_bilinear(importance: ArrayLike, shape: tuple[int, int]) -> NDArray[np
 
 
 def _interpolated(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Interpolate along the first axis. Where its weight is zero, the next value must not matter, even if NaN."""
+    """Interpolate along the first axis; a neighbour of weight zero does not matter, even if it is NaN."""
     position = np.linspace(0.0, len(values) - 1, count)
     before = np.floor(position).astype(np.intp)
     weight = (position - before)[:, None]
@@ -149,7 +149,7 @@ def _as_map(importance: ArrayLike) -> NDArray[np.float64]:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Out of the program
+# Encoding and plotting
 
 
 def to_png(picture: NDArray[np.uint8] | Image.Image) -> bytes:
@@ -171,14 +171,14 @@ def to_png(picture: NDArray[np.uint8] | Image.Image) -> bytes:
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """Encode a photo as a JPEG data URI, to embed it in a page: uint8 [H, W, 3] -> text."""
+    """Encode a photo as a JPEG data URI to embed in a page: uint8 [H, W, 3] -> text."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def thumbnail(importance: ArrayLike) -> bytes:
-    """Return a map alone as a PNG of moderate size, with square cells; for notebooks."""
+    """Return a map without its image as a PNG of moderate size with square cells, for notebooks."""
     height, width = _as_map(importance).shape
     scale = max(1, round(_THUMBNAIL / max(height, width)))
     return to_png(heatmap(importance, (height * scale, width * scale)))
@@ -187,7 +187,7 @@ def thumbnail(importance: ArrayLike) -> bytes:
 def plot(
     importance: ArrayLike, image: Any = None, *, ax: "Axes | None" = None, alpha: float = 0.5, title: str = ""
 ) -> "Axes":
-    """Draw a map, over its image if given, on matplotlib axes; see `jaxplain.Explanation.plot`."""
+    """Draw a map on matplotlib axes, over its image if one is given; see `Explanation.plot`."""
     import matplotlib.pyplot as plt
 
     ax = plt.subplots(figsize=(4, 4))[1] if ax is None else ax

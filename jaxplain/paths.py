@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-EVEN = 0.2  # share of an adaptive path's nodes that is spread evenly over the stretches between scores
+EVEN = 0.2  # share of an adaptive path's nodes that is spread evenly over the intervals between scores
 
 
 class Path(NamedTuple):
@@ -19,7 +19,7 @@ class Path(NamedTuple):
 
 
 def riemann(steps: int) -> Path:
-    """Right-hand Riemann sum: nodes s/S, s = 1..S. The published rule of I-GOS and iGOS++."""
+    """Right-hand Riemann sum: nodes s/S, s = 1..S; the published rule of I-GOS and iGOS++."""
     return _equal_weights(np.arange(1, steps + 1) / steps)
 
 
@@ -35,33 +35,33 @@ def gauss_legendre(steps: int) -> Path:
 
 
 def pilot(steps: int) -> Array:
-    """Where scores are needed before `adaptive` can place its nodes: float32 [P + 1], from 0 to 1.
+    """Return where `adaptive` needs scores before it can place its nodes: float32 [P + 1], from 0 to 1.
 
-    P is half the number of nodes (at least 2). Closer together near 0: a network saturates along the path
-    from a baseline without contrast, and most of what happens happens there.
+    P is half the number of nodes (at least 2). The places are denser near 0: on a path that starts at a
+    baseline without contrast the network soon saturates, so the score changes mostly there.
     """
     return jnp.asarray(np.linspace(0, 1, max(2, steps // 2) + 1) ** 2, jnp.float32)
 
 
 def adaptive(scores: Array, steps: int) -> Path:
-    """Midpoint rule on unequal cells, narrow where the gradient changes, placed by a few scores on the path.
+    """Midpoint rule on unequal cells, narrow where the gradient changes, as a few scores on the path show.
 
-    The gradient of a network of ReLUs has so many kinks along a path that it is more like a random walk than
-    a polynomial. On a walk of local roughness r the midpoint rule's error is smallest with a density of nodes
-    in proportion to r^(2/3), and the changes of slope between the scores say where r is large.
+    The gradient of a ReLU network has so many kinks along a path that it resembles a random walk more than a
+    polynomial. On a walk of local roughness r the error of the midpoint rule is smallest if the density of
+    nodes is proportional to r^(2/3); the changes of slope between the scores show where r is large.
 
     Args:
-      scores: [P + 1], at `pilot(steps)`.
+      scores: [P + 1], at the places `pilot(steps)`.
       steps: number of nodes (static).
 
     Returns:
       A `Path` whose nodes are its cells' centres and whose weights are their widths, both traced. It is
-      exact for polynomials of degree 1, whatever the scores, and knows no more of them than where to look:
-      the integral that it finds is not fitted to them.
+      exact for polynomials of degree 1, whatever the scores. The scores only determine where the nodes lie;
+      the integral is not fitted to them.
 
     References:
       Bhat, Raychowdhury. Non-Uniform Interpolation in Integrated Gradients for Low-Latency Explainable-AI.
-      ISCAS 2023: the idea of placing nodes by scores. How they are placed here is this package's own.
+      ISCAS 2023, for the idea of placing nodes by scores; the way they are placed here is our own.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -75,13 +75,14 @@ def adaptive(scores: Array, steps: int) -> Path:
     widths = jnp.diff(bounds)
     turns = jnp.abs(jnp.diff(jnp.diff(scores) / widths))  # [P - 1], of the slope at the inner bounds
     turns = turns / jnp.sqrt((widths[1:] + widths[:-1]) / 2)  # a walk's turn grows as the root of its length
-    turns = jnp.maximum(jnp.pad(turns, (1, 0)), jnp.pad(turns, (0, 1)))  # [P], at either end of a stretch
+    turns = jnp.maximum(jnp.pad(turns, (1, 0)), jnp.pad(turns, (0, 1)))  # [P], at either end of an interval
     spread = jnp.pad(turns, 1, mode="edge")
     rough = (spread[:-2] + 2 * spread[1:-1] + spread[2:]) / 4
-    shares = rough ** (2 / 3) * widths
+    power = jnp.where(rough == 0, 1.0, rough) ** (2 / 3)  # whose derivative at 0 is infinite
+    shares = jnp.where(rough == 0, 0.0, power) * widths
     total = jnp.sum(shares)
     even = jnp.full(shares.shape, 1 / len(shares))
-    # A share for every stretch: what the scores missed is not left out. Without turns that is all.
+    # Every interval gets a share, in case the scores missed something; without turns, the same share.
     shares = jnp.where(total > 0, (1 - EVEN) * shares / jnp.where(total > 0, total, 1.0) + EVEN * even, even)
     heights = jnp.concatenate([jnp.zeros(1), jnp.cumsum(shares)])
     edges = jnp.interp(jnp.linspace(0, 1, steps + 1), heights / heights[-1], bounds)
@@ -100,5 +101,5 @@ RULES: dict[str, Callable[[int], Path]] = {
 
 
 def add_noise(image: Array, key: Array, std: Array) -> Array:
-    """The image plus fresh Gaussian noise of standard deviation `std` in model space. Consumes the key."""
+    """Add fresh Gaussian noise of standard deviation `std` (model space) to an image; consumes the key."""
     return image + std * jax.random.normal(key, image.shape, image.dtype)

@@ -1,7 +1,7 @@
-"""Baselines, resizing and blending: how a mask becomes an image.
+"""Baselines, resizing and blending: from a mask to a perturbed image.
 
-A mask is 1 where the pixel is kept and 0 where the baseline replaces it. h, w are the mask's rows and
-columns, H, W the image's.
+A mask is 1 where a pixel is kept and 0 where the baseline replaces it. h and w are the rows and columns of
+the mask, H and W those of the image.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ BASELINES = ("blur", "black", "white", "mean", "zero", "noise")
 
 @lru_cache(maxsize=64)
 def upsampling_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """Return bilinear interpolation with aligned corners as a matrix: float32 [size_out, size_in].
+    """Return the matrix of bilinear interpolation with aligned corners: float32 [size_out, size_in].
 
-    Sample positions are `linspace(0, size_in - 1, size_out)`, so the first and last samples are the
+    Sample positions are `linspace(0, size_in - 1, size_out)`, so that the first and last samples are the
     corners themselves; `jax.image.resize` aligns pixel centres instead.
     """
     positions = np.linspace(0.0, size_in - 1.0, size_out)
@@ -30,16 +30,16 @@ def upsampling_matrix(size_in: int, size_out: int) -> np.ndarray:
 
 
 def upsample(mask: Array, shape: tuple[int, int]) -> Array:
-    """Upsample bilinearly with aligned corners: [h, w] -> [H, W]; the identity where shapes agree."""
+    """Upsample bilinearly with aligned corners: [h, w] -> [H, W]; the identity if the shapes agree."""
     if mask.shape == tuple(shape):
         return mask
     rows, cols = upsampling_matrix(mask.shape[0], shape[0]), upsampling_matrix(mask.shape[1], shape[1])
-    precision = jax.lax.Precision.HIGHEST  # two tiny products; TPU's default would round the mask to bfloat16
+    precision = jax.lax.Precision.HIGHEST  # small products; TPU's default would round the mask to bfloat16
     return jnp.matmul(jnp.matmul(rows, mask, precision=precision), cols.T, precision=precision)
 
 
 def resizing_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """Matrix that resizes one axis of a map: float32 [size_out, size_in]; see `resize_map`."""
+    """Return the matrix that resizes one axis of a map: float32 [size_out, size_in]; see `resize_map`."""
     if size_out >= size_in:
         return upsampling_matrix(size_in, size_out)
     edges = np.arange(size_out + 1) * size_in / size_out
@@ -49,9 +49,9 @@ def resizing_matrix(size_in: int, size_out: int) -> np.ndarray:
 
 
 def resize_map(importance: Array, shape: tuple[int, int]) -> Array:
-    """Resize a map: a coarser size averages over its cells, a finer one interpolates with aligned corners.
+    """Resize a map: average over cells to a coarser size, interpolate with aligned corners to a finer one.
 
-    [h, w] -> [H, W]; the identity where shapes agree.
+    [h, w] -> [H, W]; the identity if the shapes agree.
     """
     if importance.shape == tuple(shape):
         return importance
@@ -61,20 +61,25 @@ def resize_map(importance: Array, shape: tuple[int, int]) -> Array:
 
 
 def blend(image: Array, baseline: Array, mask: Array) -> Array:
-    """Return `image * mask + baseline * (1 - mask)`: images [H, W, C], mask [H, W]."""
+    """Return `image * mask + baseline * (1 - mask)`: image and baseline [H, W, C], mask [H, W]."""
     return baseline + mask[..., None] * (image - baseline)
 
 
 def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None = None) -> Array:
-    """Return the image, blurred until nothing is recognisable: [H, W, C] -> [H, W, C].
+    """Return the image blurred beyond recognition: [H, W, C] -> [H, W, C].
 
-    A Gaussian of `kernel` taps and standard deviation `sigma`, borders reflected without repeating the edge
-    pixel. Default kernel: 51, from 500 px on (the longer side) 151, from 800 px on 201; sigma = kernel - 1.
-    Published with I-GOS (Qi, Khorram, Fuxin, AAAI 2020). Blurring commutes with a model's per-channel
-    normalisation, so it is done in model space; the published program rounds to 8 bits between the two.
+    The blur is a Gaussian of `kernel` taps and standard deviation `sigma`, with borders reflected without
+    repeating the edge pixel. Default kernel: 51, or 151 if the longer side has at least 500 pixels, or 201 if
+    it has at least 800; default sigma: kernel - 1. These are the values published with I-GOS. Blurring
+    commutes with a model's per-channel normalisation, so it is done in model space; the published program
+    rounds to 8 bits in between.
 
     Raises:
-      ValueError: the image is not [H, W, C], the kernel is not odd, or sigma not above 0.
+      ValueError: the image is not [H, W, C], the kernel is not odd, or sigma is not above 0.
+      TypeError: the image does not hold floats, or the kernel is not an integer.
+
+    References:
+      Qi, Khorram, Fuxin. Visualizing Deep Networks by Optimizing with Integrated Gradients. AAAI 2020.
     """
     check_image(image)
     longer = max(image.shape[0], image.shape[1])
@@ -90,7 +95,7 @@ def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None =
 
 @lru_cache(maxsize=64)
 def _blur_matrix(size: int, taps: int, sigma: float) -> np.ndarray:
-    """Return Gaussian blur along one axis with reflected borders as a matrix: float32 [size, size]."""
+    """Return the matrix of a Gaussian blur along one axis with reflected borders: float32 [size, size]."""
     radius = taps // 2
     offsets = np.arange(-radius, radius + 1)
     kernel = np.exp(-(offsets**2) / (2.0 * sigma**2))
@@ -102,19 +107,19 @@ def _blur_matrix(size: int, taps: int, sigma: float) -> np.ndarray:
 
 
 def mean_baseline(image: Array) -> Array:
-    """Return the image's mean colour in every pixel: [H, W, C] -> [H, W, C]."""
+    """Return an image of the mean colour: [H, W, C] -> [H, W, C]."""
     check_image(image)
     return jnp.broadcast_to(jnp.mean(image, axis=(0, 1)), image.shape)
 
 
 def constant_baseline(image: Array, value: float | Array = 0.0) -> Array:
-    """Return the same value in every pixel, a number or one per channel [C], in model space."""
+    """Return an image of one value, a number or one number per channel [C], in model space."""
     check_image(image)
     return jnp.broadcast_to(jnp.asarray(value, image.dtype), image.shape)
 
 
 def noise_baseline(image: Array, key: Array, low: float | Array = 0.0, high: float | Array = 1.0) -> Array:
-    """Return uniform random pixels between `low` and `high` (numbers or [C], model space); consumes the key."""
+    """Return uniform random pixels in [low, high), numbers or [C] in model space; consumes the key."""
     check_image(image)
     low, high = (jnp.broadcast_to(jnp.asarray(bound, image.dtype), image.shape) for bound in (low, high))
     return low + (high - low) * jax.random.uniform(key, image.shape, image.dtype)
@@ -127,17 +132,19 @@ def baseline(
     normalize: Callable[[Array], Array] | None = None,
     key: Array | None = None,
 ) -> Array:
-    """Return a baseline by name, in the image's own (model) space: [H, W, C] -> [H, W, C].
+    """Return a baseline by name, in model space: [H, W, C] -> [H, W, C].
 
     Args:
       kind: "blur"; "black" or "white" (pixel value 0 or 255 before normalisation); "mean" (the image's mean
-        colour); "zero" (0 in model space); "noise" (uniform pixels).
-      image: [H, W, C].
-      normalize: pixels 0..255 -> model space, as `Classifier.normalize`; "black", "white", "noise" need it.
-      key: for "noise"; consumed.
+        colour); "zero" (0 in model space); "noise" (uniform random pixels).
+      image: [H, W, C], model space.
+      normalize: maps pixels 0..255 to model space, like `Classifier.normalize`; required for "black", "white"
+        and "noise".
+      key: random key, required for "noise"; consumed.
 
     Raises:
-      ValueError: unknown kind, or `normalize` or `key` missing where the kind needs it.
+      ValueError: unknown kind, or the kind requires `normalize` or `key` and it is missing.
+      TypeError: the image does not hold floats.
     """
     check_choice(kind, BASELINES, "baseline")
     check_image(image)
@@ -159,10 +166,10 @@ def baseline(
 
 
 def as_baseline(baseline: Array | None, image: Array) -> Array:
-    """Return a checked baseline for an image [H, W, C] as float32; None is the blurred image.
+    """Return the baseline for an image [H, W, C] as float32; None: the blurred image.
 
     Raises:
-      ValueError, TypeError: not an image, or of another shape.
+      ValueError, TypeError: it is not an image, or its shape is not that of the image.
     """
     if baseline is None:
         return blur_baseline(image)
@@ -173,10 +180,10 @@ def as_baseline(baseline: Array | None, image: Array) -> Array:
 
 
 def as_baselines(baseline: Array | None, image: Array) -> Array:
-    """Return checked baselines [K, H, W, C] for an image, from one or several; None is the blurred image.
+    """Return the baselines [K, H, W, C] for an image, given one or several; None: the blurred image.
 
     Raises:
-      ValueError, TypeError: not an image, or of another shape.
+      ValueError, TypeError: they are not images, or their shape is not that of the image.
     """
     if baseline is None:
         return blur_baseline(image)[None]

@@ -1,6 +1,7 @@
-"""Less memory and less time for any model or score: lower precision, and activations computed again.
+"""Lower precision and recomputed activations: less memory and time for any model or score.
 
-Both wrap what is explained, so every explanation takes them; masks, penalties, sums and softmax stay float32.
+Both wrap what is explained, so they work with every explanation; masks, penalties, sums and softmax stay
+float32.
 """
 
 from collections.abc import Callable
@@ -19,22 +20,22 @@ PyTree = Any
 
 DTYPES = ("bfloat16", "float16", "float32")
 PARTS = ("features", "feature_maps", "pool", "head")
-"""Functions of a classifier of the zoo, which a wrapper computes as it does the whole."""
+"""Methods of a classifier of the zoo, which a wrapper computes in the same way as the whole classifier."""
 KNOWN = ("labels", "spec", "name", "preprocess", "crop_and_resize", "normalize", "denormalize")
-"""What a classifier of the zoo knows besides; a wrapper passes it on."""
+"""Other attributes of a classifier of the zoo; a wrapper forwards them."""
 
 
 class _Wrapper:
-    """A callable pytree around a model; what the model has of `PARTS` and `KNOWN`, it has too."""
+    """A callable pytree around a model, with those of `PARTS` and `KNOWN` that the model has."""
 
     model: Any
 
     def run(self, part: Callable[[Array], Any], values: Array) -> Any:
-        """Compute the model, or a part of it, in the wrapper's way."""
+        """Compute the model, or a part of it, the way the wrapper does."""
         raise NotImplementedError
 
     def __call__(self, images: Array) -> Array:
-        """What the model says: images [N, H, W, C] -> logits [N, K] or scores [N]."""
+        """Images [N, H, W, C] -> logits [N, K] or scores [N]."""
         return self.run(self.model, images)
 
     def __getattr__(self, name: str) -> Any:
@@ -48,56 +49,58 @@ class _Wrapper:
 @partial(jax.tree_util.register_dataclass, data_fields=["model"], meta_fields=["dtype"])
 @dataclass(frozen=True)
 class LowPrecision(_Wrapper):
-    """A model that computes in a dtype and returns float32; made by `lower_precision`."""
+    """A model that computes in another dtype and returns float32; made by `lower_precision`."""
 
-    model: Any  # its floats are of the dtype
+    model: Any  # its floats have the dtype
     dtype: np.dtype
 
     def run(self, part: Callable[[Array], Any], values: Array) -> Any:
-        """Cast, compute, cast to float32."""
+        """Cast to the dtype, compute, cast back to float32."""
         return _cast(part(_cast(values, self.dtype)), np.dtype(np.float32))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["model"], meta_fields=[])
 @dataclass(frozen=True)
 class Rematerialized(_Wrapper):
-    """A model whose backward pass starts from its products and convolutions; made by `rematerialize`."""
+    """A model that keeps only products and convolutions for its backward pass; made by `rematerialize`."""
 
     model: Any
 
     def run(self, part: Callable[[Array], Any], values: Array) -> Any:
-        """Compute; everything but products and convolutions again in the backward pass."""
-        # A function of its own a call: checkpoints remember by function, and this one closes over parameters.
+        """Compute; in the backward pass recompute everything except products and convolutions."""
+        # A new function for each call: checkpoints are cached by function, and it closes over parameters.
         policy = jax.checkpoint_policies.dots_saveable
         return jax.checkpoint(lambda values: part(values), policy=policy)(values)
 
 
 def lower_precision(model: Any, dtype: Any = jnp.bfloat16) -> Any:
-    """A model or score that computes in bfloat16 or float16: half the memory, and made for accelerators.
+    """Return a model or score that computes in bfloat16 or float16: half the memory, for accelerators.
 
-    Parameters are cast once, here; images on the way in, logits or scores to float32 on the way out. Of a
-    `ClassScore` only the classifier is wrapped: its softmax stays float32, as do masks and penalties.
+    Parameters are cast once, here; images are cast on the way in, logits or scores back to float32 on the way
+    out. In a `ClassScore` only the classifier is wrapped: softmax, masks and penalties stay float32.
 
-    It costs quality. With bfloat16, on six photos and EfficientNet-Lite0 on a CPU, probabilities were off by
-    .01 at most, but gradients by much more: ranks of iGOS++ masks correlated .90 with those of float32, ranks
-    of gradient maps .82, and iGOS++'s deletion / insertion went from .064 / .739 to .070 / .710
-    (benchmarks/precision.py). Measure with the float32 model. float16 has a finer mantissa but underflows:
-    the gradient of a probability near 0 or 1 may come out as 0. On a CPU bfloat16 takes three times as long.
+    Explanations get worse. With bfloat16, six photos and EfficientNet-Lite0 on a CPU, probabilities were off
+    by at most .01, but gradients by much more: the rank correlation with float32 was .90 for iGOS++ masks and
+    .82 for gradient maps, and the deletion / insertion AUC of iGOS++ went from .064 / .739 to .070 / .710
+    (benchmarks/precision.py). Compute measures with the float32 model. float16 has a finer mantissa but
+    underflows: the gradient of a probability near 0 or 1 can become 0. On a CPU bfloat16 takes three times as
+    long as float32.
 
-    Parameters that no leaf holds (closed over by a plain function) cannot be cast: such a model computes in
-    float32 as before, from rounded images.
+    Parameters that are not leaves (closed over by a plain function) cannot be cast: such a model still
+    computes in float32, from rounded images.
 
     Args:
       model: classifier or score, a callable; see `jaxplain.scores.as_pytree`.
       dtype: bfloat16, float16 or float32 (which changes nothing), or its name (static).
 
     Returns:
-      A `ClassScore` for a `ClassScore`; otherwise a `LowPrecision`, a callable pytree with whatever the model
-      has of a classifier of the zoo (labels, spec, preprocessing; `feature_maps`, `pool` and `head`).
+      A `ClassScore` for a `ClassScore`; otherwise a `LowPrecision`, a callable pytree with those attributes
+      of a classifier of the zoo that the model has (labels, spec, preprocessing; `feature_maps`, `pool` and
+      `head`).
 
     Raises:
       ValueError: another dtype.
-      TypeError: the model cannot be called, or is a Keras model, which keeps to its own `dtype` policy.
+      TypeError: the model is not callable, or is a Keras model, which follows its own `dtype` policy.
 
     References:
       Micikevicius et al. Mixed Precision Training. ICLR 2018.
@@ -112,7 +115,7 @@ def lower_precision(model: Any, dtype: Any = jnp.bfloat16) -> Any:
     wanted = _checked_dtype(dtype)
     if hasattr(model, "stateless_call"):
         raise TypeError(
-            "a Keras model computes in the dtype of its own policy, whatever it is given: build it with "
+            "a Keras model computes in the dtype of its own policy, regardless of its input: build it with "
             f"dtype={wanted.name!r} instead."
         )
     if isinstance(model, ClassScore):
@@ -122,29 +125,29 @@ def lower_precision(model: Any, dtype: Any = jnp.bfloat16) -> Any:
 
 
 def rematerialize(model: Any) -> Any:
-    """A model or score whose activations are computed again in the backward pass instead of being kept.
+    """Return a model or score whose activations are recomputed in the backward pass instead of being kept.
 
     Values and gradients are the same; the backward pass takes about a forward pass longer and needs less
-    memory, so that an accelerator takes more images at a time. A classifier of the zoo, also one inside of a
-    score or a wrapper, keeps only what goes into each of its blocks: of 224 x 224 pixels EfficientNet-Lite0
-    7 MiB instead of 61, ResNet-50 22 instead of 47 (half of each in bfloat16). Of any other model all is kept
-    that a matrix product or convolution returns, and nothing else, which saves less and may not lower the
-    peak; for one with blocks, `jax.checkpoint` around each does better.
+    memory, so that more images fit on an accelerator at a time. A classifier of the zoo, also inside a score
+    or a wrapper, keeps only the inputs of its blocks: for an image of 224 x 224 pixels EfficientNet-Lite0
+    keeps 7 MiB instead of 61, ResNet-50 22 MiB instead of 47 (half of each in bfloat16). Any other model
+    keeps the results of matrix products and convolutions and nothing else, which saves less and may not lower
+    the peak; if it has blocks, `jax.checkpoint` around each block is better.
 
-    Not on a CPU: XLA's CPU backend finds the two computations equal and makes them one again, so that it
-    costs nothing there and saves nothing. Explanations without a backward pass (RISE, occlusion, beam search)
-    gain nothing either.
+    It has no effect on a CPU: XLA's CPU backend recognises that the two computations are equal and merges
+    them again, so it costs nothing there and saves nothing. Explanations without a backward pass (RISE,
+    occlusion, beam search) do not benefit either.
 
     Args:
       model: classifier or score, a callable; see `jaxplain.scores.as_pytree`.
 
     Returns:
-      The same kind of thing where a classifier of the zoo was found inside, or a `ClassScore` for a
-      `ClassScore`; otherwise a `Rematerialized`, a callable pytree with what the model has of a classifier
-      of the zoo.
+      An object of the model's own type if it is or contains a classifier of the zoo, or is a `ClassScore`;
+      otherwise a `Rematerialized`, a callable pytree with those attributes of a classifier of the zoo that
+      the model has.
 
     Raises:
-      TypeError: the model cannot be called.
+      TypeError: the model is not callable.
 
     References:
       Chen, Xu, Zhang, Guestrin. Training Deep Nets with Sublinear Memory Cost. arXiv:1604.06174, 2016.
@@ -167,12 +170,12 @@ def rematerialize(model: Any) -> Any:
 
 
 def _has_blocks(node: Any) -> bool:
-    """Is this a network that knows its blocks, as the zoo's do?"""
+    """Return whether this is a network with blocks that can be recomputed, like those of the zoo."""
     return hasattr(type(node), "rematerialized")
 
 
 def _callable_pytree(model: Any) -> Any:
-    """The model itself where it is a pytree, with all that it has; see `as_pytree` for what is not."""
+    """Return the model itself, with all its attributes, if it is a pytree; otherwise that of `as_pytree`."""
     alone = jax.tree_util.treedef_is_leaf(jax.tree_util.tree_structure(model))
     return as_pytree(model) if alone or not callable(model) else model
 
@@ -192,7 +195,7 @@ def _cast(tree: PyTree, dtype: np.dtype) -> PyTree:
 
 
 def _cast_leaf(leaf: Any, dtype: np.dtype) -> Any:
-    """An array of floats in the dtype; everything else (whole numbers, keys, functions) as it is."""
+    """Cast an array of floats; return anything else (integers, keys, functions) as it is."""
     is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
     floats = is_array and jnp.issubdtype(leaf.dtype, jnp.floating)
     return jnp.asarray(leaf, dtype) if floats else leaf

@@ -1,7 +1,7 @@
 """Scores and classifiers: what is explained.
 
-A *score* is a callable pytree `images [N, H, W, C] -> [N]`; a *classifier* one `images -> logits [N, K]`.
-Every explanation is a pure function of a score.
+A *score* is a callable pytree `images [N, H, W, C] -> [N]`; a *classifier* is a callable pytree
+`images -> logits [N, K]`. Every explanation is a pure function of a score.
 """
 
 from dataclasses import dataclass, field
@@ -20,25 +20,25 @@ KINDS: tuple[str, ...] = get_args(ScoreKind)
 
 
 class Score(Protocol):
-    """What is explained: a callable pytree from images to one number each."""
+    """A callable pytree that maps each image to one number: what is explained."""
 
     def __call__(self, images: Array, /) -> Array:
-        """Images [N, H, W, C] -> scores [N]; rows must not influence each other."""
+        """Images [N, H, W, C] -> scores [N]; images must not influence one another."""
         ...
 
 
 class Classifier(Protocol):
-    """A callable pytree from images to class logits."""
+    """A callable pytree that maps images to class logits."""
 
     def __call__(self, images: Array, /) -> Array:
-        """Images [N, H, W, C] -> logits [N, K]; rows must not influence each other."""
+        """Images [N, H, W, C] -> logits [N, K]; images must not influence one another."""
         ...
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["classifier", "target"], meta_fields=["kind"])
 @dataclass(frozen=True)
 class ClassScore:
-    """The score of one class; made by `class_score`."""
+    """The score of one class of a classifier; made by `class_score`."""
 
     classifier: Any
     target: Array  # int32 []
@@ -59,17 +59,17 @@ def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "
     """Make the score of one class of a classifier.
 
     Args:
-      classifier: anything callable from images [N, H, W, C] to logits [N, K]: a model of the zoo, a plain
-        function, a Flax, Equinox or Keras-3-on-JAX model (see `as_pytree`).
+      classifier: any callable that maps images [N, H, W, C] to logits [N, K]: a model of the zoo, a plain
+        function, or a Flax, Equinox or Keras 3 model on the JAX backend (see `as_pytree`).
       target: class index in 0..K-1, an int or an int32 scalar that may be traced (so `jax.vmap` over
-        targets works). An index outside gives a NaN score under jit; a concrete one is refused when
-        the classifier has `labels`.
-      kind: "probability" (softmax), "logit", "log_probability", or "margin" (its logit minus the largest
-        other one).
+        targets works). If it is out of range, the score is NaN; a concrete target raises instead if the
+        classifier has `labels`.
+      kind: "probability" (softmax), "logit", "log_probability", or "margin" (the class's logit minus the
+        largest other logit).
 
     Raises:
       ValueError: unknown kind, or a target out of range.
-      TypeError: the target is not a whole number, or the classifier cannot be called.
+      TypeError: the target is not an integer, or the classifier is not callable.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
@@ -88,7 +88,7 @@ def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "
 
 
 def _in_short(target: Any) -> str:
-    """Describe an array by its shape: an image in the target's place would fill the screen."""
+    """Describe an array by its shape: an image passed as the target would fill the screen."""
     if getattr(target, "ndim", 0):
         return f"an array of shape {target.shape}; for several classes use jax.vmap"
     return repr(target)
@@ -120,14 +120,16 @@ def _pick(values: Array, target: Array) -> Array:
 def as_pytree(model: Any) -> Any:
     """Return a callable pytree whose leaves are arrays, so that it can be an argument of a compiled function.
 
-    - a pytree with array leaves only (Flax nnx modules, `jax.tree_util.Partial`, scores): itself;
-    - a pytree with other leaves among them (Equinox modules hold functions): those become static;
-    - a Keras 3 model on the JAX backend: its `stateless_call` with its variables as leaves;
-    - any other callable (a plain function): static; arrays that it closes over are compiled in as
-      constants, and every new function object means a new compilation.
+    - A pytree with only array leaves (Flax nnx modules, `jax.tree_util.Partial`, scores) is returned as is.
+    - If a pytree also has other leaves (Equinox modules hold functions), those become static.
+    - A Keras 3 model on the JAX backend becomes its `stateless_call`, with its variables as leaves.
+    - Any other callable (a plain function) becomes static: arrays that it closes over are compiled in as
+      constants, and every new function object is compiled anew.
+
+    The result may be called and nothing else; `from_pytree` returns the model with its other methods.
 
     Raises:
-      TypeError: the model cannot be called.
+      TypeError: the model is not callable.
     """
     if not callable(model):
         raise TypeError(f"a score or classifier must be callable, got {type(model).__name__}.")
@@ -143,24 +145,50 @@ def as_pytree(model: Any) -> Any:
     return jax.tree_util.Partial(_Recombined(treedef, static), dynamic)
 
 
+def from_pytree(adapted: Any) -> Any:
+    """Return the model from which `as_pytree` made a callable pytree, with all its methods.
+
+    Leaves may have been replaced by traced ones meanwhile. Any other model is returned as it is.
+
+    Example:
+      >>> class Model:
+      ...     def __call__(self, images): return images.mean((1, 2))
+      ...     def feature_maps(self, images): return images
+      >>> adapted = as_pytree(Model())
+      >>> hasattr(adapted, "feature_maps"), hasattr(from_pytree(adapted), "feature_maps")
+      (False, True)
+    """
+    if not isinstance(adapted, jax.tree_util.Partial) or adapted.keywords:
+        return adapted
+    if isinstance(adapted.func, _KerasCall):
+        return adapted.func.model
+    if isinstance(adapted.func, _Recombined):
+        return adapted.func.restore(*adapted.args)
+    return adapted if adapted.args else adapted.func
+
+
 def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
 
 
 # The static parts are dataclasses, not partials or closures, because those compare by identity: the same
-# model wrapped twice would compile twice.
+# model wrapped twice would be compiled twice.
 
 
 @dataclass(frozen=True)
 class _Recombined:
-    """The static half of a pytree that has leaves other than arrays."""
+    """The static half of a pytree that also has leaves other than arrays."""
 
     treedef: Any
     static: tuple  # one entry per leaf; None where it is an array
 
-    def __call__(self, dynamic: tuple, images: Array) -> Array:
+    def restore(self, dynamic: tuple) -> Any:
+        """Return the whole pytree."""
         leaves = [fixed if leaf is None else leaf for leaf, fixed in zip(dynamic, self.static, strict=True)]
-        return jax.tree_util.tree_unflatten(self.treedef, leaves)(images)
+        return jax.tree_util.tree_unflatten(self.treedef, leaves)
+
+    def __call__(self, dynamic: tuple, images: Array) -> Array:
+        return self.restore(dynamic)(images)
 
 
 @dataclass(frozen=True)

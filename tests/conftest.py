@@ -1,5 +1,7 @@
-"""What holds for the whole test process, and a tiny scene that compiles fast."""
+"""Settings of the whole test process, and a tiny scene that compiles fast."""
 
+import os
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -14,41 +16,67 @@ import jaxplain as jx
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("repeatable")
 
-CORE = (
-    "scores",
-    "funnel",
-    "perturb",
-    "paths",
-    "penalties",
-    "objective",
-    "descent",
-    "engine",
-    "causal",
-    "sag_search",
-    "attributions",
-    "attributions_gradients",
-    "attributions_maps",
+# Rooms and files in which arrays may grow an axis unasked: layers add biases [C] to maps [N, H, W, C] on
+# purpose, and so do Keras and Equinox.
+BROADCASTING = {
+    "zoo",
+    "cli",
+    "runs",
+    "report",
+    "test_adapters",
+    "test_precision",
+    "test_export",
+    "test_memory",
+}
+# Compiled as users compile: whole models, memory, exported programs and what the command line does.
+OPTIMIZED = {"zoo", "cli", "runs", "report", "test_memory", "test_real_photos"}
+# Skips that are no loss. In CI (JAXPLAIN_NO_SKIPS) every other skip fails the run.
+EXPECTED_SKIPS = (
+    "this Pillow does not know the kind yet",
+    "this file system has no such names",
+    "thousands of model calls",
 )
 
-QUICK = ("export", "precision")  # compiled like the core
+
+def _is_one_of(request, names):
+    """Whether a test's room or file is named."""
+    inside = request.path.relative_to(Path(__file__).parent)
+    return bool({*inside.parts, inside.stem} & names)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def strict_and_quick(request):
-    """In the core no array grows an axis unasked, so that a mask [h, w] times an image [H, W, C] is an error
-    and not a wrong picture. The zoo (and Keras) adds biases [C] to maps [N, H, W, C] on purpose.
+    """No array grows an axis unasked, so that a mask [h, w] times an image [H, W, C] is an error and not a wrong
+    picture.
 
-    The core's hundreds of tiny programs are compiled without most optimisations, which takes half as long;
-    the tests of whole models, of memory and of the command line are compiled as users compile.
+    Hundreds of tiny programs are compiled without most optimisations, which takes half as long.
     """
-    name = request.module.__name__.removeprefix("test_")
-    strict = name in CORE
-    jax.config.update("jax_disable_most_optimizations", strict or name in QUICK)
-    with jax.numpy_rank_promotion("raise" if strict else "allow"):
+    jax.config.update("jax_disable_most_optimizations", not _is_one_of(request, OPTIMIZED))
+    with jax.numpy_rank_promotion("allow" if _is_one_of(request, BROADCASTING) else "raise"):
         yield
     jax.config.update("jax_disable_most_optimizations", False)
     # Thousands of compiled programs in one process run into the system's limit of memory maps.
     jax.clear_caches()
+
+
+def _unexpected_skips(terminal):
+    for report in terminal.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(expected in reason for expected in EXPECTED_SKIPS):
+            yield f"{report.nodeid}: {reason}"
+
+
+def pytest_terminal_summary(terminalreporter):
+    for skip in _unexpected_skips(terminalreporter):
+        terminalreporter.write_line(f"UNEXPECTED SKIP {skip}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    wanted = os.environ.get("JAXPLAIN_NO_SKIPS") and terminal is not None
+    if wanted and exitstatus == 0 and any(_unexpected_skips(terminal)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 class Net(NamedTuple):

@@ -1,134 +1,198 @@
-"""Class activation maps: the last convolution's maps, weighted by what the class score makes of them."""
+"""Class activation maps: the feature maps of the last convolution, weighted by their effect on the class."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxplain import scores
-from jaxplain.attributions.parts import Head, MapClassifier, Maps, check_parts
-from jaxplain.attributions.result import Attribution, checked_image, make_result
-from jaxplain.perturb import upsample
+from jaxplain.attributions.gradients import AttributionDetails
+from jaxplain.checks import as_image, check_choice
+from jaxplain.explanation import Explanation, finished
 
-Weighting = Callable[[Array, Array], Array]
+MapWeighting = Callable[[Array, Array], Array]
 """`weighting(maps [h, w, d], gradient [h, w, d]) -> weights [d]`."""
 
 
-def grad_cam(
-    classifier: MapClassifier,
-    image: Array,
-    target: int | Array | None = None,
-    *,
-    kind: scores.ScoreKind = "logit",
-) -> Attribution:
-    """Grad-CAM: the feature maps weighted by the mean gradient of the class score in each, then ReLU.
+class MapClassifier(Protocol):
+    """A classifier cut at its last convolution: `head(pool(feature_maps(images)))` are its logits.
 
-    One forward pass, and a backward pass through the pooling and the head only. Under `jax.vmap` over images
-    the forward pass sees all of them at once.
+    All classifiers of the zoo have these methods; so may any pytree or plain object.
+    """
 
-    Args:
-      classifier: has `feature_maps`, `pool` and `head`, as every classifier of the zoo; see `MapClassifier`.
-      image: [H, W, C], model space.
-      target: class index, may be traced; None takes the top prediction.
-      kind: which score of the class is differentiated (static); see `class_score`. A confident softmax has
-        next to no gradient, so the logit is the rule.
+    def __call__(self, images: Array, /) -> Array:
+        """Images [N, H, W, C] -> logits [N, K]."""
+        ...
 
-    Returns:
-      An `Attribution`: the weighted sum of the maps [h, w] before the ReLU, in units of the score times the
-      maps' size; `saliency` [H, W] is its positive part, upsampled bilinearly with aligned corners, not
-      normalised. It is zero throughout where no map speaks for the class.
+    def feature_maps(self, images: Array, /) -> Array:
+        """Activations of the last convolution: [N, H, W, C] -> [N, h, w, d]."""
+        ...
+
+    def pool(self, maps: Array, /) -> Array:
+        """From the last convolution to the penultimate features: [N, h, w, d] -> [N, D]."""
+        ...
+
+    def head(self, features: Array, /) -> Array:
+        """From the penultimate features to the logits: [N, D] -> [N, K]."""
+        ...
+
+
+def check_map_score(score: Any, method: str) -> None:
+    """Check for the score of one class of a `MapClassifier`.
 
     Raises:
-      ValueError, TypeError: shapes, dtypes or options that do not fit, a classifier without the three parts.
-        A NaN logit (or a traced target that is no class) is no error but a `Status` in the result.
+      TypeError: another score, or a classifier without feature_maps, pool and head.
+    """
+    if not isinstance(score, scores.ClassScore):
+        raise TypeError(
+            f"{method} needs the score of a class, made by jaxplain.class_score(classifier, target), because "
+            f"it uses feature maps; got {type(score).__name__}. Methods such as rise take any score."
+        )
+    model = scores.from_pytree(score.classifier)
+    missing = [name for name in ("feature_maps", "pool", "head") if not callable(getattr(model, name, None))]
+    if missing:
+        raise TypeError(
+            f"{method} needs a classifier with feature_maps, pool and head, like those of jaxplain.zoo; "
+            f"{type(model).__name__} has no {' and no '.join(missing)}. Add them, or use a method that needs "
+            "only a score, such as rise."
+        )
+
+
+def feature_maps(model: MapClassifier, image: Array) -> Array:
+    """Return the feature maps of one image: [H, W, C] -> [1, h, w, d].
+
+    Raises:
+      ValueError: the classifier's feature_maps returns another shape.
+    """
+    maps = model.feature_maps(image[None])
+    if maps.ndim != 4 or maps.shape[0] != 1:
+        raise ValueError(f"feature_maps must map [1, H, W, C] to [1, h, w, d], got shape {maps.shape}.")
+    return maps
+
+
+def logits_of_maps(model: MapClassifier, maps: Array) -> Array:
+    """Return the logits that follow from feature maps: [N, h, w, d] -> [N, K]."""
+    return model.head(model.pool(maps))
+
+
+def grad_cam(
+    score: scores.ClassScore,
+    image: Array,
+    baseline: Array | None = None,
+    *,
+    key: Array | None = None,
+    batch_size: int | None = None,
+    kind: scores.ScoreKind | None = "logit",
+) -> Explanation:
+    """Grad-CAM: the feature maps, each weighted by the mean gradient of the class score with respect to it.
+
+    One forward pass, and a backward pass through pooling and head only. Under `jax.vmap` over images the
+    forward pass sees all of them at once.
+
+    Args:
+      score: made by `class_score`, of a classifier that has `feature_maps`, `pool` and `head`, like every
+        classifier of the zoo; see `MapClassifier`.
+      image: [H, W, C], model space.
+      baseline: ignored.
+      key: ignored.
+      batch_size: ignored; the model sees one image.
+      kind: which score of the class is differentiated (static), whatever the kind of `score`; see
+        `class_score`. None: that of `score`. The logit is the usual choice, because a confident softmax has
+        almost no gradient.
+
+    Returns:
+      An `Explanation`: importance [h, w] is the positive part of the weighted sum of the maps, at their own
+      resolution and not normalised (zero everywhere if no map raises the score); `details.attribution` is
+      the sum itself [h, w], in units of the score times those of the maps.
+
+    Raises:
+      ValueError, TypeError: invalid shapes, dtypes or options, another score, a classifier without the three
+        methods. A NaN logit, or a traced target that is not a class, sets the status instead.
 
     References:
       Selvaraju, Cogswell, Das, Vedantam, Parikh, Batra. Grad-CAM. ICCV 2017.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxplain import attributions
-      >>> class Corner:  # one map, the image's red; class 1 likes it
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> class Corner:  # one feature map, the red channel; it raises the logit of class 1
       ...     def feature_maps(self, images): return images[..., :1]
       ...     def pool(self, maps): return maps.mean((1, 2))
       ...     def head(self, features): return features * jnp.array([[-1.0, 1.0]])
+      ...     def __call__(self, images): return self.head(self.pool(self.feature_maps(images)))
       >>> image = jnp.zeros((4, 4, 3)).at[0, 0].set(1.0)
-      >>> attributions.grad_cam(Corner(), image, target=1).saliency[0].tolist()
+      >>> jx.attributions.grad_cam(jx.class_score(Corner(), 1), image).importance[0].tolist()
       [0.0625, 0.0, 0.0, 0.0]
     """
-    return _run(_mean_gradient, classifier, image, target, kind)
+    return _checked_cam(_mean_slope, score, image, kind)
 
 
 def grad_cam_pp(
-    classifier: MapClassifier,
+    score: scores.ClassScore,
     image: Array,
-    target: int | Array | None = None,
+    baseline: Array | None = None,
     *,
-    kind: scores.ScoreKind = "logit",
-) -> Attribution:
+    key: Array | None = None,
+    batch_size: int | None = None,
+    kind: scores.ScoreKind | None = "logit",
+) -> Explanation:
     """Grad-CAM++: like Grad-CAM, with a weighted mean of the positive gradients in each map.
 
-    With the gradient g of the class logit in the maps A, the weight of map k is the sum over positions of
-    `alpha * max(g, 0)`, where `alpha = g^2 / (2 g^2 + sum(A_k) g^3)` (0 where g is 0). This is the paper's
-    closed form for the score exp(logit) and layers above the maps that are piecewise linear, without its
-    factor exp(logit), which is the same for all maps.
+    With the gradient g of the class logit with respect to the maps A, the weight of map k is the sum over
+    positions of `alpha * max(g, 0)`, where `alpha = g^2 / (2 g^2 + sum(A_k) g^3)` (0 where g is 0). This is
+    the paper's closed form for the score exp(logit) and piecewise linear layers above the maps, without the
+    factor exp(logit), which all maps share. Its derivation does not hold for a `kind` other than "logit".
 
-    Arguments, result, errors: see `grad_cam`. Another `kind` than "logit" leaves the derivation's ground.
+    Arguments, result, errors: see `grad_cam`.
 
     References:
       Chattopadhay, Sarkar, Howlader, Balasubramanian. Grad-CAM++. WACV 2018.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxplain import attributions
+      >>> import jax.numpy as jnp, jaxplain as jx
       >>> class Corner:
       ...     def feature_maps(self, images): return images[..., :1]
       ...     def pool(self, maps): return maps.mean((1, 2))
       ...     def head(self, features): return features * jnp.array([[-1.0, 1.0]])
+      ...     def __call__(self, images): return self.head(self.pool(self.feature_maps(images)))
       >>> image = jnp.zeros((4, 4, 3)).at[0, 0].set(1.0)
-      >>> found = attributions.grad_cam_pp(Corner(), image)
-      >>> found.attribution.shape, bool(found.saliency[0, 0] > 0)
+      >>> found = jx.attributions.grad_cam_pp(jx.class_score(Corner(), 1), image)
+      >>> found.importance.shape, bool(found.importance[0, 0] > 0)
       ((4, 4), True)
     """
-    return _run(_plus_plus, classifier, image, target, kind)
+    return _checked_cam(_plus_plus, score, image, kind)
 
 
-def _mean_gradient(maps: Array, gradient: Array) -> Array:
+def _mean_slope(maps: Array, gradient: Array) -> Array:
     return jnp.mean(gradient, axis=(0, 1))
 
 
 def _plus_plus(maps: Array, gradient: Array) -> Array:
-    # g^2 cancels, which keeps it from vanishing in float32.
-    below = 2.0 + jnp.sum(maps, axis=(0, 1), keepdims=True) * gradient
-    # Where g is 0 so is max(g, 0). The denominator can be 0 only for maps with negative sums.
-    alpha = jnp.where(below == 0, 0.0, 1.0 / jnp.where(below == 0, 1.0, below))
+    # g^2 cancels, which keeps it from underflowing in float32.
+    denominator = 2.0 + jnp.sum(maps, axis=(0, 1), keepdims=True) * gradient
+    # Where g is 0 so is max(g, 0). The denominator can be 0 only for maps with a negative sum.
+    alpha = jnp.where(denominator == 0, 0.0, 1.0 / jnp.where(denominator == 0, 1.0, denominator))
     return jnp.sum(alpha * jax.nn.relu(gradient), axis=(0, 1))
 
 
-def _run(
-    weighting: Weighting, classifier: Any, image: Array, target: int | Array | None, kind: scores.ScoreKind
-) -> Attribution:
-    check_parts(classifier, "Grad-CAM")
-    score = scores.class_score(Head(classifier), 0 if target is None else target, kind)
-    maps = scores.as_pytree(Maps(classifier))
-    return _cam(maps, score, checked_image(image), weighting=weighting, top=target is None)
+def _checked_cam(
+    weighting: MapWeighting, score: scores.ClassScore, image: Array, kind: scores.ScoreKind | None
+) -> Explanation:
+    check_map_score(score, "Grad-CAM")
+    wanted = score.kind if kind is None else check_choice(kind, scores.KINDS, "score kind")
+    return _cam(scores.as_pytree(score), as_image(image), weighting=weighting, kind=wanted)
 
 
-@partial(jax.jit, static_argnames=("weighting", "top"))
-def _cam(
-    feature_maps: Any, score: scores.ClassScore, image: Array, *, weighting: Weighting, top: bool
-) -> Attribution:
-    maps = feature_maps(image[None])
-    if maps.ndim != 4 or maps.shape[0] != 1:
-        raise ValueError(f"feature_maps must map [1, H, W, C] to [1, h, w, d], got shape {maps.shape}.")
-    if top:
-        score = replace(score, target=scores.top_class(score.classifier, maps[0]))
-    value, grads = jax.value_and_grad(lambda maps: score(maps)[0])(maps)
+@partial(jax.jit, static_argnames=("weighting", "kind"))
+def _cam(score: Any, image: Array, *, weighting: MapWeighting, kind: str) -> Explanation:
+    score = scores.from_pytree(score)
+    model = scores.from_pytree(score.classifier)
+    maps = feature_maps(model, image)
+    of_maps = scores.ClassScore(partial(logits_of_maps, model), score.target, kind)
+    value, grads = jax.value_and_grad(lambda maps: of_maps(maps)[0])(maps)
     weights = weighting(maps[0], grads[0])
     attribution = jnp.sum(maps[0] * weights[None, None], axis=-1).astype(jnp.float32)
-    saliency = upsample(jax.nn.relu(attribution), (image.shape[0], image.shape[1]))
-    return make_result(attribution, saliency, value, 1)
+    checked = jnp.append(attribution, value)  # the positive part alone would hide minus infinity
+    return finished(jax.nn.relu(attribution), checked, 1, AttributionDetails(attribution))

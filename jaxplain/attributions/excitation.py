@@ -1,7 +1,6 @@
-"""Excitation backprop: which activations win the class's probability, all the way down."""
+"""Excitation backprop: the evidence for a class, traced back through the network to where it comes from."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -10,134 +9,162 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxplain import scores
-from jaxplain.attributions import mass
-from jaxplain.attributions.parts import Head, MapClassifier, Maps, check_parts
-from jaxplain.attributions.result import Attribution, checked_image, make_result
-from jaxplain.checks import check_choice
-from jaxplain.perturb import upsample
+from jaxplain.attributions.cam import check_map_score, feature_maps, logits_of_maps
+from jaxplain.attributions.excitation_rules import Recording, record
+from jaxplain.attributions.gradients import AttributionDetails
+from jaxplain.checks import as_image, check_choice
+from jaxplain.explanation import Explanation, finished
 
-Layer = Literal["maps", "image"]
+ExcitationLayer = Literal["maps", "image"]
 
 
 def excitation_backprop(
-    classifier: MapClassifier,
+    score: scores.ClassScore,
     image: Array,
-    target: int | Array | None = None,
+    baseline: Array | None = None,
     *,
-    layer: Layer = "maps",
+    key: Array | None = None,
+    batch_size: int | None = None,
+    layer: ExcitationLayer = "maps",
     contrastive: bool = False,
-) -> Attribution:
-    """Excitation backprop: the marginal winning probability of every place in a layer.
+) -> Explanation:
+    """Excitation backprop: the marginal winning probability of every position in a layer.
 
-    A probability of 1 starts at the class's logit and is handed down: each neuron gives its share to those
-    that excite it, in proportion to activation times positive weight; see `jaxplain.attributions.mass` for
-    the rules. Works for the networks of the zoo, and for any of the operations that they are made of.
+    A probability of 1 starts at the class's logit and is passed down: each neuron distributes its share among
+    the neurons that excite it, in proportion to activation times positive weight. The rules are in
+    `jaxplain.attributions.excitation_rules`; they cover the networks of the zoo and any other network made of
+    the same operations.
 
     Args:
-      classifier: has `feature_maps`, `pool` and `head`, as every classifier of the zoo; see `MapClassifier`.
+      score: made by `class_score`, of a classifier that has `feature_maps`, `pool` and `head`, like every
+        classifier of the zoo; see `MapClassifier`. Its kind does not matter.
       image: [H, W, C], model space.
-      target: class index, may be traced; None takes the top prediction.
-      layer: where it ends: "maps", the last convolution (coarse and clean, as the paper shows coarse layers),
-        or "image", the pixels (static). For layers between see `excitation`.
-      contrastive: minus the probability of "not this class", whose top weights are negated (static): c-MWP,
-        which tells apart classes that the plain version does not. Each of the two is brought to sum 1 first.
+      baseline: ignored.
+      key: ignored.
+      batch_size: ignored; the model sees one image.
+      layer: where the propagation ends (static): "maps", the last convolution (coarse and clean, as the paper
+        shows coarse layers), or "image", the pixels. For layers between see `winning_probabilities`.
+      contrastive: subtract the probability of "not this class", for which the weights of the top layer are
+        negated (static). This is the paper's c-MWP, which distinguishes classes that the plain version does
+        not. Both probabilities are normalised to sum 1 first.
 
     Returns:
-      An `Attribution`: the probability [h, w] (of "image" [H, W]), summed over channels, at most 1 in all;
-      what is missing was lost where nothing excites. Contrastive ones are signed. `saliency` [H, W] is its
-      positive part, upsampled bilinearly with aligned corners.
+      An `Explanation`: importance [h, w] (for "image" [H, W]) is the positive part of `details.attribution`,
+      the probability summed over channels. It sums to at most 1: what is missing was lost where nothing
+      excites. With `contrastive` the attribution is signed.
 
     Raises:
-      ValueError, TypeError: shapes, dtypes or options that do not fit, a classifier without the three parts.
-      NotImplementedError: the network has an operation without a rule; names it. A NaN logit is no error but
-        a `Status` in the result.
+      ValueError, TypeError: invalid shapes, dtypes or options, another score, a classifier without the three
+        methods.
+      NotImplementedError: an operation of the network has no rule; names it. A NaN logit sets the status
+        instead.
 
     References:
       Zhang, Bargal, Lin, Brandt, Shen, Sclaroff. Top-down Neural Attention by Excitation Backprop. IJCV 2018.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxplain import attributions
-      >>> class Corner:  # one map, the image's red; class 1 likes it
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> class Corner:  # one feature map, the red channel; it raises the logit of class 1
       ...     def feature_maps(self, images): return images[..., :1]
       ...     def pool(self, maps): return maps.mean((1, 2))
       ...     def head(self, features): return features @ jnp.array([[-1.0, 1.0]])
+      ...     def __call__(self, images): return self.head(self.pool(self.feature_maps(images)))
       >>> image = jnp.zeros((4, 4, 3)).at[0, 0].set(3.0).at[1, 1].set(1.0)
-      >>> found = attributions.excitation_backprop(Corner(), image, target=1)
-      >>> found.attribution[0, 0].tolist(), found.attribution[1, 1].tolist()
+      >>> found = jx.attributions.excitation_backprop(jx.class_score(Corner(), 1), image)
+      >>> found.importance[0, 0].tolist(), found.importance[1, 1].tolist()
       (0.75, 0.25)
     """
-    check_choice(layer, get_args(Layer), "layer")
-    check_parts(classifier, "excitation backprop")
-    score = scores.class_score(Head(classifier), 0 if target is None else target, "logit")
-    maps = scores.as_pytree(Maps(classifier))
-    image = checked_image(image)
-    return _excitation(maps, score, image, layer=layer, contrastive=contrastive, top=target is None)
+    check_choice(layer, get_args(ExcitationLayer), "layer")
+    check_map_score(score, "excitation backprop")
+    return _excitation(scores.as_pytree(score), as_image(image), layer=layer, contrastive=contrastive)
 
 
-def excitation(
+def contrastive_excitation_backprop(
+    score: scores.ClassScore,
+    image: Array,
+    baseline: Array | None = None,
+    *,
+    key: Array | None = None,
+    batch_size: int | None = None,
+    layer: ExcitationLayer = "maps",
+) -> Explanation:
+    """Contrastive excitation backprop (c-MWP): evidence for the class minus evidence against it.
+
+    The same as `excitation_backprop(..., contrastive=True)`; see there for arguments, result, errors and
+    source.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> class Corner:  # two feature maps: red raises the logit of class 0, green lowers it
+      ...     def feature_maps(self, images): return images[..., :2]
+      ...     def pool(self, maps): return maps.mean((1, 2))
+      ...     def head(self, features): return features @ jnp.array([[1.0, 0.0], [-1.0, 0.0]])
+      ...     def __call__(self, images): return self.head(self.pool(self.feature_maps(images)))
+      >>> image = jnp.zeros((2, 2, 3)).at[0, 0, 0].set(1.0).at[1, 1, 1].set(1.0)
+      >>> found = jx.attributions.contrastive_excitation_backprop(jx.class_score(Corner(), 0), image)
+      >>> found.details.attribution.tolist(), found.importance.tolist()
+      ([[1.0, 0.0], [0.0, -1.0]], [[1.0, 0.0], [0.0, 0.0]])
+    """
+    return excitation_backprop(score, image, layer=layer, contrastive=True)
+
+
+def winning_probabilities(
     function: Callable[[Array], Array], activations: Array, target: int | Array, *, contrastive: bool = False
 ) -> Array:
-    """Excitation backprop through any part of a network, down to where it is cut.
+    """Excitation backprop through the upper part of a network, down to the layer where it is cut.
 
     Args:
-      function: from the activations of a layer to logits [K], of operations that have a rule (see
-        `jaxplain.attributions.mass`).
-      activations: of the layer, any shape.
+      function: from the activations of a layer to logits [K], made of operations that have a rule (see
+        `jaxplain.attributions.excitation_rules`).
+      activations: those of the layer, of any shape.
       target: class index, may be traced.
       contrastive: see `excitation_backprop` (static).
 
     Returns:
-      The probability of every activation, of their shape.
+      The probability of every activation, of the same shape as `activations`.
 
     Raises:
       NotImplementedError: an operation has no rule; names it.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jaxplain.attributions import excitation
+      >>> from jaxplain.attributions import winning_probabilities
       >>> weights = jnp.array([[1.0, 0.0], [3.0, 0.0], [-5.0, 1.0]])
-      >>> excitation(lambda x: x @ weights, jnp.ones(3), 0).tolist()
+      >>> winning_probabilities(lambda x: x @ weights, jnp.ones(3), 0).tolist()
       [0.25, 0.75, 0.0]
     """
-    tape, start, output = mass.record(function, activations)
-    if output.place is None or start.place is None:
-        return jnp.zeros(activations.shape)
-    winner = (jnp.arange(output.value.shape[-1]) == target).astype(jnp.float32)
+    return _probabilities(record(function, activations), target, contrastive)
 
-    def handed(negate_top: bool) -> Array:
-        found = tape.hand_back(winner, output.place, start.place, negate_top=negate_top)  # type: ignore[arg-type]
-        return jnp.zeros(activations.shape) if found is None else jnp.abs(found)
+
+def _probabilities(recording: Recording, target: int | Array, contrastive: bool) -> Array:
+    logits = recording.output.value
+    winner = (jnp.arange(logits.shape[-1]) == target).astype(jnp.float32)
+
+    def passed_down(negate_top: bool) -> Array:
+        return jnp.abs(recording.pass_down(winner, negate_top=negate_top))
 
     if not contrastive:
-        return handed(False)
-    return _normalised(handed(False)) - _normalised(handed(True))
+        return passed_down(False)
+    return _normalised(passed_down(False)) - _normalised(passed_down(True))
 
 
-def _normalised(found: Array) -> Array:
-    total = jnp.sum(found)
-    return jnp.where(total > 0, found / jnp.where(total > 0, total, 1.0), 0.0)
+def _normalised(probabilities: Array) -> Array:
+    total = jnp.sum(probabilities)
+    return jnp.where(total > 0, probabilities / jnp.where(total > 0, total, 1.0), 0.0)
 
 
-@partial(jax.jit, static_argnames=("layer", "contrastive", "top"))
-def _excitation(
-    feature_maps: Any,
-    score: scores.ClassScore,
-    image: Array,
-    *,
-    layer: Layer,
-    contrastive: bool,
-    top: bool,
-) -> Attribution:
-    maps, head = feature_maps(image[None]), score.classifier
-    logits = head(maps)[0]
-    target = jnp.argmax(logits).astype(jnp.int32) if top else score.target
-    value = replace(score, target=target)(maps)  # NaN where the target is no class
+@partial(jax.jit, static_argnames=("layer", "contrastive"))
+def _excitation(score: Any, image: Array, *, layer: ExcitationLayer, contrastive: bool) -> Explanation:
+    score = scores.from_pytree(score)
+    model = scores.from_pytree(score.classifier)
     if layer == "maps":
-        cut, start = head, maps
+        recording = record(lambda maps: logits_of_maps(model, maps[None])[0], feature_maps(model, image)[0])
     else:
-        cut, start = lambda images: head(feature_maps(images)), image[None]
-    found = excitation(lambda activations: cut(activations)[0], start, target, contrastive=contrastive)[0]
-    attribution = jnp.sum(found, axis=-1).astype(jnp.float32)
-    saliency = upsample(jax.nn.relu(attribution), (image.shape[0], image.shape[1]))
-    return make_result(attribution, saliency, value, 1)
+        recording = record(lambda image: logits_of_maps(model, feature_maps(model, image))[0], image)
+    attribution = jnp.sum(_probabilities(recording, score.target, contrastive), axis=-1).astype(jnp.float32)
+    logits = recording.output.value[None]
+    logit = scores.ClassScore(lambda _: logits, score.target, "logit")(
+        image[None]
+    )  # NaN where it is no class
+    checked = jnp.append(attribution, logit)
+    return finished(jax.nn.relu(attribution), checked, 1, AttributionDetails(attribution))

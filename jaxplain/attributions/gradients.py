@@ -1,63 +1,130 @@
-"""Gradients of the score in the image's pixels: plain, and times the input.
+"""Gradients of the score with respect to the image: plain, times the input, and over noisy copies.
 
-Every gradient is taken in a shift that is added to the image and is zero, so that the funnel's sum over many
-images is the sum of their gradients.
+Every gradient is taken with respect to a shift that is added to the image and is zero, so that the gradient
+that the funnel sums over many images is the sum of their gradients.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxplain import funnel, scores
-from jaxplain.attributions.result import (
-    Attribution,
-    Reduce,
-    checked_image,
-    checked_reduction,
-    make_result,
-    reduce_channels,
+from jaxplain import funnel, paths, scores
+from jaxplain.checks import (
+    as_image,
+    as_key,
+    as_number,
+    check_batch_size,
+    check_choice,
+    check_finite,
+    check_positive_int,
 )
+from jaxplain.explanation import Explanation, finished
+
+Reduce = Literal["abs_sum", "abs_max", "sum"]
+"""How the channels of a pixel become one number; see `reduce_channels`."""
+REDUCTIONS: tuple[str, ...] = get_args(Reduce)
+NOISE_SHARE = 0.15  # default standard deviation of the noise, as a share of the image's range
 
 
-def gradient(score: scores.Score, image: Array, *, reduce: Reduce = "abs_sum") -> Attribution:
-    """The gradient of the score in the image: how fast the score changes with each value.
+class AttributionDetails(NamedTuple):
+    """What an attribution method computes before its importance is derived from it."""
+
+    attribution: Array  # signed, as the paper defines it: [H, W, C] for gradients, [h, w] for feature maps
+
+
+def reduce_channels(attribution: Array, reduce: Reduce = "abs_sum") -> Array:
+    """Reduce the channels of each pixel to one number: [H, W, C] -> [H, W].
+
+    Args:
+      attribution: [H, W, C], signed.
+      reduce: "abs_sum" (sum of the absolute values: how strongly the pixel matters), "abs_max" (the largest
+        absolute value), or "sum" (the signed sum: negative where the pixel lowers the score).
+
+    Raises:
+      ValueError: unknown reduction.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxplain.attributions import reduce_channels
+      >>> pixel = jnp.array([[[1.0, -3.0, 0.5]]])
+      >>> [float(reduce_channels(pixel, how)[0, 0]) for how in ("abs_sum", "abs_max", "sum")]
+      [4.5, 3.0, -1.5]
+    """
+    return _REDUCTIONS[check_choice(reduce, REDUCTIONS, "reduction")](attribution)
+
+
+_REDUCTIONS: dict[str, Callable[[Array], Array]] = {
+    "abs_sum": lambda attribution: jnp.sum(jnp.abs(attribution), axis=-1),
+    "abs_max": lambda attribution: jnp.max(jnp.abs(attribution), axis=-1),
+    "sum": lambda attribution: jnp.sum(attribution, axis=-1),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# At the image itself
+
+
+def gradient(
+    score: scores.Score,
+    image: Array,
+    baseline: Array | None = None,
+    *,
+    key: Array | None = None,
+    batch_size: int | None = None,
+    reduce: Reduce = "abs_sum",
+) -> Explanation:
+    """Gradient of the score with respect to the image: how fast the score changes with each pixel.
 
     Args:
       score: images [N, H, W, C] -> [N]; see `class_score`.
       image: [H, W, C], model space.
-      reduce: how channels become a saliency (static); see `reduce_channels`.
+      baseline: ignored.
+      key: ignored.
+      batch_size: ignored; the model sees one image.
+      reduce: how channels become importance (static); see `reduce_channels`.
 
     Returns:
-      An `Attribution`: the gradient [H, W, C] in score per unit of model space, saliency [H, W], status.
+      An `Explanation`: importance [H, W]; `details.attribution` is the gradient [H, W, C], in score per unit
+      of model space.
 
     Raises:
-      ValueError, TypeError: shapes, dtypes or options that do not fit. A NaN score is no error but a
-        `Status` in the result.
+      ValueError, TypeError: invalid shapes, dtypes or options. A NaN score sets the status instead.
 
     References:
-      Simonyan, Vedaldi, Zisserman. Deep Inside Convolutional Networks. ICLR workshop 2014 (with the maximum
-      of the absolute values over channels, here reduce="abs_max").
+      Simonyan, Vedaldi, Zisserman. Deep Inside Convolutional Networks. ICLR workshop 2014 (with the largest
+      absolute value over channels, here reduce="abs_max").
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxplain import attributions
       >>> corner = lambda images: (images[:, 0, 0] ** 2).sum(-1)
-      >>> attributions.gradient(corner, jnp.ones((2, 2, 3))).saliency.tolist()
+      >>> attributions.gradient(corner, jnp.ones((2, 2, 3))).importance.tolist()
       [[6.0, 0.0], [0.0, 0.0]]
     """
-    checked_reduction(reduce)
-    return _plain(scores.as_pytree(score), checked_image(image), reduce=reduce, times_input=False)
+    check_choice(reduce, REDUCTIONS, "reduction")
+    return _at_image(scores.as_pytree(score), as_image(image), reduce=reduce, times_input=False)
 
 
-def input_x_gradient(score: scores.Score, image: Array, *, reduce: Reduce = "abs_sum") -> Attribution:
-    """The gradient times the image: the score's linear approximation, value by value.
+def input_x_gradient(
+    score: scores.Score,
+    image: Array,
+    baseline: Array | None = None,
+    *,
+    key: Array | None = None,
+    batch_size: int | None = None,
+    reduce: Reduce = "abs_sum",
+) -> Explanation:
+    """Gradient times image: the linear approximation of the score, split into the pixels' contributions.
 
-    It measures from zero in model space (the mean colour, for a normalised image).
+    Contributions are relative to zero in model space (for a normalised image, the mean colour), whatever the
+    baseline. Arguments, errors: see `gradient`.
 
-    Arguments, result, errors: see `gradient`; the attribution is in units of the score.
+    Returns:
+      An `Explanation`: importance [H, W]; `details.attribution` [H, W, C] is in units of the score.
 
     References:
       Shrikumar, Greenside, Shcherbina, Kundaje. Not Just a Black Box. arXiv:1605.01713, 2016.
@@ -66,20 +133,261 @@ def input_x_gradient(score: scores.Score, image: Array, *, reduce: Reduce = "abs
       >>> import jax.numpy as jnp
       >>> from jaxplain import attributions
       >>> corner = lambda images: images[:, 0, 0].sum(-1)
-      >>> attributions.input_x_gradient(corner, jnp.full((2, 2, 3), 0.5)).saliency.tolist()
+      >>> attributions.input_x_gradient(corner, jnp.full((2, 2, 3), 0.5)).importance.tolist()
       [[1.5, 0.0], [0.0, 0.0]]
     """
-    checked_reduction(reduce)
-    return _plain(scores.as_pytree(score), checked_image(image), reduce=reduce, times_input=True)
+    check_choice(reduce, REDUCTIONS, "reduction")
+    return _at_image(scores.as_pytree(score), as_image(image), reduce=reduce, times_input=True)
 
 
 @partial(jax.jit, static_argnames=("reduce", "times_input"))
-def _plain(score: Any, image: Array, *, reduce: Reduce, times_input: bool) -> Attribution:
+def _at_image(score: Any, image: Array, *, reduce: Reduce, times_input: bool) -> Explanation:
     once = jnp.ones(1)
     found = funnel.value_and_grad(score, _shifted, jnp.zeros_like(image), image, once, once)
     attribution = image * found.grads if times_input else found.grads
-    return make_result(attribution, reduce_channels(attribution, reduce), found.values, 1)
+    importance = reduce_channels(attribution, reduce)
+    return finished(importance, found.values, 1, AttributionDetails(attribution))
 
 
 def _shifted(shift: Array, image: Array, _: Array) -> Array:
     return image + shift
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Over noisy copies
+
+
+def smooth_grad(
+    score: scores.Score,
+    image: Array,
+    baseline: Array | None = None,
+    *,
+    key: Array | None = None,
+    batch_size: int | None = None,
+    n_samples: int = 50,
+    noise: float | Array | None = None,
+    noise_samples: Array | None = None,
+    reduce: Reduce = "abs_sum",
+) -> Explanation:
+    """SmoothGrad: the mean gradient over noisy copies of the image.
+
+    Args:
+      score: images [N, H, W, C] -> [N]; see `class_score`.
+      image: [H, W, C], model space.
+      baseline: ignored.
+      key: random key that draws the noise, sample by sample as needed; consumed.
+      batch_size: images per model call; None chooses by platform.
+      n_samples: number of noisy copies (static).
+      noise: standard deviation of the Gaussian noise in model space; may be traced. None: 0.15 times the
+        image's range (largest value minus smallest), as published.
+      noise_samples: [S, H, W, C], the noise itself, to reproduce other programs; replaces `key`, `n_samples`
+        and `noise`.
+      reduce: how channels become importance (static); see `reduce_channels`. Applied to the mean gradient.
+
+    Returns:
+      An `Explanation`: importance [H, W]; `details.attribution` is the mean gradient [H, W, C].
+
+    Raises:
+      ValueError, TypeError: invalid shapes, dtypes or options; both `key` and `noise_samples`, or neither. A
+        NaN score sets the status instead.
+
+    References:
+      Smilkov, Thorat, Kim, Viégas, Wattenberg. SmoothGrad: removing noise by adding noise.
+      arXiv:1706.03825, 2017.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxplain import attributions
+      >>> image = jnp.zeros((4, 4, 3)).at[0, 0].set(1.0)
+      >>> score = lambda images: images[:, 0, 0].sum(-1)
+      >>> found = attributions.smooth_grad(score, image, key=jax.random.key(0), n_samples=5)
+      >>> round(float(found.importance[0, 0]), 3)
+      3.0
+    """
+    check_choice(reduce, REDUCTIONS, "reduction")
+    image = as_image(image)
+    source = _noise_source("smooth_grad", image, key, n_samples, noise, noise_samples)
+    size = check_batch_size(batch_size)
+    return _mean_gradient(scores.as_pytree(score), image, source, reduce=reduce, batch_size=size)
+
+
+def var_grad(
+    score: scores.Score,
+    image: Array,
+    baseline: Array | None = None,
+    *,
+    key: Array | None = None,
+    batch_size: int | None = None,
+    n_samples: int = 50,
+    noise: float | Array | None = None,
+    noise_samples: Array | None = None,
+    reduce: Reduce = "abs_sum",
+) -> Explanation:
+    """VarGrad: the variance of the gradient over noisy copies of the image.
+
+    The population variance (divided by S, not S - 1), so never negative. Arguments, errors: see
+    `smooth_grad`; the same key or noise gives both methods the same copies.
+
+    Returns:
+      An `Explanation`: importance [H, W]; `details.attribution` is the variance [H, W, C].
+
+    References:
+      Adebayo, Gilmer, Goodfellow, Kim. Local Explanation Methods for Deep Neural Networks Lack Sensitivity to
+      Parameter Values. ICLR workshop 2018.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxplain import attributions
+      >>> score = lambda images: images[:, 0, 0].sum(-1) ** 2 + images[:, 1, 1].sum(-1)
+      >>> image = jnp.zeros((2, 2, 1)).at[0, 0].set(1.0)
+      >>> found = attributions.var_grad(score, image, key=jax.random.key(0), n_samples=5)
+      >>> bool(found.importance[0, 0] > 0), float(found.importance[1, 1])
+      (True, 0.0)
+    """
+    check_choice(reduce, REDUCTIONS, "reduction")
+    image = as_image(image)
+    source = _noise_source("var_grad", image, key, n_samples, noise, noise_samples)
+    size = check_batch_size(batch_size) or funnel.default_batch_size()
+    return _gradient_variance(scores.as_pytree(score), image, source, reduce=reduce, batch_size=size)
+
+
+class _NoiseSource(NamedTuple):
+    """Where the noise of S copies comes from: keys to draw it with, or the samples themselves."""
+
+    keys: Array | None  # [S]
+    samples: Array | None  # [S, H, W, C]
+    std: Array  # [], in model space
+
+    def length(self) -> int:
+        return jax.tree_util.tree_leaves((self.keys, self.samples))[0].shape[0]
+
+
+def _noise_source(
+    method: str,
+    image: Array,
+    key: Array | None,
+    n_samples: int,
+    noise: float | Array | None,
+    noise_samples: Array | None,
+) -> _NoiseSource:
+    if noise_samples is None:
+        share = NOISE_SHARE * (jnp.max(image) - jnp.min(image))
+        std = share if noise is None else as_number(noise, "noise", 0.0)
+        numbers = jnp.arange(check_positive_int(n_samples, "n_samples"))
+        keys = jax.vmap(partial(jax.random.fold_in, as_key(key, method)))(numbers)
+        return _NoiseSource(keys, None, std)
+    if key is not None:
+        raise ValueError("pass either key or noise_samples, not both.")
+    shape: tuple[int, ...] = getattr(noise_samples, "shape", ())
+    if len(shape) != 4 or shape[0] == 0 or shape[1:] != image.shape:
+        raise ValueError(f"noise_samples must be [S, {', '.join(map(str, image.shape))}], got shape {shape}.")
+    check_finite(noise_samples, "noise_samples")
+    return _NoiseSource(None, jnp.asarray(noise_samples, jnp.float32), jnp.float32(1.0))
+
+
+class _CleanImage(NamedTuple):
+    """What all noisy copies share."""
+
+    image: Array  # [H, W, C]
+    std: Array  # []
+
+
+class _NoisyCopy(NamedTuple):
+    """One noisy copy, by the key of its noise or by the noise itself."""
+
+    shift: Array  # int32 [], index of the shift that is added to it
+    key: Array | None  # []
+    noise: Array | None  # [H, W, C]
+
+
+def _render_noisy(shifts: Array, context: _CleanImage, copy: _NoisyCopy) -> Array:
+    """Return image + noise + shift; shifts: [b, H, W, C]."""
+    shifted = context.image + shifts[copy.shift]
+    if copy.noise is not None:
+        return shifted + copy.noise
+    assert copy.key is not None
+    return paths.add_noise(shifted, copy.key, context.std)
+
+
+@partial(jax.jit, static_argnames=("reduce", "batch_size"))
+def _mean_gradient(
+    score: Any, image: Array, source: _NoiseSource, *, reduce: Reduce, batch_size: int | None
+) -> Explanation:
+    count = source.length()
+    found = funnel.value_and_grad(
+        score,
+        _render_noisy,
+        jnp.zeros((1, *image.shape)),
+        _CleanImage(image, source.std),
+        _NoisyCopy(jnp.zeros(count, jnp.int32), source.keys, source.samples),  # all get the same shift
+        jnp.full(count, 1 / count),
+        batch_size=batch_size,
+    )
+    attribution = found.grads[0]
+    importance = reduce_channels(attribution, reduce)
+    return finished(importance, found.values, count, AttributionDetails(attribution))
+
+
+class _GradientMoments(NamedTuple):
+    """Moments of the gradients so far."""
+
+    number: Array  # [], of gradients
+    mean: Array  # [H, W, C]
+    squares: Array  # [H, W, C], sum of squared deviations from the mean
+
+
+class _NoisyBatch(NamedTuple):
+    """b copies, each with a shift and so a gradient of its own; padding repeats the last with weight 0."""
+
+    copies: _NoisyCopy  # leaves [b, ...]
+    weights: Array  # [b]
+
+
+@partial(jax.jit, static_argnames=("reduce", "batch_size"))
+def _gradient_variance(
+    score: Any, image: Array, source: _NoiseSource, *, reduce: Reduce, batch_size: int
+) -> Explanation:
+    count = source.length()
+    batches = _noisy_batches(source, batch_size)
+    size = batches.weights.shape[1]
+    shifts, context = jnp.zeros((size, *image.shape)), _CleanImage(image, source.std)
+
+    def step(moments: _GradientMoments, batch: _NoisyBatch) -> tuple[_GradientMoments, Array]:
+        found = funnel.value_and_grad(
+            score, _render_noisy, shifts, context, batch.copies, batch.weights, batch_size=size
+        )
+        return _add_gradients(moments, found.grads, batch.weights), found.values
+
+    start = _GradientMoments(jnp.float32(0.0), jnp.zeros_like(image), jnp.zeros_like(image))
+    moments, values = jax.lax.scan(step, start, batches)
+    attribution = moments.squares / count
+    importance = reduce_channels(attribution, reduce)
+    return finished(importance, values, count, AttributionDetails(attribution))
+
+
+def _noisy_batches(source: _NoiseSource, batch_size: int) -> _NoisyBatch:
+    """Split S copies into batches: leaves [batches, b, ...], as the funnel splits."""
+    count = source.length()
+    batches = -(-count // batch_size)
+    size = -(-count // batches)
+    index = jnp.arange(batches * size, dtype=jnp.int32).reshape(batches, size)
+    keys, samples = jax.tree_util.tree_map(
+        lambda leaf: leaf[jnp.minimum(index, count - 1)], (source.keys, source.samples)
+    )
+    return _NoisyBatch(_NoisyCopy(index % size, keys, samples), (index < count).astype(jnp.float32))
+
+
+def _add_gradients(moments: _GradientMoments, grads: Array, weights: Array) -> _GradientMoments:
+    """Add b gradients [b, H, W, C] to the moments, in the pairwise form of Chan, Golub, LeVeque (1979): a
+    variance that is small compared to the mean keeps its digits."""
+    weight = weights[:, None, None, None]
+    added = jnp.sum(weights)
+    mean = jnp.sum(weight * grads, axis=0) / added
+    squares = jnp.sum(weight * (grads - mean[None]) ** 2, axis=0)
+    total = moments.number + added
+    difference = mean - moments.mean
+    return _GradientMoments(
+        number=total,
+        mean=moments.mean + difference * (added / total),
+        squares=moments.squares + squares + difference**2 * (moments.number * added / total),
+    )

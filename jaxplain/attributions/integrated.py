@@ -1,8 +1,4 @@
-"""Integrated gradients: the difference between two scores, shared out among the pixels.
-
-Every gradient is taken in a shift that is added to the image and is zero, so that the funnel's sum over many
-images is the sum of their gradients.
-"""
+"""Integrated gradients: the difference between two scores, distributed over the pixels."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,59 +8,60 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxplain import funnel, paths, scores
-from jaxplain.attributions.result import (
-    Attribution,
-    Reduce,
-    checked_baseline,
-    checked_image,
-    checked_reduction,
-    make_result,
-    reduce_channels,
-)
-from jaxplain.checks import check_choice, check_positive_int
+from jaxplain.attributions.gradients import REDUCTIONS, Reduce, reduce_channels
+from jaxplain.checks import as_image, check_batch_size, check_choice, check_positive_int
+from jaxplain.explanation import Explanation, finished
+from jaxplain.perturb import as_baseline
 
-N_STEPS = 64
 RULES = ("adaptive", *paths.RULES)
+
+
+class IntegratedDetails(NamedTuple):
+    """What integrated gradients computes besides the importance."""
+
+    attribution: Array  # [H, W, C], signed, in units of the score
+    completeness_error: Array  # [], |sum of attributions - score difference| / |score difference|
 
 
 def integrated_gradients(
     score: scores.Score,
     image: Array,
-    baseline: Array,
+    baseline: Array | None = None,
     *,
-    n_steps: int = N_STEPS,
+    key: Array | None = None,
+    batch_size: int | None = None,
+    n_steps: int = 64,
     rule: str = "adaptive",
     reduce: Reduce = "abs_sum",
-    batch_size: int | None = None,
-) -> Attribution:
-    """Integrated gradients: the difference between two scores, shared out among the values that differ.
+) -> Explanation:
+    """Integrated gradients: the score difference between image and baseline, distributed over the pixels.
 
-    The gradient is averaged on the straight path from the baseline to the image and multiplied by their
-    difference. The attributions then sum to `score(image) - score(baseline)` up to the error of the
-    quadrature, which the result's `error` measures relative to that difference (infinite or NaN if the two
-    scores are equal). More steps make it smaller. With the 64 steps and the rule of the default it is about
-    1% on photos and EfficientNet-Lite0, in the mean (several times that on a single photo): its gradient has
-    kinks all along the path, and the error falls only about in proportion to the steps.
+    The gradient is averaged over the straight path from the baseline to the image and multiplied by their
+    difference. The attributions then sum to `score(image) - score(baseline)`, up to the quadrature error,
+    which `details.completeness_error` gives relative to that difference (infinite or NaN if the two scores
+    are equal). More steps make it smaller. With the default rule and 64 steps the error is about 1% on
+    average for photos and EfficientNet-Lite0, and several times that for some photos: the gradient has kinks
+    all along the path, and the error falls only about in proportion to the number of steps.
 
     Args:
       score: images [N, H, W, C] -> [N]; see `class_score`.
       image: [H, W, C], model space.
-      baseline: [H, W, C], where the path starts.
-      n_steps: forward and backward passes (static).
-      rule: "adaptive" scores n_steps / 2 images on the path first and takes more gradients where the
-        score's slope changes, "gauss_legendre" is better for a smooth network, "midpoint" and "riemann"
-        (right-hand sums) are even; see `jaxplain.paths` (static).
-      reduce: how channels become a saliency (static); see `reduce_channels`.
+      baseline: [H, W, C], where the path starts; None: the blurred image.
+      key: ignored.
       batch_size: images per model call; None chooses by platform.
+      n_steps: number of gradients (static).
+      rule: quadrature rule (static). "adaptive" first scores n_steps / 2 images along the path and places
+        more nodes where the slope of the score changes; "gauss_legendre" is better for a smooth network;
+        "midpoint" and "riemann" (right-hand sum) are equidistant. See `jaxplain.paths`.
+      reduce: how channels become importance (static); see `reduce_channels`.
 
     Returns:
-      An `Attribution`: attribution [H, W, C] in units of the score, saliency [H, W], status, and the
-      relative completeness error. `evaluations` is n_steps + 2, for the two ends are scored too; of the
-      adaptive rule n_steps + n_steps // 2 + 1 (n_steps >= 4), the ends among them.
+      An `Explanation`: importance [H, W], `details` an `IntegratedDetails`. `evaluations` is n_steps + 2,
+      because both ends are scored too; for the adaptive rule n_steps + n_steps // 2 + 1 (n_steps >= 4),
+      which includes the ends.
 
     Raises:
-      ValueError, TypeError: shapes, dtypes or options that do not fit. A NaN score is no error but a
-        `Status` in the result.
+      ValueError, TypeError: invalid shapes, dtypes or options. A NaN score sets the status instead.
 
     References:
       Sundararajan, Taly, Yan. Axiomatic Attribution for Deep Networks. ICML 2017.
@@ -77,30 +74,26 @@ def integrated_gradients(
       >>> image = jnp.zeros((4, 4, 3)).at[1, 2].set(1.0)
       >>> score = lambda images: (images ** 2).sum((1, 2, 3))
       >>> found = attributions.integrated_gradients(score, image, jnp.zeros((4, 4, 3)))
-      >>> round(float(found.saliency[1, 2]), 3), bool(found.error < 1e-5)
+      >>> round(float(found.importance[1, 2]), 3), bool(found.details.completeness_error < 1e-5)
       (3.0, True)
     """
-    checked_reduction(reduce)
-    image = checked_image(image)
+    check_choice(reduce, REDUCTIONS, "reduction")
+    image = as_image(image)
     steps = check_positive_int(n_steps, "n_steps")
+    adaptive = check_choice(rule, RULES, "rule") == "adaptive"
     return _integrated(
         scores.as_pytree(score),
         image,
-        checked_baseline(baseline, image),
-        _fixed(check_choice(rule, RULES, "rule"), steps),
+        as_baseline(baseline, image),
+        None if adaptive else paths.RULES[rule](steps),
         n_steps=steps,
         reduce=reduce,
-        batch_size=batch_size,
+        batch_size=check_batch_size(batch_size),
     )
 
 
-def _fixed(rule: str, n_steps: int) -> paths.Path | None:
-    """The nodes of a rule; None for the one whose nodes only the scores tell."""
-    return None if rule == "adaptive" else paths.RULES[rule](n_steps)
-
-
-class _Ends(NamedTuple):
-    """Of the straight path."""
+class _PathEnds(NamedTuple):
+    """The straight path between two images."""
 
     image: Array  # [H, W, C]
     baseline: Array  # [H, W, C]
@@ -116,20 +109,21 @@ def _integrated(
     n_steps: int,
     reduce: Reduce,
     batch_size: int | None,
-) -> Attribution:
-    ends, shift = _Ends(image, baseline), jnp.zeros_like(image)
+) -> Explanation:
+    """Integrate along a path; None: the adaptive one, whose nodes depend on the scores."""
+    ends, shift = _PathEnds(image, baseline), jnp.zeros_like(image)
     places = paths.pilot(n_steps) if path is None else jnp.array([0.0, 1.0])
-    scored = funnel.evaluate(score, _on_path, shift, ends, places, batch_size=batch_size)
+    scored = funnel.evaluate(score, _point_on_path, shift, ends, places, batch_size=batch_size)
     nodes, weights = paths.adaptive(scored, n_steps) if path is None else path
-    found = funnel.value_and_grad(score, _on_path, shift, ends, nodes, weights, batch_size=batch_size)
+    found = funnel.value_and_grad(score, _point_on_path, shift, ends, nodes, weights, batch_size=batch_size)
     attribution = (image - baseline) * found.grads
-    rise = scored[-1] - scored[0]
-    error = jnp.abs(jnp.sum(attribution) - rise) / jnp.abs(rise)
+    difference = scored[-1] - scored[0]
+    error = jnp.abs(jnp.sum(attribution) - difference) / jnp.abs(difference)
     values = jnp.concatenate([found.values, scored])
-    saliency = reduce_channels(attribution, reduce)
-    return make_result(attribution, saliency, values, len(values), error)
+    details = IntegratedDetails(attribution, error)
+    return finished(reduce_channels(attribution, reduce), values, len(values), details)
 
 
-def _on_path(shift: Array, ends: _Ends, share: Array) -> Array:
-    # Written so that shares 0 and 1 are the ends to the last bit.
+def _point_on_path(shift: Array, ends: _PathEnds, share: Array) -> Array:
+    # Written so that shares 0 and 1 give the ends to the last bit.
     return (1 - share) * ends.baseline + share * ends.image + shift

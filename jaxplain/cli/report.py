@@ -5,17 +5,15 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import jax
 import typer
 
-from jaxplain import compare as comparison
-from jaxplain import render, zoo
+from jaxplain import zoo
 from jaxplain.cli import screen
-from jaxplain.cli.endings import clear_errors, display_names, finish, table
-from jaxplain.cli.loading import load_classifier
 from jaxplain.cli.options import (
+    METHOD_NAMES,
     START,
     Baseline,
     Images,
@@ -26,23 +24,34 @@ from jaxplain.cli.options import (
     examples,
     split_names,
 )
-from jaxplain.cli.run import distinct, for_each, interruptible
+from jaxplain.cli.run import (
+    clear_errors,
+    display_names,
+    distinct,
+    finish,
+    for_each,
+    interruptible,
+    load_classifier,
+    table,
+)
 from jaxplain.files import OutputError, check_writable, write_atomic
-from jaxplain.jobs.photos import Photo
-from jaxplain.jobs.report import (
+from jaxplain.methods import choose
+from jaxplain.runs.graphs import GraphedPhoto
+from jaxplain.runs.photos import Photo
+from jaxplain.runs.report import (
     DEFAULT_METHODS,
     PhotoReport,
-    ReportJob,
     ReportProgram,
-    check_fits,
+    ReportSettings,
+    check_report,
     compile_report,
-    explain_report,
+    report_photo,
 )
-from jaxplain.jobs.report_page import page, report
-from jaxplain.jobs.sag import SagExplanation
-from jaxplain.render.report import Report, Section
 
-_MARK = b'<meta name="generator" content="jaxplain report">'  # of what may be replaced
+if TYPE_CHECKING:
+    from jaxplain.report.pages import Section
+
+_MARK = b'<meta name="generator" content="jaxplain report">'  # of a file that may be replaced
 _MARK_WITHIN = 1000  # bytes from the beginning
 
 
@@ -53,7 +62,7 @@ def register(root: typer.Typer) -> None:
         rich_help_panel=START,
         epilog=examples(
             "jaxplain report cat.png",
-            "jaxplain report photos/*.jpg --methods grad_cam,rise,igos++ --no-sag --out photos.html",
+            "jaxplain report photos/*.jpg --methods grad-cam,rise,igos++ --no-sag --out photos.html",
             "jaxplain report cat.png --target 'tiger cat' --baseline black --seed 1",
         ),
     )(make_report)
@@ -65,7 +74,7 @@ def make_report(
         str,
         typer.Option(
             metavar="A,B,...",
-            help=f"The heatmaps: all, or some of {', '.join(comparison.METHODS)}. Quote a name with spaces.",
+            help=f"The methods to compare: all, or some of {METHOD_NAMES}.",
             show_default=", ".join(DEFAULT_METHODS),
         ),
     ] = ",".join(DEFAULT_METHODS),
@@ -84,116 +93,127 @@ def make_report(
     sanity: Annotated[
         bool,
         typer.Option(
-            "--sanity/--no-sanity", help="Every heatmap once more, of a network that knows nothing."
+            "--sanity/--no-sanity",
+            help="Repeat every heatmap on the network with shuffled parameters, as a check.",
         ),
     ] = True,
     sag: Annotated[
-        bool, typer.Option("--sag/--no-sag", help="The attention graph: which patches alone suffice.")
+        bool, typer.Option("--sag/--no-sag", help="Add the attention graph: which patches alone suffice.")
     ] = True,
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="The page, one .html file; several photos are sections of it."),
+        typer.Option(metavar="FILE", help="The page, one .html file with a section per photo."),
     ] = Path("report.html"),
 ) -> None:
-    """One page with everything about a photo, that needs nothing else and can be handed over.
+    """Make one page with everything about a photo, a single file that can be shared.
 
-    The prediction; heatmaps of several methods side by side with their deletion and insertion curves; a check
-    whether they are about the network at all; the patches that alone suffice, as a graph; settings and
-    timings. Each figure says how to read it. Several photos become sections of the same page.
+    It shows the prediction; heatmaps of several methods side by side with their deletion and insertion
+    curves; a check whether the heatmaps depend on the network at all; the patches that alone suffice, as a
+    graph; settings and timings. Each figure explains how to read it. Several photos become sections of the
+    same page.
 
     A photo takes some minutes on a CPU; --no-sag, --no-sanity and fewer --methods make it faster. A method
-    that fails is shown with its reason. A photo that fails does not stop the others; the exit status is then
-    1.
+    that fails is shown with its reason. A photo that fails does not stop the others; the exit status is
+    then 1.
     """
     with clear_errors():
-        chosen = tuple(comparison.choose_methods(split_names(methods, "methods")))
-        job = ReportJob(chosen, size, baseline=baseline, seed=seed, sanity=sanity, sag=sag)
+        chosen = tuple(choose(split_names(methods, "methods")))
+        settings = ReportSettings(chosen, size, baseline=baseline, seed=seed, sanity=sanity, sag=sag)
         classifier = load_classifier(model, weights)
         if target is not None:
-            job = replace(job, target=zoo.find_class(target, classifier.labels))
-        check_fits(job, classifier)
+            settings = replace(settings, target=zoo.find_class(target, classifier.labels))
+        check_report(settings, classifier)
         _check_page(out)
-        paths = distinct(images)
-        names = display_names(paths)
-        voice = _Voice()
-        sections: list[Section] = []
-        remarks: list[str] = []
+        _report_all(settings, classifier, distinct(images), out)
 
-        def rows(program: ReportProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
-            def tell(doing: str) -> None:
-                voice.tell(f"{names[photo.path]}: {doing}")
 
-            found = interruptible(partial(explain_report, program, photo.rgb, tell))
-            part = report(program, photo, found)
-            added = [*sections, render.report_section(part, len(sections) + 1)]
-            _write(out, page(program, added))  # after every photo, so that Ctrl-C costs none
-            sections[:] = added
-            remarks.extend(_remarks(photo.path, found))
-            yield _row(names[photo.path], part, found)
+def _report_all(settings: ReportSettings, classifier: zoo.Classifier, paths: list[Path], out: Path) -> None:
+    """Report all photos with the same compiled programs, show a table, and exit with the right status."""
+    from jaxplain.report import document  # matplotlib and jinja2, which other commands need not load
 
-        prepare = partial(compile_report, job, classifier, voice.tell)
-        tally = for_each(paths, prepare, rows, voice.lend)
-        if sections and tally.failures:
-            notes = [f"Not on this page: {failure}" for failure in tally.failures]
-            with suppress(OutputError):  # the page is there; the photo that could not be added is told
-                _write(out, page(tally.program, sections, notes))
+    names = display_names(paths)
+    progress = _Progress()
+    sections: list[Section] = []
+    remarks: list[str] = []
+
+    def rows(program: ReportProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
+        def on_progress(doing: str) -> None:
+            progress.show(f"{names[photo.path]}: {doing}")
+
+        report = interruptible(partial(report_photo, program, photo.rgb, on_progress))
+        added = [*sections, document.section(program, photo, report, len(sections) + 1)]
+        _write(out, document.page(program, added))  # after every photo, so that Ctrl-C loses none
+        sections[:] = added
+        remarks.extend(_remarks(photo.path, report))
+        passed = sum(document.verdict(one.check) == "passes" for one in report.methods)
+        yield _row(names[photo.path], program, report, passed)
+
+    tally = for_each(
+        paths, partial(compile_report, settings, classifier, progress.show), rows, progress.start
+    )
+    if sections and tally.failures:
+        notes = [f"Not on this page: {failure}" for failure in tally.failures]
+        with suppress(OutputError):  # the page exists; the failures are also shown on the screen
+            _write(out, document.page(tally.program, sections, notes))
     shown = table("image", "class", ">p", ">maps", ">pass sanity", ">explanations", ">seconds")
     if tally.program is not None:
         shown.caption = screen.printable(
             f"Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open {out} in a browser."
         )
-    finish(tally, shown, remarks, kept=f"They are in {out}; the same command makes the whole page anew.")
+    kept = f"They are in {out}; the same command makes the whole page again."
+    finish(tally, shown, remarks, kept=kept)
 
 
-class _Voice:
-    """Says what is being done, once the run has a bar to say it with."""
+class _Progress:
+    """Shows what is being done, once the run has a bar to show it on."""
 
     def __init__(self) -> None:
-        self._tell: Callable[[str], None] = lambda doing: None
+        self._show: Callable[[str], None] = lambda doing: None
 
-    def lend(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def start(self, show: Callable[[str], None]) -> None:
+        self._show = show
 
-    def tell(self, doing: str) -> None:
-        self._tell(doing)
+    def show(self, doing: str) -> None:
+        self._show(doing)
 
 
 def _check_page(out: Path) -> None:
-    """Refuse what is no page, or somebody else's, before minutes are spent on it."""
+    """Refuse a path that is not a page, or a file that is not a report, before minutes are spent on it."""
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ValueError(f"--out must be a file that ends in .html, got {out}.")
     if out.exists():
         with open(out, "rb") as file:
             if _MARK not in file.read(_MARK_WITHIN):
-                raise ValueError(f"{out} is there and no report of jaxplain; choose another name with --out.")
+                raise ValueError(
+                    f"{out} exists and is not a jaxplain report; choose another name with --out."
+                )
     check_writable(out.parent)
 
 
 def _write(out: Path, text: str) -> None:
-    """Bytes of a file name that are no text are shown escaped."""
+    """Write the page; bytes of a file name that are not text are shown escaped."""
     write_atomic(out, text.encode(errors="backslashreplace"))
 
 
-def _row(name: str, one: Report, found: PhotoReport) -> tuple[str, ...]:
-    whole = [part for part in found.maps if not part.reason]
-    passed = sum(card.verdict == "passes" for card in one.cards)
-    sets = str(len(found.sag.summary.sizes)) if isinstance(found.sag, SagExplanation) else "-"
+def _row(name: str, program: ReportProgram, report: PhotoReport, passed: int) -> tuple[str, ...]:
+    maps = sum(not one.reason for one in report.methods)
+    graph = report.graph
     return (
         name,
-        one.label,
-        f"{one.probability:.3f}",
-        f"{len(whole)} of {len(found.maps)}",
-        "-" if found.control is None else str(passed),
-        sets,
-        f"{found.seconds:.1f}",
+        program.engine.label(report.view),
+        f"{report.view.probability:.3f}",
+        f"{maps} of {len(report.methods)}",
+        "-" if report.control is None else str(passed),
+        str(len(graph.summary.sizes)) if isinstance(graph, GraphedPhoto) else "-",
+        f"{report.seconds:.1f}",
     )
 
 
-def _remarks(path: Path, found: PhotoReport) -> Iterator[str]:
-    """What went wrong on a photo that has its report all the same."""
-    for one in found.maps:
+def _remarks(path: Path, report: PhotoReport) -> Iterator[str]:
+    """Yield what went wrong on a photo that still has its report."""
+    for one in report.methods:
         if one.reason:
             yield f"{path}: {one.method}: {one.reason}"
-    if isinstance(found.sag, str):
-        yield f"{path}: attention graph: {found.sag}"
+    if isinstance(report.graph, str):
+        yield f"{path}: attention graph: {report.graph}"

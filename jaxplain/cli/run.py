@@ -1,33 +1,57 @@
-"""A run over many photos: each that can be read is worked on, and none that fails stops the others."""
+"""A run over many photos: a failing photo never stops the others, and the end says what came of each."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+import jax
+import typer
+from rich import box
+from rich.table import Table
+
+from jaxplain import zoo
+from jaxplain.checks import check_choice
 from jaxplain.cli import screen
 from jaxplain.files import OutputError
 from jaxplain.images import ImageError
-from jaxplain.jobs.photos import Photo, read_photo
-from jaxplain.jobs.records import told
+from jaxplain.runs.photos import Photo, read_photo
+from jaxplain.runs.photos import distinct as distinct
+from jaxplain.runs.records import error_line
 
 DEBUG = "JAXPLAIN_DEBUG"  # environment variable: unexpected errors show their traceback
+FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, wrong command, Ctrl-C
+LEFT = "To continue, give the command the photos that are left."
+_START_OVER = "The same command starts over."
+_NAME_COLUMNS = 8  # at least, however narrow the screen
 
 Result = TypeVar("Result")
 
 
+def load_classifier(name: str, weights: Path | None = None) -> zoo.Classifier:
+    """Load a classifier of the zoo, and show that it is being loaded.
+
+    Raises:
+      ValueError: unknown name, or weights that are missing or do not fit.
+    """
+    check_choice(name, zoo.MODELS, "model")
+    with screen.waiting(f"loading {name}"):
+        return zoo.load(name, weights=weights)
+
+
 def with_advice(error: Exception) -> str:
-    """An error that is none of jaxplain's own, in a line, and what can be done about it."""
+    """Return an error that is not jaxplain's own as one line, and what can be done about it."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
-            f"{told(error).rstrip('.')}. Ask for less at a time, by --batch-size or --per-device-batch where "
-            "the command has them, or take a smaller --size or --model."
+            f"{error_line(error).rstrip('.')}. Use less memory: a smaller --batch-size or --per-device-batch "
+            "where the command has them, or a smaller --size or --model."
         )
-    return f"{told(error)} ({DEBUG}=1 shows where)"
+    return f"{error_line(error)} ({DEBUG}=1 shows the traceback)"
 
 
 @dataclass
@@ -35,7 +59,7 @@ class Tally:
     """What came of the photos of a run."""
 
     total: int
-    program: Any = None  # what was compiled for them; None if none could be read
+    program: Any = None  # compiled for them; None if none could be read
     done: int = 0
     rows: list[tuple[str, ...]] = field(default_factory=list)  # of the final table
     failures: list[str] = field(default_factory=list)
@@ -43,7 +67,7 @@ class Tally:
 
     @contextmanager
     def noting_failure(self, path: Path) -> Iterator[None]:
-        """A photo that fails does not stop the others."""
+        """Note the failure of a photo instead of stopping the others."""
         try:
             yield
         except (ImageError, OutputError) as error:
@@ -58,16 +82,20 @@ def for_each(
     paths: list[Path],
     prepare: Callable[[], Any],
     rows: Callable[[Any, Photo], Iterable[tuple[str, ...]]],
-    lend_voice: Callable[[Callable[[str], None]], None] = lambda tell: None,
+    on_start: Callable[[Callable[[str], None]], None] = lambda tell: None,
 ) -> Tally:
-    """Table rows from each photo that can be read and a program, which is prepared at the first of them.
+    """Make table rows from each photo that can be read and a program, which is prepared at the first of them.
 
-    `lend_voice` gets a function that says what is being done, for work of many parts.
+    Args:
+      paths: the photos.
+      prepare: makes the program.
+      rows: of one photo.
+      on_start: called with a function that shows what is being done, for work of many parts.
     """
     tally = Tally(len(paths))
     try:
         with screen.Bar(len(paths)) as bar:
-            lend_voice(bar.tell)
+            on_start(bar.tell)
             for photo in _readable(paths, bar, tally):
                 if tally.program is None:
                     bar.tell("compiling")
@@ -92,7 +120,7 @@ def _readable(paths: list[Path], bar: screen.Bar, tally: Tally) -> Iterator[Phot
 
 
 def interruptible(work: Callable[[], Result]) -> Result:
-    """Wait for work in another thread: compiled code would keep Ctrl-C waiting until it returns."""
+    """Wait for work in another thread, since compiled code would delay Ctrl-C until it returns."""
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -105,9 +133,84 @@ def interruptible(work: Callable[[], Result]) -> Result:
     return future.result()
 
 
-def distinct(images: list[Path]) -> list[Path]:
-    """Each file once, however its path is written."""
-    first: dict[str, Path] = {}
-    for path in images:
-        first.setdefault(os.path.abspath(path), path)
-    return list(first.values())
+# ---------------------------------------------------------------------------------------------------------
+# The end
+
+
+def display_names(paths: list[Path]) -> dict[Path, str]:
+    """Return file names, and whole paths where a name occurs twice."""
+    counts = Counter(path.name for path in paths)
+    return {path: path.name if counts[path.name] == 1 else str(path) for path in paths}
+
+
+def table(*headers: str) -> Table:
+    """Make a table that folds names on a narrow screen, but not numbers, whose headers start with ">"."""
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left")
+    for header in headers:
+        number = header.startswith(">")
+        table.add_column(
+            header.lstrip(">"),
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="fold",
+            min_width=None if number else _NAME_COLUMNS,
+        )
+    return table
+
+
+def finish(tally: Tally, table: Table, remarks: Sequence[str] = (), *, kept: str = "") -> None:
+    """Show the results and what failed; the exit status says whether all photos are done.
+
+    `kept` is shown after Ctrl-C: where the finished photos are, and how to continue.
+    """
+    for row in tally.rows:
+        table.add_row(*map(screen.printable, row))
+    if tally.rows:
+        screen.show(table)
+    for remark in remarks:
+        screen.say(remark, "warning", "yellow")
+    for failure in tally.failures:
+        screen.say(failure, "failed", "red")
+    if tally.failures:
+        screen.say(f"{len(tally.failures)} of {count_of(tally.total, 'photo')} failed.")
+    if tally.interrupted:
+        done = f"{tally.done} of {count_of(tally.total, 'photo')} done."
+        end_interrupted(f"{done} {kept if tally.done else _START_OVER}")
+    if tally.failures:
+        raise typer.Exit(FAILED)
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    Example:
+      >>> count_of(1, "photo"), count_of(2, "photo")
+      ('1 photo', '2 photos')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def end_interrupted(text: str) -> NoReturn:
+    """End an interrupted command with what is kept and how to continue."""
+    screen.say(text, "interrupted", "yellow")
+    raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """End a command that cannot run, or is interrupted, with a plain message and its own exit status."""
+    try:
+        yield
+    except KeyboardInterrupt:  # before its first photo, or after its last
+        end_interrupted("the same command starts over.")
+    except (ValueError, TypeError, OSError) as error:  # jaxplain's own errors say what to do
+        _refuse(error, str(error))
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        _refuse(error, with_advice(error))
+
+
+def _refuse(error: Exception, text: str) -> NoReturn:
+    if os.environ.get(DEBUG):
+        raise error
+    screen.say(text, "error", "red")
+    raise typer.Exit(WRONG) from None

@@ -9,16 +9,15 @@ from typing import Annotated
 import jax
 import typer
 
-from jaxplain import render, zoo
+from jaxplain import overlay, zoo
 from jaxplain.cli import screen
-from jaxplain.cli.endings import LEFT, clear_errors, display_names, finish, table
-from jaxplain.cli.loading import load_classifier
 from jaxplain.cli.options import (
     CLOSER,
     MANY,
     Baseline,
     BatchSize,
     Images,
+    Limit,
     Model,
     Out,
     Seed,
@@ -26,15 +25,38 @@ from jaxplain.cli.options import (
     Weights,
     examples,
 )
-from jaxplain.cli.run import Tally, distinct, for_each, interruptible
-from jaxplain.files import check_writable, staged_folder
-from jaxplain.jobs.photos import Photo, check_folder, photos_in
-from jaxplain.jobs.records import to_json
-from jaxplain.jobs.sag import SagExplanation, SagJob, SagProgram, check_fits, compile_sag, explain_sag
-from jaxplain.jobs.sag_files import RECORD, read_summaries, save_sag
-from jaxplain.jobs.shelf import Shelf
-from jaxplain.sag import Statistics, Status, Summary, statistics
-from jaxplain.sag.summary import LEVELS, OVERLAPS
+from jaxplain.cli.run import (
+    LEFT,
+    Tally,
+    clear_errors,
+    display_names,
+    distinct,
+    finish,
+    for_each,
+    interruptible,
+    load_classifier,
+    table,
+)
+from jaxplain.explanation import Status
+from jaxplain.files import check_writable
+from jaxplain.runs.graphs import (
+    MAX_CHILDREN,
+    RECORD,
+    GraphedPhoto,
+    GraphProgram,
+    GraphSettings,
+    check_grid,
+    compile_graphs,
+    graph_facts,
+    graph_files,
+    graph_photo,
+    read_summaries,
+)
+from jaxplain.runs.photos import Photo, check_folder, photos_in
+from jaxplain.runs.records import to_json
+from jaxplain.runs.sinks import PhotoFolders, write_folder
+from jaxplain.sag import Statistics, Summary, statistics
+from jaxplain.sag.analysis import LEVELS, OVERLAPS
 
 RESULTS, STATISTICS = Path("jaxplain-sag"), Path("jaxplain-sag-stats")
 STATISTICS_RECORD = "statistics.json"
@@ -44,34 +66,34 @@ _SIZES = (5, 10, 20)  # of the table's shares
 _OPEN_ENDED = (Status.BUFFER_FULL, Status.BUDGET_SPENT)  # there may be more explanations
 
 Grid = Annotated[
-    int, typer.Option(metavar="N", help="The photo is cut into N x N patches, N from 1 to the model's input.")
+    int, typer.Option(metavar="N", help="Cut the photo into N x N patches, N from 1 to the model's input.")
 ]
 BeamWidth = Annotated[
     int,
     typer.Option(
         metavar="N",
-        help="Sets of patches that the search goes on from at each size, at least 1; more find more.",
+        help="Patch sets kept at each size of the search, at least 1; more find more explanations.",
     ),
 ]
 Candidates = Annotated[
     int,
-    typer.Option(metavar="N", help="Patches that each set is extended by, the likeliest; 0: all.", min=0),
+    typer.Option(
+        metavar="N", help="Patches that each set may be extended by, the most promising ones; 0: all.", min=0
+    ),
 ]
 Threshold = Annotated[
     float,
     typer.Option(
-        metavar="SHARE", help="Share of the photo's probability that suffices, above 0 and at most 1."
+        metavar="SHARE", help="Share of the photo's probability that is sufficient, above 0 and at most 1."
     ),
 ]
 MaxSize = Annotated[int, typer.Option(metavar="N", help="Largest set tried, in patches, at least 1.")]
-MaxRoots = Annotated[
-    int, typer.Option(metavar="N", help="Stop when so many explanations are found, at least 1.")
+MaxExplanations = Annotated[
+    int, typer.Option(metavar="N", help="Stop after this many explanations, at least 1.")
 ]
 MaxOverlap = Annotated[
     int,
-    typer.Option(
-        metavar="N", help="Patches that two of the explanations called diverse may share, at least 0."
-    ),
+    typer.Option(metavar="N", help="Patches that two diverse explanations may share, at least 0."),
 ]
 
 
@@ -97,7 +119,7 @@ def register(app: typer.Typer) -> None:
 
 def sag(
     images: Images,
-    model: Model = "efficientnet-lite0",
+    model: Model = _MODEL,
     weights: Weights = None,
     target: Target = None,
     grid: Grid = 7,
@@ -105,30 +127,30 @@ def sag(
     candidates: Candidates = 15,
     threshold: Threshold = 0.9,
     max_size: MaxSize = 20,
-    max_roots: MaxRoots = 30,
+    max_explanations: MaxExplanations = 30,
     baseline: Baseline = "blur",
     max_overlap: MaxOverlap = 1,
     shown: Annotated[
-        int, typer.Option(metavar="N", help="Explanations that the graph shows, at most; at least 1.")
+        int, typer.Option(metavar="N", help="Explanations in the graph, at most N, at least 1.")
     ] = 3,
     seed: Seed = 0,
     batch_size: BatchSize = None,
     out_dir: Out = RESULTS,
 ) -> None:
-    """All the ways a photo convinces the classifier: its minimal sufficient explanations, as a graph.
+    """Find all the ways a photo convinces the classifier: its minimal sufficient explanations, as a graph.
 
     Each photo gets an interactive page (sag.html), the graph as SVG, PNG and DOT, its logic form, and a
     record with all explanations found. A photo that fails does not stop the others; the exit status is then
     1.
     """
     with clear_errors():
-        job = SagJob(
+        settings = GraphSettings(
             grid=(grid, grid),
             beam_width=beam_width,
             candidates=candidates or None,
             threshold=threshold,
             max_size=max_size,
-            max_roots=max_roots,
+            max_explanations=max_explanations,
             max_overlap=max_overlap,
             shown=shown,
             baseline=baseline,
@@ -137,21 +159,22 @@ def sag(
         )
         classifier = load_classifier(model, weights)
         if target is not None:
-            job = replace(job, target=zoo.find_class(target, classifier.labels))
-        check_fits(job, classifier)
+            settings = replace(settings, target=zoo.find_class(target, classifier.labels))
+        check_grid(settings, classifier)
         check_writable(out_dir)
         paths = distinct(images)
-        names, shelf = display_names(paths), Shelf(out_dir, paths, RECORD)
+        names, folders = display_names(paths), PhotoFolders(out_dir, paths, RECORD)
         remarks: list[str] = []
 
-        def rows(program: SagProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
-            found = interruptible(partial(explain_sag, program, photo.rgb))
-            save_sag(shelf.folder(photo), program, photo, found)
-            if found.status not in (Status.OK, Status.BUFFER_FULL):
-                remarks.append(f"{photo.path}: {found.status.message}")
-            yield _row(names[photo.path], found)
+        def rows(program: GraphProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
+            graphed = interruptible(partial(graph_photo, program, photo.rgb))
+            contents = pictures(program, photo, graphed) | graph_files(program, photo, graphed)
+            write_folder(folders.folder(photo), contents, RECORD)
+            if graphed.status not in (Status.OK, Status.BUFFER_FULL):
+                remarks.append(f"{photo.path}: {graphed.status.message}")
+            yield _row(names[photo.path], graphed)
 
-        tally = for_each(paths, partial(compile_sag, job, classifier), rows)
+        tally = for_each(paths, partial(compile_graphs, settings, classifier), rows)
     result = table(
         "image", "class", ">p", ">explanations", ">diverse", ">patches", ">sets scored", ">seconds"
     )
@@ -164,19 +187,42 @@ def sag(
     finish(tally, result, remarks, kept=f"Their results are in {out_dir}. {LEFT}")
 
 
-def _row(name: str, found: SagExplanation) -> tuple[str, ...]:
-    sizes = found.summary.sizes
-    more = "+" if found.status in _OPEN_ENDED else ""
+def pictures(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, bytes]:
+    """Draw a graph: sag.html, a page that needs nothing else; sag.svg, sag.png; photo.png."""
+    from jaxplain.report import graphs  # matplotlib and jinja2, which only this needs
+
+    drawn, scene = graphed.graph.pruned(MAX_CHILDREN), (graphed.view.pixels, graphed.hidden)
+    caption = f"{graphed.label}, p = {graphed.view.probability:.2f}"
+    page = graphs.graph_page(
+        drawn,
+        *scene,
+        known=graphed.graph,
+        label=graphed.label,
+        probability=graphed.view.probability,
+        title=f"{photo.path.name}: attention graph",
+        facts=graph_facts(program, photo, graphed).items(),
+    )
+    return {
+        "photo.png": overlay.to_png(graphed.view.pixels),
+        "sag.svg": graphs.graph_svg(drawn, *scene, label=caption).encode(),
+        "sag.png": graphs.graph_png(drawn, *scene, label=caption),
+        "sag.html": page.encode(errors="backslashreplace"),  # a file name may not be text
+    }
+
+
+def _row(name: str, graphed: GraphedPhoto) -> tuple[str, ...]:
+    sizes = graphed.summary.sizes
+    more = "+" if graphed.status in _OPEN_ENDED else ""
     span = f"{sizes[0]} to {sizes[-1]}" if sizes else "-"
     return (
         name,
-        found.label,
-        f"{found.probability:.3f}",
+        graphed.label,
+        f"{graphed.view.probability:.3f}",
         f"{len(sizes)}{more}",
-        str(int(found.diverse.chosen.sum())),
+        str(int(graphed.diverse.chosen.sum())),
         span,
-        str(int(found.roots.evaluations)),
-        f"{sum(found.seconds.values()):.1f}",
+        str(int(graphed.result.evaluations)),
+        f"{sum(graphed.seconds.values()):.1f}",
     )
 
 
@@ -195,20 +241,17 @@ def sag_stats(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"Classifiers for photos; give the option again to compare several. Of {_SHIPPED}.",
+            help=f"Classifier for photos, one of {_SHIPPED}; repeat the option to compare several.",
             show_default=_MODEL,
         ),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Only the first photos of each folder; left out: all.", min=1),
-    ] = None,
+    limit: Limit = None,
     grid: Grid = 7,
     beam_width: BeamWidth = 5,
     candidates: Candidates = 15,
     threshold: Threshold = 0.9,
     max_size: MaxSize = 20,
-    max_roots: MaxRoots = 30,
+    max_explanations: MaxExplanations = 30,
     baseline: Baseline = "blur",
     max_overlap: MaxOverlap = 1,
     batch_size: BatchSize = None,
@@ -216,19 +259,20 @@ def sag_stats(
         Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the curve.")
     ] = STATISTICS,
 ) -> None:
-    """Compare classifiers by their explanations: how many patches they need, in how many ways.
+    """Compare classifiers by their explanations: how many patches they need, and in how many ways.
 
     Prints a table and draws the share of photos that are explained with at most k patches. A classifier with
-    many sub-explanations is compositional, one with many explanations and few of those disjunctive.
+    many sub-explanations is compositional; one with many explanations and few sub-explanations is
+    disjunctive.
     """
     with clear_errors():
-        job = SagJob(
+        settings = GraphSettings(
             grid=(grid, grid),
             beam_width=beam_width,
             candidates=candidates or None,
             threshold=threshold,
             max_size=max_size,
-            max_roots=max_roots,
+            max_explanations=max_explanations,
             max_overlap=max_overlap,
             baseline=baseline,
             batch_size=batch_size,
@@ -242,18 +286,19 @@ def sag_stats(
                 columns[str(folder)] = results
             else:
                 for name in model or [_MODEL]:
-                    columns[f"{name} {folder}"] = _explain_folder(paths, load_classifier(name), job, tally)
+                    classifier = load_classifier(name)
+                    columns[f"{name} {folder}"] = _explain_folder(paths, classifier, settings, tally)
         found = {name: statistics(summaries) for name, summaries in columns.items() if summaries}
         if found:
             _save_statistics(out_dir, found)
     tally.rows = list(_statistics_rows(found))
     result = table("", *(f">{screen.printable(name).plain}" for name in found))
-    result.caption = screen.printable(f"Means over photos. The curve and all figures are in {out_dir}")
-    finish(tally, result, kept="The table and the curve are of these; the same command starts anew.")
+    result.caption = screen.printable(f"Means over photos. The curve and all numbers are in {out_dir}")
+    finish(tally, result, kept="The table and the curve show these; the same command starts over.")
 
 
 def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[Path]]:
-    """The results in a folder or, where there are none, its photos."""
+    """Return the results in a folder or, where there are none, its photos."""
     check_folder(folder)
     results = read_summaries(folder)[:limit]
     paths = photos_in(folder)[:limit]
@@ -265,16 +310,16 @@ def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[P
 
 
 def _explain_folder(
-    paths: list[Path], classifier: zoo.Classifier, job: SagJob, tally: Tally
+    paths: list[Path], classifier: zoo.Classifier, settings: GraphSettings, tally: Tally
 ) -> list[Summary]:
-    check_fits(job, classifier)
+    check_grid(settings, classifier)
     summaries: list[Summary] = []
 
-    def rows(program: SagProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
-        summaries.append(interruptible(partial(explain_sag, program, photo.rgb)).summary)
+    def rows(program: GraphProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
+        summaries.append(interruptible(partial(graph_photo, program, photo.rgb)).summary)
         return iter(())
 
-    part = for_each(paths, partial(compile_sag, job, classifier), rows)
+    part = for_each(paths, partial(compile_graphs, settings, classifier), rows)
     tally.total += part.total
     tally.done += part.done
     tally.failures += part.failures
@@ -290,27 +335,28 @@ def _statistics_rows(found: dict[str, Statistics]) -> Iterator[tuple[str, ...]]:
 
     if not columns:
         return
-    yield "photos", *(str(one.images) for one in columns)
+    yield "photos", *(str(column.images) for column in columns)
     for size in _SIZES:
-        if all(size < len(one.explained) for one in columns):
+        if all(size < len(column.explained) for column in columns):
             title = f"explained with at most {size} patches"
-            yield row(title, *(float(one.explained[size]) for one in columns))
-    yield row("explained at all", *(float(one.explained[-1]) for one in columns))
-    yield row("explanations a photo", *(one.mses for one in columns))
-    yield row("patches of an explanation", *(one.mean_size for one in columns))
-    for at, overlap in enumerate(OVERLAPS):
-        yield row(f"diverse, at most {overlap} shared", *(one.diverse[at] for one in columns))
-    for at, level in enumerate(LEVELS):
-        yield row(f"sub-explanations above {level:.0%}", *(one.sub_explanations[at] for one in columns))
-    yield "photos with counts cut short", *(str(one.incomplete) for one in columns)
+            yield row(title, *(float(column.explained[size]) for column in columns))
+    yield row("explained at all", *(float(column.explained[-1]) for column in columns))
+    yield row("explanations per photo", *(column.explanations for column in columns))
+    yield row("patches per explanation", *(column.mean_size for column in columns))
+    for index, overlap in enumerate(OVERLAPS):
+        yield row(f"diverse, at most {overlap} shared", *(column.diverse[index] for column in columns))
+    for index, level in enumerate(LEVELS):
+        title = f"sub-explanations above {level:.0%}"
+        yield row(title, *(column.sub_explanations[index] for column in columns))
+    yield "photos with incomplete counts", *(str(column.incomplete) for column in columns)
 
 
 def _save_statistics(out_dir: Path, found: dict[str, Statistics]) -> None:
-    curves = {name: one.explained for name, one in found.items()}
+    from jaxplain.report import figures  # matplotlib, which only this needs
+
+    shares = {name: column.explained for name, column in found.items()}
     contents = {
-        "explained.png": render.to_png(render.draw_shares(curves)),
-        STATISTICS_RECORD: to_json({name: one.to_dict() for name, one in found.items()}),
+        "explained.png": figures.figure_bytes(figures.share_curves(shares), "png"),
+        STATISTICS_RECORD: to_json({name: column.to_dict() for name, column in found.items()}),
     }
-    with staged_folder(out_dir, marker=STATISTICS_RECORD) as staging:
-        for name, content in contents.items():
-            (staging / name).write_bytes(content)
+    write_folder(out_dir, contents, STATISTICS_RECORD)

@@ -24,12 +24,12 @@ from rich.text import Text
 
 _FILE_WIDTH = 200  # of a table in a file or a pipe, where nothing needs to be folded
 _NAME_WIDTH = 28  # of a file name beside the bar
-_LOG_SECONDS = 10.0  # between lines of progress where nobody watches
+_LOG_SECONDS = 10.0  # between lines of progress in a log
 _SPEED_PERIOD = 3600.0  # seconds of history behind the remaining time; one photo may take minutes
 
 
 def say(text: str, label: str = "", style: str = "") -> None:
-    """Print a message on standard error, in full lines where nobody watches."""
+    """Print a message on standard error; in a log it is not wrapped."""
     err = _errors()
     err.print(*[Text(label, style)] if label else [], printable(text), soft_wrap=not err.is_terminal)
 
@@ -37,7 +37,7 @@ def say(text: str, label: str = "", style: str = "") -> None:
 def show(table: Table) -> None:
     """Print a table on standard output: as wide as the terminal, or unfolded into a file or a pipe.
 
-    On a terminal that is too narrow for its numbers and the beginnings of its names, lines run over.
+    On a terminal too narrow for the numbers and the beginnings of the names, lines wrap.
     """
     out = Console(highlight=False)
     if not out.is_terminal and "COLUMNS" not in os.environ:
@@ -51,12 +51,12 @@ def _errors() -> Console:
 
 
 def printable(text: str) -> Text:
-    """Text that no terminal takes for a command: control characters and undecodable bytes are escaped."""
+    """Return text that cannot control the terminal: control characters and undecodable bytes are escaped."""
     return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
 
 
 def shortened(name: str, width: int = _NAME_WIDTH) -> str:
-    """A name of at most `width` characters; a longer one loses its middle."""
+    """Return a name of at most `width` characters; a longer one loses its middle."""
     if len(name) <= width:
         return name
     tail = (width - 3) // 2
@@ -65,7 +65,7 @@ def shortened(name: str, width: int = _NAME_WIDTH) -> str:
 
 @contextmanager
 def waiting(doing: str) -> Iterator[None]:
-    """Say what is being done before there is a bar: a sign on a terminal, gone when done; a line in a log."""
+    """Show what is being done before there is a bar: a spinner on a terminal, a line in a log."""
     console = _errors()
     if console.is_terminal:
         with console.status(printable(doing), spinner="line"):
@@ -76,16 +76,16 @@ def waiting(doing: str) -> Iterator[None]:
 
 
 class Bar:
-    """Where a run stands: a bar on a terminal, gone when done; in a log a line a step, and one now and then.
+    """The progress of a run: a bar on a terminal, removed when done; in a log, one line per step.
 
-    A step may take minutes. So that nobody takes it for dead, a log gets a line at least every ten seconds.
+    A step may take minutes; so that it does not look hung, a log gets a line at least every ten seconds.
     """
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
-        self._told = -_LOG_SECONDS
+        self._logged = -_LOG_SECONDS
         self._doing, self._since = "", time.monotonic()
-        self._spoke, self._ended = time.monotonic(), threading.Event()
+        self._last_line, self._ended = time.monotonic(), threading.Event()
         console = _errors()
         self._in_log = not console.is_terminal
         self._bar = Progress(
@@ -105,7 +105,7 @@ class Bar:
     def __enter__(self) -> Self:
         self._bar.start()
         if self._in_log:
-            threading.Thread(target=self._keep_talking, daemon=True).start()
+            threading.Thread(target=self._log_regularly, daemon=True).start()
         return self
 
     def __exit__(
@@ -114,31 +114,31 @@ class Bar:
         self._ended.set()
         self._bar.stop()
 
-    def _keep_talking(self) -> None:
-        while not self._ended.wait(max(0.0, self._spoke + _LOG_SECONDS - time.monotonic()) + 0.01):
-            if self._doing and time.monotonic() - self._spoke >= _LOG_SECONDS:
+    def _log_regularly(self) -> None:
+        while not self._ended.wait(max(0.0, self._last_line + _LOG_SECONDS - time.monotonic()) + 0.01):
+            if self._doing and time.monotonic() - self._last_line >= _LOG_SECONDS:
                 place = min(self._done + 1, self._total)
                 self._log(f"[{place}/{self._total}] {self._doing}: {time.monotonic() - self._since:.0f} s")
 
     def _log(self, line: str) -> None:
-        self._spoke = time.monotonic()
+        self._last_line = time.monotonic()
         say(line)
 
     def tell(self, doing: str) -> None:
-        """Say what is being done for the current photo."""
+        """Show what is being done for the current photo."""
         self._doing, self._since = doing, time.monotonic()
         self._bar.update(self._task, description=shortened(printable(doing).plain), refresh=True)
         if self._in_log:
             self._log(f"[{min(self._done + 1, self._total)}/{self._total}] {doing}")
 
     def pace(self, text: str) -> None:
-        """Say how fast it goes: beside the bar, or in a log now and then."""
+        """Show the speed: beside the bar, or in a log from time to time."""
         self._bar.update(self._task, description=printable(text).plain, refresh=True)
-        if self._in_log and (time.monotonic() - self._told > _LOG_SECONDS or self._done == self._total):
-            self._told = time.monotonic()
+        if self._in_log and (time.monotonic() - self._logged > _LOG_SECONDS or self._done == self._total):
+            self._logged = time.monotonic()
             self._log(f"[{self._done}/{self._total}] {text}")
 
     def advance(self, count: int = 1) -> None:
-        """So many photos are through."""
+        """Advance the bar by `count` photos."""
         self._done += count
         self._bar.advance(self._task, count)

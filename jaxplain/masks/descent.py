@@ -1,10 +1,9 @@
-"""How masks move: line search, best of several steps, a fixed step, Nesterov, optax; all project on [0, 1].
+"""How masks move: line search, best of several steps, a fixed step, Nesterov, optax; all project onto [0, 1].
 
 A descent is a frozen dataclass, a pytree whose leaves are its numbers, so that a sweep over them is a vmap.
-It is asked to `init` its state and then to `move` masks [M, h, w] once an iteration.
+The engine calls `init` once and `move` on masks [M, h, w] once per iteration.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -25,33 +24,45 @@ class Start(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Where it ends."""
+    """Where a move ends."""
 
     masks: Array  # [M, h, w]
     loss: Array  # [], measured at `masks`
-    step: Array  # [], step size taken; 0 when the masks stayed
+    step: Array  # [], step size taken; 0 if the masks stayed
     trials: Array  # int32 [], masks measured on the way
     state: Any
 
 
-Measure = Callable[[Array], Array]
-"""Loss of candidate masks: [A, M, h, w] -> [A]."""
+class Measure(Protocol):
+    """The loss of candidate masks."""
+
+    def __call__(self, candidates: Array, needed: Array | None = None) -> Array:
+        """Candidates [A, M, h, w] -> losses [A].
+
+        `needed`, a bool [], says whether to measure at all; NaN otherwise. For loops: under `jax.vmap` their
+        body runs until the last row has ended, also for rows that have ended before.
+        """
+        ...
 
 
 class Descent(Protocol):
-    """The contract."""
+    """The contract of every descent, also of your own.
+
+    Each call of `measure` is a copy of the model in the compiled program, so `move` should call it in one
+    place.
+    """
 
     def init(self, masks: Array) -> Any:
-        """The state before the first move."""
+        """Return the state before the first move."""
         ...
 
     def move(self, start: Start, state: Any, measure: Measure) -> Move:
-        """One iteration."""
+        """Move the masks once."""
         ...
 
 
 def project(masks: Array) -> Array:
-    """Onto [0, 1]."""
+    """Clip masks to [0, 1]."""
     return jnp.clip(masks, 0.0, 1.0)
 
 
@@ -64,8 +75,8 @@ def project(masks: Array) -> Array:
 class LineSearch:
     """Backtracking: the first step of `first_step * decay^k` that lowers the loss by `beta * step * |g|^2`.
 
-    When none above `min_step` does, the last one tried is taken, as in the authors' programs. After
-    `max_trials` it ends in any case, so that no number (a decay of 1, a smallest step of 0) makes it hang.
+    If none above `min_step` does, the last one tried is taken, as in the authors' programs. The search ends
+    after `max_trials` in any case, so that no number (a decay of 1, a smallest step of 0) makes it hang.
     """
 
     first_step: float | Array = 1000.0
@@ -75,31 +86,33 @@ class LineSearch:
     max_trials: int = 100
 
     def init(self, masks: Array) -> tuple:
-        """No state."""
+        """Return no state."""
         return ()
 
     def move(self, start: Start, state: tuple, measure: Measure) -> Move:
         """Try steps one after the other, each measured only if the one before failed."""
         slope = jnp.sum(start.grads**2)
 
-        def attempt(step: Array) -> tuple[Array, Array]:
-            masks = project(start.masks - step * start.grads)
-            return masks, measure(masks[None])[0]
-
-        def failed(trial: _Trial) -> Array:
+        def is_searching(trial: _Trial) -> Array:
             enough = trial.loss <= start.loss - self.beta * trial.step * slope
-            return ~enough & (trial.step >= self.min_step) & (trial.tried < self.max_trials)
+            failed = ~enough & (trial.step >= self.min_step) & (trial.tried < self.max_trials)
+            return (trial.tried == 0) | failed
 
-        def shorten(trial: _Trial) -> _Trial:
-            step = trial.step * self.decay
-            return _Trial(step, *attempt(step), trial.tried + 1)
+        def attempt(trial: _Trial) -> _Trial:
+            step = jnp.where(trial.tried == 0, trial.step, trial.step * self.decay)
+            masks = project(start.masks - step * start.grads)
+            loss = measure(masks[None], is_searching(trial))[0]
+            return _Trial(step, masks, loss, trial.tried + 1)
 
         first = jnp.asarray(self.first_step, jnp.float32)
-        trial = jax.lax.while_loop(failed, shorten, _Trial(first, *attempt(first), jnp.int32(1)))
+        untried = _Trial(first, start.masks, jnp.float32(jnp.nan), jnp.int32(0))
+        trial = jax.lax.while_loop(is_searching, attempt, untried)
         return Move(trial.masks, trial.loss, trial.step, trial.tried, state)
 
 
 class _Trial(NamedTuple):
+    """The carry of the line search: the latest step."""
+
     step: Array  # []
     masks: Array  # [M, h, w]
     loss: Array  # []
@@ -113,12 +126,12 @@ class _Trial(NamedTuple):
 )
 @dataclass(frozen=True)
 class BestStep:
-    """The best of `candidates` steps, all measured as one flat batch, no loop.
+    """The best of `candidates` steps, all measured as one flat batch, without a loop.
 
-    A step is told by the mean change of a mask cell that it would make (before the projection), not by its
+    A step is given as the mean change of a mask cell that it would make (before the projection), not as a
     factor on the gradient: the same numbers then suit masks of any size and scores of any scale. The
-    candidates are `center * decay^k`; the centre starts at `first_change` and follows the step last taken
-    (`width` candidates are longer), so that few are enough. Masks stay where none lowers the loss, and the
+    candidates are `center * decay^k`; the center starts at `first_change` and follows the step taken last
+    (`width` candidates are longer), so that few are enough. If none lowers the loss, the masks stay and the
     next candidates are shorter.
     """
 
@@ -129,11 +142,11 @@ class BestStep:
     width: int = 1
 
     def init(self, masks: Array) -> Array:
-        """The change at the centre: []."""
+        """Return the change at the center: []."""
         return jnp.asarray(self.first_change, jnp.float32)
 
     def move(self, start: Start, state: Array, measure: Measure) -> Move:
-        """Measure all candidates, take the lowest."""
+        """Measure all candidates and take the lowest."""
         powers = jnp.arange(self.candidates) - self.width
         changes = state * jnp.asarray(self.decay**powers, jnp.float32)  # [A]
         steps = changes / _at_least_tiny(jnp.mean(jnp.abs(start.grads)))
@@ -151,17 +164,17 @@ class BestStep:
 
 
 def _at_least_tiny(size: Array) -> Array:
-    """A divisor for a gradient that is 0 everywhere, whose steps then change nothing."""
+    """Return a divisor that is not 0 for a gradient that is, so that its steps change nothing."""
     return jnp.maximum(size, 1e-30)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["first_change"], meta_fields=[])
 @dataclass(frozen=True)
 class FixedStep:
-    """Plain gradient descent, for ablations: the same factor on every gradient, none searched for.
+    """Plain gradient descent, for ablations: the same factor on every gradient, without a search.
 
-    The factor is the one whose first move changes a mask cell by `first_change` in the mean: a number that
-    suits masks of any size and scores of any scale, where the published 1000 suits one. (One photo,
+    The factor is the one whose first move changes a mask cell by `first_change` on average: a number that
+    suits masks of any size and scores of any scale, whereas the published 1000 suits one. (One photo,
     iGOS++ at 28 x 28, deletion / insertion: .056 / .388 with 0.03, .132 / .192 with 0.1, .106 / .296 with the
     factor 1000.)
     """
@@ -169,11 +182,11 @@ class FixedStep:
     first_change: float | Array = 0.03
 
     def init(self, masks: Array) -> Array:
-        """The factor, not known before the first gradient: []."""
+        """Return the factor, unknown before the first gradient: []."""
         return jnp.float32(0.0)
 
     def move(self, start: Start, state: Array, measure: Measure) -> Move:
-        """One step."""
+        """Take one step."""
         first = self.first_change / _at_least_tiny(jnp.mean(jnp.abs(start.grads)))
         step = jnp.where(start.iteration == 0, first, state).astype(jnp.float32)
         masks = project(start.masks - step * start.grads)
@@ -188,11 +201,11 @@ class Nesterov:
     step: float | Array = 1000.0
 
     def init(self, masks: Array) -> Array:
-        """The previous v: [M, h, w]."""
+        """Return the previous v: [M, h, w]."""
         return masks
 
     def move(self, start: Start, state: Array, measure: Measure) -> Move:
-        """One accelerated step."""
+        """Take one accelerated step."""
         ahead = start.masks - self.step * start.grads
         momentum = start.iteration / (start.iteration + 3.0)
         masks = project(ahead + momentum * (ahead - state))
@@ -203,17 +216,19 @@ class Nesterov:
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["transformation"])
 @dataclass(frozen=True)
 class Optax:
-    """Any `optax.GradientTransformation`, followed by the projection. The transformation is static: make it
-    once and pass the same object again, or every call compiles anew."""
+    """Any `optax.GradientTransformation`, followed by the projection.
+
+    The transformation is static: make it once and reuse the object, or every call compiles again.
+    """
 
     transformation: optax.GradientTransformation
 
     def init(self, masks: Array) -> Any:
-        """The transformation's own state."""
+        """Return the transformation's own state."""
         return self.transformation.init(masks)
 
     def move(self, start: Start, state: Any, measure: Measure) -> Move:
-        """One update."""
+        """Apply one update."""
         updates, state = self.transformation.update(start.grads, state, start.masks)
         masks = project(optax.apply_updates(start.masks, updates))
         length = optax.tree.norm(updates) / (optax.tree.norm(start.grads) + 1e-12)

@@ -1,10 +1,11 @@
 """Extremal perturbation: of all smooth masks of a given area, the one whose content scores highest.
 
-Not the engine of the other recipes: the area is fixed by a constraint that grows, the last mask counts and
-not the best, and what is optimised are parameters from which a smooth maximum makes the mask.
+It does not use the engine of the other recipes: the area is fixed by a constraint that grows, the result is
+the last mask and not the best, and what is optimised are parameters from which a smooth maximum makes the
+mask.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -15,96 +16,101 @@ import optax
 from jax import Array
 
 from jaxplain import funnel, scores
-from jaxplain.checks import check_finite, check_positive_int
-from jaxplain.masks.engine import Status
-from jaxplain.masks.run import (
-    check_concrete,
-    checked_batch_size,
-    checked_pictures,
-    fitting_shape,
-    one_number,
+from jaxplain.checks import (
+    Pair,
+    as_grid,
+    as_image,
+    as_number,
+    check_batch_size,
+    check_finite,
+    check_positive_int,
+    check_where,
+    refuse_derivatives,
 )
-from jaxplain.masks.settings import mask_shape
-from jaxplain.perturb import blend, upsample
+from jaxplain.explanation import Explanation, Status, finished
+from jaxplain.perturb import as_baseline, blend, upsample
 
 PUBLISHED_CELLS = 32 * 32  # one parameter every 7 pixels of 224
 SHARPNESS = 20.0  # of the smooth maximum
-REACH = 2.0  # how far a parameter is seen, in sigma; its weight there is about 0.01
+REACH = 2.0  # how far a parameter reaches, in sigma; its weight there is about 0.01
 MOST_NEIGHBOURS = 2**24
 
 
 class ExtremalHistory(NamedTuple):
-    """What happened, one row an area (A of them), one column an iteration (T)."""
+    """The course of an optimisation, one row per area (A of them), one column per iteration (T)."""
 
     score: Array  # [A, T], of the preserved image before the iteration
     miss: Array  # [A, T], mean squared distance of the sorted mask from the reference before it
 
 
-class ExtremalMasks(NamedTuple):
-    """The result for one image and A areas. Masks show what they find: high = important."""
+class ExtremalDetails(NamedTuple):
+    """What extremal perturbation adds to an `Explanation`, for A areas."""
 
-    saliency: Array  # [H, W] in [0, 1], mean of the upsampled masks over the areas, high = important
     masks: Array  # [A, h, w] in [0, 1], 1 keeps a pixel: high = important
-    areas: Array  # [A], asked for
+    areas: Array  # [A], requested
     reached: Array  # [A], mean of each mask
     scores: Array  # [A], of the image that each mask preserves
-    status: Array  # int32 [], a Status
     image_score: Array  # []
     baseline_score: Array  # []
     history: ExtremalHistory
-    evaluations: Array  # int32 [], images scored by the model, forward-and-backward counted once
 
 
 def extremal_perturbation(
     score: scores.Score,
     image: Array,
-    baseline: Array,
+    baseline: Array | None = None,
     *,
+    key: Array | None = None,
+    batch_size: int | None = None,
     areas: float | Sequence[float] | Array = 0.1,
-    size: int | tuple[int, int] = 28,
+    size: Pair = 28,
     iterations: int = 800,
     weight: float | Array = 15.0,
     growth: float | Array = 1.0035,
     rate: float | Array = 0.02,
     momentum: float | Array = 0.9,
     sigma: float | None = None,
-    batch_size: int | None = None,
-) -> ExtremalMasks:
-    """Extremal perturbation: the mask of a fixed area that preserves the score best.
+) -> Explanation:
+    """Explain with extremal perturbation: the mask of a fixed area that preserves the score best.
 
     Minimises `-f(phi(m)) / range + weight_t * mean((sort(m) - r)^2)` by gradient descent with momentum. Here
     r holds zeros, then ones on the last share `area` of the places, `weight_t = weight * growth^t`, and range
-    is the image's score less the baseline's. Each mask cell is a smooth maximum over the parameters around
-    it, each times a bell of its distance. All areas are optimised side by side in one program. Edges stay
-    soft: the share of cells above 1/2 comes to the area within a percent or so, the mask's mean to more.
+    is the image's score minus the baseline's. Each mask cell is a smooth maximum over the parameters around
+    it, each times a bell-shaped function of its distance. All areas are optimised side by side in one
+    program. Edges stay soft: the share of cells above 1/2 comes within a percent or so of the area, the
+    mask's mean less close.
 
-    Four things differ from the published program. (1) The score is divided by its range. Published are weight
-    300 and rate 0.01 for logits; for a range of 20 those are 15 and 0.2, or 0.02 with an undamped momentum.
-    Undivided, a constraint of 300 hides a probability: the mask of one photo scored .0008, with 15 .52.
-    (2) The mask is made at its own resolution and enlarged bilinearly, not made pixel by pixel. (3) Cells of
-    equal value share the reference of their places, so that no corner of an all-equal start is preferred.
-    (4) Hidden pixels show the one baseline given, instead of one of 8 levels of blur by the mask's value.
+    Four things differ from the published program. (1) The score is divided by its range. The published weight
+    is 300 and the rate 0.01 for logits; for a range of 20 those are 15 and 0.2, or 0.02 with an undamped
+    momentum. Undivided, a constraint of 300 hides a probability: the mask of one photo scored .0008, with 15
+    .52. (2) The mask is made at its own resolution and upsampled bilinearly, not made pixel by pixel. (3)
+    Cells of equal value share the reference of their places, so that no corner of an all-equal start is
+    preferred. (4) Hidden pixels show the one baseline given, instead of one of 8 levels of blur by the
+    mask's value.
 
     Args:
       score: what to explain, a callable pytree from images [N, H, W, C] to [N]; see `class_score`.
       image: [H, W, C] float, in the model's input space.
-      baseline: [H, W, C], what hides a pixel.
-      areas: share of the mask that is kept, one or several [A] between 0 and 1; may be traced.
+      baseline: [H, W, C], what hides a pixel; None: the blurred image.
+      key: ignored; nothing is random.
+      batch_size: images per model call; None chooses by platform.
+      areas: share of the mask that is kept, one number or several [A] between 0 and 1; may be traced.
       size: rows and columns of the parameters and the mask (static).
-      iterations: static.
+      iterations: choices.
       weight: of the area constraint at the start; may be traced, as may the other numbers.
       growth: its factor in each iteration.
-      rate: learning rate, for 32 x 32 parameters; gradients of others are scaled to it.
+      rate: learning rate, for 32 x 32 parameters; gradients of other sizes are scaled to it.
       momentum: 0 for plain gradient descent.
-      sigma: width of the bell in pixels (static); None is 21 for 224, 3/32 of the longer side.
-      batch_size: images per model call; None chooses by platform.
+      sigma: width of the bell in pixels (static); None: 3/32 of the longer side, which is 21 for 224.
 
     Returns:
-      `ExtremalMasks`, each array with a leading axis of areas also for a single one.
+      An `Explanation`: importance [h, w], the mean of the masks over the areas, and `ExtremalDetails`, each
+      array with a leading axis of areas also for a single one. Not differentiable: `jax.grad` raises a
+      TypeError.
 
     Raises:
-      ValueError, TypeError: shapes, dtypes or options that do not fit; a NaN in the image or baseline.
-        A score that is NaN or not above its baseline's is no error but a `Status` in the result.
+      ValueError, TypeError: shapes, dtypes or options that do not fit; NaN in the image or baseline. A score
+        that is NaN, or not above its baseline's, is no error but a `Status` in the result.
 
     References:
       Fong, Patrick, Vedaldi. Understanding Deep Networks via Extremal Perturbations and Smooth Masks. ICCV
@@ -117,131 +123,160 @@ def extremal_perturbation(
       >>> score = lambda images: images[:, 4:8, 4:8].mean((1, 2, 3))
       >>> found = masks.extremal_perturbation(
       ...     score, image, jnp.zeros((16, 16, 3)), areas=(0.1, 0.2), size=8, iterations=200)
-      >>> found.masks.shape, bool(found.saliency[6, 6] > 0.5 > found.saliency[14, 14])
+      >>> found.details.masks.shape, bool(found.importance[3, 3] > 0.5 > found.importance[7, 7])
       ((2, 8, 8), True)
     """
-    image, baselines = checked_pictures(image, baseline)
-    if len(baselines) != 1:
-        raise ValueError(f"baseline must be {image.shape} like the image, got {len(baselines)} of them.")
+    image = as_image(image)
     numbers = {"weight": weight, "growth": growth, "rate": rate, "momentum": momentum}
-    static = _Static(
+    choices = _ExtremalChoices(
         iterations=check_positive_int(iterations, "iterations"),
-        shape=fitting_shape(mask_shape(size), image),
+        shape=as_grid(size, image.shape, "size"),
         sigma=_checked_sigma(sigma, image.shape),
-        batch_size=checked_batch_size(batch_size),
+        batch_size=check_batch_size(batch_size),
     )
-    _check_neighbours(static, image.shape)
-    return _compiled(
-        static,
-        scores.as_pytree(score),
-        image,
-        baselines[0],
-        _checked_areas(areas),
-        _Numbers(**{name: one_number(value, name) for name, value in numbers.items()}),
+    _check_neighbours(choices, image.shape)
+    problem = _ExtremalProblem(
+        score=scores.as_pytree(score),
+        image=image,
+        baseline=as_baseline(baseline, image),
+        areas=_checked_areas(areas),
+        **{name: as_number(value, name) for name, value in numbers.items()},
     )
+    return _compiled_extremal(choices, problem)
 
 
-class _Static(NamedTuple):
-    """Every choice that shapes the program."""
+class _ExtremalChoices(NamedTuple):
+    """Every choice that shapes the program; choices."""
 
     iterations: int
     shape: tuple[int, int]
     sigma: float
-    batch_size: int
+    batch_size: int | None
 
 
-class _Numbers(NamedTuple):
-    """Every number; each may be traced."""
+class _ExtremalProblem(NamedTuple):
+    """Everything that stays the same during one optimisation; traced."""
 
+    score: Any
+    image: Array  # [H, W, C]
+    baseline: Array  # [H, W, C]
+    areas: Array  # [A]
     weight: Array
     growth: Array
     rate: Array
     momentum: Array
 
 
-class _Problem(NamedTuple):
-    """What all areas share."""
+class _ExtremalState(NamedTuple):
+    """The carry of the loop over iterations."""
 
-    score: Any
-    image: Array  # [H, W, C]
-    baseline: Array  # [H, W, C]
+    parameters: Array  # [A, h, w] in [0, 1]
+    descent: Any
     range: Array  # [], of the score, above 0
-    numbers: _Numbers
+
+
+class _ExtremalStep(NamedTuple):
+    """What an iteration leaves behind."""
+
+    score: Array  # [A]
+    miss: Array  # [A]
+    ends: Array  # [2], scores of image and baseline; NaN but for the first iteration
 
 
 @partial(jax.jit, static_argnums=0)
-def _compiled(
-    static: _Static, score: Any, image: Array, baseline: Array, areas: Array, numbers: _Numbers
-) -> ExtremalMasks:
-    ends = funnel.evaluate(
-        score, _draw, jnp.ones((1, 1)), (image, baseline), jnp.arange(2.0)[::-1], batch_size=static.batch_size
-    )
-    span, shape = ends[0] - ends[1], (image.shape[0], image.shape[1])
-    problem = _Problem(score, image, baseline, jnp.where(span > 0, span, 1.0), numbers)
-    masks, reached_scores, history = jax.vmap(partial(_optimize, static, problem))(areas)
-    saliency = jnp.mean(jax.vmap(lambda mask: upsample(mask, shape))(masks), axis=0)
-    finite = (
-        jnp.all(jnp.isfinite(ends)) & jnp.all(jnp.isfinite(reached_scores)) & jnp.all(jnp.isfinite(masks))
-    )
-    status = jnp.where(span > 0, Status.OK, Status.NOT_ABOVE_BASELINE)
-    return ExtremalMasks(
-        saliency=saliency,
+def _compiled_extremal(choices: _ExtremalChoices, problem: _ExtremalProblem) -> Explanation:
+    problem = refuse_derivatives(problem, "an extremal mask")
+    count = len(problem.areas)
+    smooth = jax.vmap(partial(_smooth_maximum, *_neighbours(choices, problem.image.shape)))
+    parameters = jnp.ones((count, *choices.shape), jnp.float32)
+    start = _ExtremalState(parameters, _optimiser(problem).init(parameters), jnp.float32(1.0))
+
+    def step(state: _ExtremalState, iteration: Array) -> tuple[_ExtremalState, _ExtremalStep]:
+        return _iterate(choices, problem, smooth, state, iteration)
+
+    end, steps = jax.lax.scan(step, start, jnp.arange(choices.iterations))
+    masks = smooth(end.parameters)
+    last = funnel.evaluate(
+        problem.score, _draw_extremal, masks, (problem.image, problem.baseline), _preserved_items(count),
+        batch_size=choices.batch_size,
+    )  # fmt: skip
+    ends = steps.ends[0]
+    details = ExtremalDetails(
         masks=masks,
-        areas=areas,
+        areas=problem.areas,
         reached=jnp.mean(masks, axis=(1, 2)),
-        scores=reached_scores,
-        status=jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32),
+        scores=last,
         image_score=ends[0],
         baseline_score=ends[1],
-        history=history,
-        evaluations=jnp.int32(2 + len(areas) * (static.iterations + 1)),
+        history=ExtremalHistory(steps.score.T, steps.miss.T),
     )
+    status = jnp.where(ends[0] > ends[1], Status.OK, Status.NOT_ABOVE_BASELINE)
+    evaluations = 2 + count * (choices.iterations + 1)
+    return finished(jnp.mean(masks, axis=0), jnp.concatenate([ends, last]), evaluations, details, status)
 
 
-class _State(NamedTuple):
-    """The carry of the loop over iterations."""
-
-    parameters: Array  # [h, w] in [0, 1]
-    descent: Any
-
-
-def _optimize(static: _Static, problem: _Problem, area: Array) -> tuple[Array, Array, ExtremalHistory]:
-    """One area: the mask [h, w] after the last iteration, its score and the history [T]."""
-    numbers = problem.numbers
-    smooth = partial(_smooth_maximum, *_neighbours(static, problem.image.shape))
-    optimiser = optax.sgd(numbers.rate, numbers.momentum)
-    pictures = (problem.image, problem.baseline)
-    whole, scale = jnp.ones(1), static.shape[0] * static.shape[1] / PUBLISHED_CELLS
-
-    def step(state: _State, iteration: Array) -> tuple[_State, ExtremalHistory]:
-        mask, back = jax.vjp(smooth, state.parameters)
-        found = funnel.value_and_grad(
-            problem.score, _draw, mask, pictures, whole, whole, batch_size=static.batch_size
-        )
-        miss, slope = jax.value_and_grad(area_miss)(mask, area)
-        weight = numbers.weight * numbers.growth**iteration
-        (grads,) = back(weight * slope - found.grads / problem.range)
-        updates, descent = optimiser.update(scale * grads, state.descent)
-        parameters = jnp.clip(state.parameters + updates, 0.0, 1.0)
-        return _State(parameters, descent), ExtremalHistory(found.values[0], miss)
-
-    start = jnp.ones(static.shape, jnp.float32)
-    end, history = jax.lax.scan(step, _State(start, optimiser.init(start)), jnp.arange(static.iterations))
-    mask = smooth(end.parameters)
-    last = funnel.evaluate(problem.score, _draw, mask, pictures, whole, batch_size=static.batch_size)
-    return mask, last[0], history
+def _iterate(
+    choices: _ExtremalChoices,
+    problem: _ExtremalProblem,
+    smooth: Callable[[Array], Array],
+    state: _ExtremalState,
+    iteration: Array,
+) -> tuple[_ExtremalState, _ExtremalStep]:
+    count, is_first = len(problem.areas), iteration == 0
+    preserved, ends = _preserved_items(count), _end_items()
+    items = jax.tree_util.tree_map(lambda *rows: jnp.concatenate(rows), preserved, ends)
+    is_preserved = jnp.arange(count + 2) < count
+    masks, back = jax.vjp(smooth, state.parameters)
+    found = funnel.value_and_grad(
+        problem.score, _draw_extremal, masks, (problem.image, problem.baseline), items,
+        is_preserved.astype(jnp.float32), live=is_preserved | is_first, usually_live=count,
+        batch_size=choices.batch_size,
+    )  # fmt: skip
+    values, end_values = found.values[:count], found.values[count:]
+    span = end_values[0] - end_values[1]
+    scale = jnp.where(is_first, jnp.where(span > 0, span, 1.0), state.range)
+    miss, slope = jax.vmap(jax.value_and_grad(area_miss))(masks, problem.areas)
+    weight = problem.weight * problem.growth**iteration
+    (grads,) = back(weight * slope - found.grads / scale)
+    cells = choices.shape[0] * choices.shape[1] / PUBLISHED_CELLS
+    updates, descent = _optimiser(problem).update(cells * grads, state.descent)
+    parameters = jnp.clip(state.parameters + updates, 0.0, 1.0)
+    return _ExtremalState(parameters, descent, scale), _ExtremalStep(values, miss, end_values)
 
 
-def _draw(mask: Array, pictures: tuple[Array, Array], strength: Array) -> Array:
+def _optimiser(problem: _ExtremalProblem) -> optax.GradientTransformation:
+    return optax.sgd(problem.rate, problem.momentum)
+
+
+class _ExtremalItems(NamedTuple):
+    """Images to score, one row per image."""
+
+    area: Array  # int32 [N], index of the mask
+    is_flat: Array  # bool [N], drawn with a flat mask of the value `level` instead
+    level: Array  # [N]
+
+
+def _preserved_items(count: int) -> _ExtremalItems:
+    """Return one row per mask: the image that it preserves."""
+    return _ExtremalItems(jnp.arange(count, dtype=jnp.int32), jnp.zeros(count, bool), jnp.zeros(count))
+
+
+def _end_items() -> _ExtremalItems:
+    """Return the image and the baseline."""
+    return _ExtremalItems(jnp.zeros(2, jnp.int32), jnp.ones(2, bool), jnp.array([1.0, 0.0]))
+
+
+def _draw_extremal(masks: Array, pictures: tuple[Array, Array], item: _ExtremalItems) -> Array:
     image, baseline = pictures
-    return blend(image, baseline, strength * upsample(mask, (image.shape[0], image.shape[1])))
+    mask = upsample(masks[item.area], (image.shape[0], image.shape[1]))
+    return blend(image, baseline, jnp.where(item.is_flat, item.level, mask))
 
 
 def area_miss(mask: Array, area: Array) -> Array:
-    """How far a mask [h, w] is from a binary one of the given area: `mean((m - r)^2)`, a number.
+    """Return how far a mask [h, w] is from a binary one of the given area: `mean((m - r)^2)`, [].
 
-    r is 1 for the share `area` of the cells of largest value and 0 for the others. Cells of equal value share
-    what their places hold; r is no function of m to the gradient.
+    r is 1 for the share `area` of the cells with the largest values and 0 for the others. Cells of equal
+    value share what their places hold. The gradient treats r as a constant.
     """
     values = jax.lax.stop_gradient(mask.reshape(-1))
     ascending = jnp.sort(values)
@@ -254,33 +289,33 @@ def area_miss(mask: Array, area: Array) -> Array:
 
 
 def _smooth_maximum(places: np.ndarray, bell: np.ndarray, parameters: Array) -> Array:
-    """[h, w] -> [h, w]: a mean of the neighbours times the bell that favours the largest."""
+    """Average the neighbours times the bell, in favour of the largest: [h, w] -> [h, w]."""
     values = bell * parameters.reshape(-1)[places]  # [h * w, neighbours]
     return jnp.sum(jax.nn.softmax(SHARPNESS * values, axis=1) * values, axis=1).reshape(parameters.shape)
 
 
 @lru_cache(maxsize=16)
-def _neighbours(static: _Static, image_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Which parameters a cell sees, int32 [h * w, O], and how strongly, float32 [1, O].
+def _neighbours(choices: _ExtremalChoices, image_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the parameters that reach a cell, int32 [h * w, O], and their weights, float32 [1, O].
 
-    All cells see the same pattern: parameters beyond the border repeat those on it.
+    The pattern is the same for all cells: parameters beyond the border repeat those on it.
     """
-    spacing = _spacing(static.shape, image_shape)
-    reach = [int(REACH * static.sigma / gap) for gap in spacing]
+    spacing = _spacing(choices.shape, image_shape)
+    reach = [int(REACH * choices.sigma / gap) for gap in spacing]
     down, right = (
         offsets.reshape(-1) for offsets in np.mgrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1]
     )
-    distance = np.hypot(down * spacing[0], right * spacing[1]) / static.sigma
+    distance = np.hypot(down * spacing[0], right * spacing[1]) / choices.sigma
     down, right, distance = (values[distance <= REACH] for values in (down, right, distance))
     bell = np.exp(-2.0 * np.maximum(distance - 0.5, 0.0) ** 2)
-    rows, cols = np.indices(static.shape).reshape(2, -1, 1)
-    height, width = static.shape
+    rows, cols = np.indices(choices.shape).reshape(2, -1, 1)
+    height, width = choices.shape
     places = np.clip(rows + down, 0, height - 1) * width + np.clip(cols + right, 0, width - 1)
     return places.astype(np.int32), bell[None].astype(np.float32)
 
 
 def _spacing(shape: tuple[int, int], image_shape: tuple[int, ...]) -> list[float]:
-    """Pixels between neighbouring cells, whose corners are the image's."""
+    """Return the pixels between neighbouring cells; the corners of mask and image coincide."""
     return [
         (pixels - 1) / max(cells - 1, 1) or 1.0 for cells, pixels in zip(shape, image_shape, strict=False)
     ]
@@ -293,12 +328,12 @@ def _checked_sigma(sigma: float | None, image_shape: tuple[int, ...]) -> float:
     return width
 
 
-def _check_neighbours(static: _Static, image_shape: tuple[int, ...]) -> None:
-    down, right = (2 * REACH * static.sigma / gap + 1 for gap in _spacing(static.shape, image_shape))
-    if static.shape[0] * static.shape[1] * down * right > MOST_NEIGHBOURS:
+def _check_neighbours(choices: _ExtremalChoices, image_shape: tuple[int, ...]) -> None:
+    down, right = (2 * REACH * choices.sigma / gap + 1 for gap in _spacing(choices.shape, image_shape))
+    if choices.shape[0] * choices.shape[1] * down * right > MOST_NEIGHBOURS:
         raise ValueError(
-            f"size {static.shape} is too fine for masks as smooth as sigma {static.sigma:g} pixels: a cell "
-            "would see too many parameters. The saliency has the image's resolution for any size."
+            f"size {choices.shape} is too fine for masks as smooth as sigma {choices.sigma:g} pixels: a cell "
+            "would have too many neighbours. Choose a smaller size; the map can be upsampled afterwards."
         )
 
 
@@ -307,5 +342,5 @@ def _checked_areas(areas: float | Sequence[float] | Array) -> Array:
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"areas must be one number or several [A], got shape {array.shape}.")
     check_finite(array, "areas")
-    check_concrete(lambda a: (a > 0) & (a < 1), array, f"areas must lie between 0 and 1, got {areas}.")
+    check_where(lambda a: (a > 0) & (a < 1), array, f"areas must lie between 0 and 1, got {areas}.")
     return jnp.atleast_1d(array)

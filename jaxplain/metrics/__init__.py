@@ -1,15 +1,15 @@
-"""Measures of explanations."""
+"""Measures of explanations: curves, confidence, localization, stability, sanity, similarity, complexity.
 
-from jaxplain.metrics.adversarial import Adversarial as Adversarial
-from jaxplain.metrics.adversarial import AdversarialCheck as AdversarialCheck
-from jaxplain.metrics.adversarial import adversarial_check as adversarial_check
-from jaxplain.metrics.adversarial import adversarial_photo as adversarial_photo
-from jaxplain.metrics.adversarial import adversarial_rise as adversarial_rise
-from jaxplain.metrics.alikeness import Similarity as Similarity
-from jaxplain.metrics.alikeness import rank_correlation as rank_correlation
-from jaxplain.metrics.alikeness import ssim as ssim
+A measure of one map is called as `measure(score, image, baseline, importance, ...)`; a measure of a whole
+method as `measure(score, image, baseline, explain, ...)`, where `explain` is any method of the package or
+your own function `(score, image, baseline, *, key)`. `baseline=None` is the blurred image for the former, and
+the method's own default for the latter.
+"""
+
 from jaxplain.metrics.causal import Curves as Curves
+from jaxplain.metrics.causal import adversarial_rise as adversarial_rise
 from jaxplain.metrics.causal import insertion_deletion as insertion_deletion
+from jaxplain.metrics.complexity import gini as gini
 from jaxplain.metrics.confidence import Confidence as Confidence
 from jaxplain.metrics.confidence import average_drop as average_drop
 from jaxplain.metrics.confidence import confidence_on_explanation as confidence_on_explanation
@@ -18,12 +18,19 @@ from jaxplain.metrics.layers import layer_names as layer_names
 from jaxplain.metrics.localization import box_mask as box_mask
 from jaxplain.metrics.localization import energy_pointing_game as energy_pointing_game
 from jaxplain.metrics.localization import pointing_game as pointing_game
+from jaxplain.metrics.sanity import AdversarialCheck as AdversarialCheck
+from jaxplain.metrics.sanity import AdversarialPhoto as AdversarialPhoto
 from jaxplain.metrics.sanity import ParameterRandomization as ParameterRandomization
 from jaxplain.metrics.sanity import Randomized as Randomized
+from jaxplain.metrics.sanity import adversarial_check as adversarial_check
+from jaxplain.metrics.sanity import adversarial_photo as adversarial_photo
 from jaxplain.metrics.sanity import parameter_randomization as parameter_randomization
 from jaxplain.metrics.sanity import randomize as randomize
 from jaxplain.metrics.sanity import target_randomization as target_randomization
-from jaxplain.metrics.sparseness import gini as gini
+from jaxplain.metrics.similarity import Similarity as Similarity
+from jaxplain.metrics.similarity import compare_maps as compare_maps
+from jaxplain.metrics.similarity import rank_correlation as rank_correlation
+from jaxplain.metrics.similarity import ssim as ssim
 from jaxplain.metrics.stability import Infidelity as Infidelity
 from jaxplain.metrics.stability import Sensitivity as Sensitivity
 from jaxplain.metrics.stability import infidelity as infidelity

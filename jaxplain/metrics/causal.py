@@ -1,60 +1,69 @@
-"""Deletion and insertion: does the score fall and rise with the pixels that a heatmap calls important?"""
+"""Deletion and insertion curves: does the score fall and rise with the pixels that a map calls important?"""
 
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxplain import funnel, scores
-from jaxplain.checks import check_image, check_positive_int
-from jaxplain.perturb import blend, upsample
+from jaxplain.checks import as_image, check_floats, check_map, check_positive_int, check_same_shape
+from jaxplain.perturb import as_baseline, blend, upsample
 
 
 class Curves(NamedTuple):
-    """Deletion and insertion curves of one image; T points."""
+    """Deletion and insertion curves of one image, with T points each."""
 
-    fraction: Array  # [T], share of cells removed or restored, 0 to 1
+    fraction: Array  # [T], share of the cells removed or restored, 0 to 1
     deletion: Array  # [T], scores as the most important cells are replaced by the baseline
-    insertion: Array  # [T], scores as they are restored on the baseline
-    deletion_area: Array  # [], low is good
-    insertion_area: Array  # [], high is good
+    insertion: Array  # [T], scores as the most important cells are restored on the baseline
+    deletion_auc: Array  # [], area under the deletion curve; low is good
+    insertion_auc: Array  # [], area under the insertion curve; high is good
 
 
-class _Point(NamedTuple):
-    removed: Array  # int32, number of cells
-    insertion: Array  # bool
+class _CurvePoint(NamedTuple):
+    n_cells: Array  # int32 [], number of cells removed or restored
+    insertion: Array  # bool [], on the insertion curve
+
+
+class _RankedImage(NamedTuple):
+    image: Array  # [H, W, C]
+    baseline: Array  # [H, W, C]
+    rank: Array  # int32 [h, w], 0 is the most important cell
 
 
 def insertion_deletion(
     score: scores.Score,
     image: Array,
-    baseline: Array,
-    saliency: Array,
+    baseline: Array | None,
+    importance: Array,
     *,
-    steps: int = 50,
+    n_steps: int = 50,
     batch_size: int | None = None,
 ) -> Curves:
-    """Deletion and insertion curves of a heatmap and the areas under them.
+    """Compute the deletion and insertion curves of a map, and the areas under them.
 
-    The cells of the map are ranked (ties: the first in reading order counts as more important).
-    `max(1, n // steps)` of its n cells at a time are replaced by the baseline (deletion) or restored on it
-    (insertion), most important first, always including none and all. The binary cell mask is upsampled
-    bilinearly with aligned corners. The areas are trapezoids over the true fractions. A map of mask
-    resolution (`1 - heatmap.mask`) is evaluated at its own resolution, a map of image resolution
-    (`heatmap.saliency`) pixel by pixel.
+    The n cells of the map are ranked by importance (ties in reading order). `max(1, n // n_steps)` of them at
+    a time, the most important first, are replaced by the baseline (deletion) or restored on it (insertion);
+    both curves always start with no cell and end with all. The binary mask of cells is upsampled bilinearly
+    with aligned corners. The areas are trapezoids over the exact fractions. The map is evaluated at its own
+    resolution: `explanation.importance` cell by cell, a map of the image's size pixel by pixel.
+
+    Both curves are differentiable with respect to the image, the baseline and the score's parameters; the
+    ranking has no gradient.
 
     Args:
       score: images [N, H, W, C] -> [N]; softmax probability by convention.
       image: [H, W, C], model space.
-      baseline: [H, W, C]; the blurred image by convention.
-      saliency: [h, w], high = important, any resolution up to the image's.
-      steps: about how many points (static).
+      baseline: [H, W, C]; None, the convention, is the blurred image.
+      importance: [h, w], high = important, at most the image's size.
+      n_steps: approximate number of points per curve (static).
       batch_size: images per model call; None chooses by platform.
 
     Raises:
-      ValueError, TypeError: shapes or dtypes that do not fit, NaN in a concrete map.
+      ValueError, TypeError: shapes or dtypes that do not fit, or NaN in a concrete map.
 
     References:
       Petsiuk, Das, Saenko. RISE. BMVC 2018.
@@ -63,49 +72,94 @@ def insertion_deletion(
       >>> import jax.numpy as jnp, jaxplain as jx
       >>> image = jnp.zeros((8, 8, 3)).at[:4].set(1.0)
       >>> score = lambda images: images[:, :4].mean((1, 2, 3))
-      >>> saliency = jnp.zeros((8, 8)).at[:4].set(1.0)
-      >>> curves = jx.insertion_deletion(score, image, jnp.zeros((8, 8, 3)), saliency)
-      >>> round(float(curves.deletion_area), 2), round(float(curves.insertion_area), 2)
+      >>> importance = jnp.zeros((8, 8)).at[:4].set(1.0)
+      >>> curves = jx.insertion_deletion(score, image, jnp.zeros((8, 8, 3)), importance)
+      >>> round(float(curves.deletion_auc), 2), round(float(curves.insertion_auc), 2)
       (0.25, 0.75)
     """
-    check_image(image)
-    check_image(baseline, "baseline")
-    if baseline.shape != image.shape:
-        raise ValueError(f"baseline {baseline.shape} and image {image.shape} must have the same shape.")
-    check_map(saliency, image)
-    steps = check_positive_int(steps, "steps")
-    return _curves(scores.as_pytree(score), image, baseline, saliency, steps=steps, batch_size=batch_size)
+    image = as_image(image)
+    baseline = as_baseline(baseline, image)
+    check_map(importance, image.shape)
+    n_steps = check_positive_int(n_steps, "n_steps")
+    return _curves(
+        scores.as_pytree(score), image, baseline, importance, n_steps=n_steps, batch_size=batch_size
+    )
 
 
-def check_map(saliency: Array, image: Array) -> None:
-    """A heatmap [h, w] for an image [H, W, C]: two axes, no finer than the image, no NaN."""
-    shape: tuple[int, ...] = getattr(saliency, "shape", ())
-    if len(shape) != 2 or 0 in shape or shape[0] > image.shape[0] or shape[1] > image.shape[1]:
-        raise ValueError(
-            f"saliency must be one map [h, w] of at most the image's {image.shape[:2]}, got shape {shape}."
-        )
-    check_image(saliency[..., None], "saliency")
-
-
-@partial(jax.jit, static_argnames=("steps", "batch_size"))
+@partial(jax.jit, static_argnames=("n_steps", "batch_size"))
 def _curves(
-    score: scores.Score, image: Array, baseline: Array, saliency: Array, *, steps: int, batch_size: int | None
+    score: scores.Score,
+    image: Array,
+    baseline: Array,
+    importance: Array,
+    *,
+    n_steps: int,
+    batch_size: int | None,
 ) -> Curves:
-    cells = saliency.size
-    counts = jnp.array([*range(0, cells, max(1, cells // steps)), cells], jnp.int32)  # [T]
-    order = jnp.argsort(-saliency.reshape(-1), stable=True)
-    rank = jnp.zeros(cells, jnp.int32).at[order].set(jnp.arange(cells, dtype=jnp.int32))
-    points = _Point(jnp.tile(counts, 2), jnp.arange(2 * len(counts)) >= len(counts))
-    context = (image, baseline, rank.reshape(saliency.shape))
+    # What is known beforehand is computed by NumPy, so that it need not be compiled.
+    cells = importance.size
+    counts = np.array([*range(0, cells, max(1, cells // n_steps)), cells], np.int32)  # [T]
+    fraction = (counts / cells).astype(np.float32)
+    on_insertion = np.arange(2 * len(counts)) >= len(counts)
+    points = _CurvePoint(jnp.asarray(np.tile(counts, 2)), jnp.asarray(on_insertion))
+    context = _RankedImage(image, baseline, _ranks(importance))
     values = funnel.evaluate(score, _draw, (), context, points, batch_size=batch_size)
-    deletion, insertion = values.reshape(2, -1)
-    fraction = counts / cells
-    areas = (jnp.trapezoid(curve, fraction) for curve in (deletion, insertion))
-    return Curves(fraction, deletion, insertion, *areas)
+    deletion, insertion = curves = values.reshape(2, -1)
+    areas = jnp.sum((curves[:, 1:] + curves[:, :-1]) * (np.diff(fraction) / 2)[None], axis=1)
+    return Curves(jnp.asarray(fraction), deletion, insertion, areas[0], areas[1])
 
 
-def _draw(_: tuple, context: tuple[Array, Array, Array], point: _Point) -> Array:
-    image, baseline, rank = context
-    first = rank < point.removed
-    kept = jnp.where(point.insertion, first, ~first).astype(image.dtype)
-    return blend(image, baseline, upsample(kept, (image.shape[0], image.shape[1])))
+def _ranks(importance: Array) -> Array:
+    """Return each cell's place in descending order of importance, ties in reading order: int32 [h, w]."""
+    order = jnp.argsort(-importance.reshape(-1), stable=True)
+    # The inverse of a permutation by sorting it: a scatter compiles more slowly.
+    return jnp.argsort(order).reshape(importance.shape)
+
+
+def _draw(_: tuple, context: _RankedImage, point: _CurvePoint) -> Array:
+    important = context.rank < point.n_cells
+    kept = (important == point.insertion).astype(context.image.dtype)
+    return blend(
+        context.image, context.baseline, upsample(kept, (context.image.shape[0], context.image.shape[1]))
+    )
+
+
+def adversarial_rise(fraction: Array, insertion: Array) -> Array:
+    """Return the fraction of cells at which an insertion curve first reaches half of its final value.
+
+    Low is good: with an honest map a few restored pixels bring the class back. An adversarial map (a good
+    deletion AUC from a few scattered pixels that break the score but do not make it) restores the score late,
+    when nearly everything is back. A point of the curve, without interpolation.
+
+    Args:
+      fraction: [T], ascending from 0 to 1, as `Curves.fraction`.
+      insertion: [T], non-negative scores such as probabilities, as `Curves.insertion`.
+
+    Returns:
+      float32 [], one of the fractions; NaN where the final value is not above 0 or a value is NaN.
+
+    Raises:
+      TypeError, ValueError: not two arrays of floats of the same length.
+
+    References:
+      Our own summary of the insertion curve of Petsiuk, Das, Saenko. RISE. BMVC 2018; that deletion alone
+      rewards adversarial maps is shown in Khorram, Lawson, Fuxin. iGOS++. ACM CHIL 2021.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> fraction = jnp.linspace(0.0, 1.0, 5)
+      >>> float(jx.metrics.adversarial_rise(fraction, jnp.array([0.0, 0.1, 0.5, 0.7, 0.8])))
+      0.5
+    """
+    for array, name in ((fraction, "fraction"), (insertion, "insertion")):
+        check_floats(array, name, 1, "[T]")
+    check_same_shape(fraction, insertion, ("fraction", "insertion"))
+    return _rise(fraction, insertion)
+
+
+@jax.jit
+def _rise(fraction: Array, insertion: Array) -> Array:
+    curve = insertion.astype(jnp.float32)
+    first = fraction.astype(jnp.float32)[jnp.argmax(curve >= curve[-1] / 2)]
+    known = (curve[-1] > 0) & ~jnp.any(jnp.isnan(curve))
+    return jnp.where(known, first, jnp.nan)

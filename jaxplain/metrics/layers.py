@@ -1,4 +1,4 @@
-"""The layers of a classifier, read off its pytree and its traced program."""
+"""The layers of a classifier, read from its pytree and its traced program."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,27 +9,28 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxplain import scores
+from jaxplain.checks import check_callable
 
 PyTree = Any
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class LayerStructure:
     """The static half of a classifier: hashable, so that it can be a static argument."""
 
     treedef: Any
-    static: tuple  # a leaf each; None where it is an array
+    static: tuple  # one entry per leaf; None where it is an array
     names: tuple[str, ...]  # of the layers, from the output to the input
-    layer: tuple[int | None, ...]  # which of them an array leaf belongs to; None: it is left alone
+    layer: tuple[int | None, ...]  # index into `names` per array leaf; None: not a parameter, never replaced
 
     def rebuild(self, arrays: Sequence[Array]) -> PyTree:
-        """The classifier with these arrays, in their order."""
+        """Return the classifier with these arrays, in their order."""
         rest = iter(arrays)
         leaves = [next(rest) if leaf is None else leaf for leaf in self.static]
         return jax.tree_util.tree_unflatten(self.treedef, leaves)
 
     def mixed(self, arrays: Sequence[Array], others: Sequence[Array], chosen: Callable[[int], Any]) -> PyTree:
-        """The classifier with the leaves of the chosen layers from `others`; choices may be traced."""
+        """Return the classifier with the chosen layers taken from `others`; the choices may be traced."""
         return self.rebuild(
             [
                 array if layer is None else jnp.where(chosen(layer), other, array)
@@ -39,22 +40,23 @@ class Anatomy:
 
 
 def layer_names(classifier: scores.Classifier, image: Array) -> tuple[str, ...]:
-    """The layers of a classifier that hold parameters, from the output to the input.
+    """Return the names of a classifier's layers that hold parameters, from the output to the input.
 
-    A layer is what lies under one name of the pytree, such as the kernel and bias of `stem`. A parameter
-    found by its position in a list is a layer alone, and so is each where all lie under one name. The
-    order is the one in which a forward pass uses them, last first, read off the traced program (a Flax
-    module lists its attributes by the alphabet). Parameters that no forward pass uses are left out.
+    A layer is everything below one name of the pytree, such as the kernel and bias of `stem`. A parameter
+    found by its position in a list is a layer of its own, and so is every parameter if all have one name in
+    common. The order is the one in which a forward pass uses them, last first, read from the traced program
+    (a Flax module lists its attributes alphabetically). Parameters that the forward pass does not use are
+    omitted.
 
     Args:
       classifier: a pytree whose floating-point array leaves are its parameters (Flax nnx and Equinox
         modules, `jax.tree_util.Partial(apply, variables)`), or a Keras model on the JAX backend; in
         evaluation mode.
-      image: [H, W, C], or its `jax.ShapeDtypeStruct`; only the shape counts.
+      image: [H, W, C], or its `jax.ShapeDtypeStruct`; only its shape matters.
 
     Raises:
       TypeError: the classifier cannot be called.
-      ValueError: it has no parameters, as a plain function that closes over them.
+      ValueError: it has no parameters, such as a plain function that closes over them.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxplain as jx
@@ -64,46 +66,49 @@ def layer_names(classifier: scores.Classifier, image: Array) -> tuple[str, ...]:
       >>> jx.metrics.layer_names(jax.tree_util.Partial(forward, parameters), jnp.zeros((4, 4, 3)))
       ('head', 'stem')
     """
-    return dissect(classifier, image)[0].names
+    return layer_structure(classifier, image)[0].names
 
 
-def dissect(classifier: Any, image: Any) -> tuple[Anatomy, list[Array]]:
-    """What is static in a classifier, and its arrays."""
-    if not callable(classifier):
-        raise TypeError(f"a classifier must be callable, got {type(classifier).__name__}.")
+def layer_structure(classifier: Any, image: Any) -> tuple[LayerStructure, list[Array]]:
+    """Return what is static in a classifier, and its arrays."""
+    check_callable(classifier, "classifier")
     if len(getattr(image, "shape", ())) != 3:
         raise ValueError(f"image must be one image [H, W, C], got shape {getattr(image, 'shape', None)}.")
-    if hasattr(classifier, "stateless_call"):  # Keras names its variables itself
-        variables = [*classifier.trainable_variables, *classifier.non_trainable_variables]
-        paths = [tuple(variable.path.split("/")) for variable in variables]
-        classifier = scores.as_pytree(classifier)
-        leaves, treedef = jax.tree_util.tree_flatten(classifier)
-    else:
-        found, treedef = jax.tree_util.tree_flatten_with_path(classifier)
-        if jax.tree_util.treedef_is_leaf(treedef):
-            found, treedef = [], jax.tree_util.tree_structure(())
-        leaves = [leaf for _, leaf in found]
-        paths = [_named(path) for path, leaf in found if _is_array(leaf)]
-    paths = _shortened(paths)
+    paths, leaves, treedef = _flattened(classifier)
     arrays = [leaf for leaf in leaves if _is_array(leaf)]
     static = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
-    bare = Anatomy(treedef, static, (), ())
+    unnamed = LayerStructure(treedef, static, (), ())
     if not any(_is_parameter(array) for array in arrays):
         raise ValueError(
-            "the classifier has no parameters to randomise: it must be a pytree with them as leaves, such as "
-            "a Flax module or jax.tree_util.Partial(apply, variables); a plain function hides them."
+            "the classifier has no parameters to randomize: it must be a pytree with its parameters as "
+            "leaves, such as a Flax module or jax.tree_util.Partial(apply, variables); a plain "
+            "function hides them."
         )
-    firsts = _first_uses(bare, arrays, image)
-    used = [at for at, array in enumerate(arrays) if _is_parameter(array) and at in firsts]
+    first_use = _first_uses(unnamed, arrays, image)
+    used = [at for at, array in enumerate(arrays) if _is_parameter(array) and at in first_use]
     owners = {at: _owner(paths[at]) for at in used}
     if len(set(owners.values())) == 1:
         owners = {at: paths[at] for at in used}
-    began: dict[tuple[str, ...], int] = {}
+    start: dict[tuple[str, ...], int] = {}
     for at in used:
-        began[owners[at]] = min(firsts[at], began.get(owners[at], firsts[at]))
-    order = sorted(began, key=lambda owner: -began[owner])
+        start[owners[at]] = min(first_use[at], start.get(owners[at], first_use[at]))
+    order = sorted(start, key=lambda owner: -start[owner])
     layer = tuple(order.index(owners[at]) if at in owners else None for at in range(len(arrays)))
-    return Anatomy(treedef, static, tuple(".".join(owner) for owner in order), layer), arrays
+    return LayerStructure(treedef, static, tuple(".".join(owner) for owner in order), layer), arrays
+
+
+def _flattened(classifier: Any) -> tuple[list[tuple[str, ...]], list[Any], Any]:
+    """Return the paths of a classifier's arrays, all its leaves, and its tree structure."""
+    model = scores.from_pytree(classifier)
+    if hasattr(model, "stateless_call"):  # Keras names its variables itself
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        leaves, treedef = jax.tree_util.tree_flatten(scores.as_pytree(classifier))
+        return _without_positions([tuple(one.path.split("/")) for one in variables]), leaves, treedef
+    found, treedef = jax.tree_util.tree_flatten_with_path(model)
+    if jax.tree_util.treedef_is_leaf(treedef):
+        found, treedef = [], jax.tree_util.tree_structure(())
+    paths = [_words(path) for path, leaf in found if _is_array(leaf)]
+    return _without_positions(paths), [leaf for _, leaf in found], treedef
 
 
 def _is_array(leaf: Any) -> bool:
@@ -114,14 +119,14 @@ def _is_parameter(array: Array) -> bool:
     return jnp.issubdtype(array.dtype, jnp.floating)
 
 
-def _named(path: tuple) -> tuple[str, ...]:
-    """A leaf's path in words; positions are written in digits. Flax's `.value` is no part of the name."""
+def _words(path: tuple) -> tuple[str, ...]:
+    """Return a leaf's path as words, with positions as digits and without Flax's `.value`."""
     words = [jax.tree_util.keystr((key,), simple=True) for key in path]
     return tuple(words[:-1] if len(words) > 1 and words[-1] == "value" else words)
 
 
-def _shortened(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Without the positions that all begin with, such as those of the arguments of a `Partial`."""
+def _without_positions(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Drop the positions with which all paths begin, such as those of the arguments of a `Partial`."""
     while paths and all(len(path) > 1 and path[0].isdigit() and path[0] == paths[0][0] for path in paths):
         paths = [path[1:] for path in paths]
     return paths
@@ -132,34 +137,36 @@ def _owner(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class _Origin(NamedTuple):
-    """Where a value of a traced program comes from."""
+    """What a value of a traced program was computed from."""
 
     image: bool  # it depends on the image
-    arrays: frozenset[int]  # arrays of the classifier that it was made of, while it does not
+    arrays: frozenset[int]  # if not: the classifier's arrays that it depends on
 
 
 _CONSTANT = _Origin(False, frozenset())
 
 
-def _first_uses(anatomy: Anatomy, arrays: list[Array], image: Any) -> dict[int, int]:
-    """For every array of the classifier that the forward pass combines with what it makes of the image: the
-    number of the operation that does so first. Casting all parameters beforehand does not count."""
+def _first_uses(structure: LayerStructure, arrays: list[Array], image: Any) -> dict[int, int]:
+    """Return, for each array, the number of the first operation that combines it with the image.
+
+    Casting all parameters beforehand does not count as a use; an array without a use is missing.
+    """
 
     def forward(arrays: list[Array], images: Array) -> Array:
-        return anatomy.rebuild(arrays)(images)
+        return structure.rebuild(arrays)(images)
 
     batch = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
     program = jax.make_jaxpr(forward)(arrays, batch).jaxpr
-    firsts: dict[int, int] = {}
+    first_use: dict[int, int] = {}
     origins = [_Origin(False, frozenset([at])) for at in range(len(arrays))]
-    _follow(program, [*origins, _Origin(True, frozenset())], firsts, 0)
-    return firsts
+    _trace_origins(program, [*origins, _Origin(True, frozenset())], first_use, 0)
+    return first_use
 
 
-def _follow(
-    program: Any, inputs: list[_Origin], firsts: dict[int, int], clock: int
+def _trace_origins(
+    program: Any, inputs: list[_Origin], first_use: dict[int, int], clock: int
 ) -> tuple[list[_Origin], int]:
-    """Walk through a traced program: the origins of its outputs, and the time."""
+    """Walk through a traced program; return its outputs' origins and the number of operations so far."""
     known = dict(zip(program.invars, inputs, strict=True))
 
     def origin(atom: Any) -> _Origin:
@@ -168,23 +175,25 @@ def _follow(
     for operation in program.eqns:
         clock += 1
         given = [origin(atom) for atom in operation.invars]
-        inner = _inner(operation)
+        inner = _inner_program(operation)
         if inner is not None:
-            made, clock = _follow(inner, given, firsts, clock)
+            made, clock = _trace_origins(inner, given, first_use, clock)
         else:
             image = any(one.image for one in given)
             arrays = frozenset().union(*(one.arrays for one in given))
             if image:
                 for at in arrays:
-                    firsts.setdefault(at, clock)
+                    first_use.setdefault(at, clock)
             made = [_Origin(image, frozenset() if image else arrays)] * len(operation.outvars)
         known.update(zip(operation.outvars, made, strict=True))
     return [origin(atom) for atom in program.outvars], clock
 
 
-def _inner(operation: Any) -> Any:
-    """The program inside a call (jit, checkpoint, custom derivatives) that takes the call's inputs as they
-    are; None for everything else, loops and branches among it: they count as one operation."""
+def _inner_program(operation: Any) -> Any:
+    """Return the program inside a call (jit, checkpoint, custom derivatives) that takes the call's inputs.
+
+    None for everything else; loops and branches count as one operation.
+    """
     if operation.primitive.name in ("scan", "while", "cond"):
         return None
     for name in ("jaxpr", "call_jaxpr"):

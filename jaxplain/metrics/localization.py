@@ -1,6 +1,6 @@
-"""Localisation: does a map point at the object that people marked?
+"""Localization: does a map point at the object that people annotated?
 
-Low values do not prove a map wrong: a classifier may well look elsewhere, and then an honest map does too.
+A low value does not prove a map wrong: a classifier may well look elsewhere, and then an honest map does too.
 """
 
 from typing import Any
@@ -10,22 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxplain.metrics.maps import at_size
+from jaxplain.checks import check_map
+from jaxplain.perturb import upsample
 
 
-def pointing_game(saliency: Array, mask: Array, tolerance: float | Array = 15.0) -> Array:
-    """Does the map's maximum lie on the object, or within `tolerance` pixels of it?
+def pointing_game(importance: Array, mask: Array, tolerance: float | Array = 15.0) -> Array:
+    """Return 1 if the map's maximum lies on the object or within `tolerance` pixels of it, else 0.
 
-    A hit where the Euclidean distance from the maximum to the object's nearest pixel is at most `tolerance`;
-    15 is the published number, for images of about 224 to 500 pixels. Ties: the first in reading order is
-    the maximum, as in `insertion_deletion`. The accuracy over a data set is the `jnp.nanmean` of the
-    answers (over the images, or first over each class's and then over the classes); high is good.
+    A hit means that the Euclidean distance from the maximum to the object's nearest pixel is at most
+    `tolerance`; 15 is the published number, for images of about 224 to 500 pixels. The first of several
+    maxima in reading order counts, as in `insertion_deletion`. The accuracy over a dataset is the
+    `jnp.nanmean` of the results (over the images, or first over the images of each class and then over the
+    classes); high is good.
 
     Args:
-      saliency: [h, w], high = important; one coarser than the mask is upsampled to it (bilinear, aligned
+      importance: [h, w], high = important; a map coarser than the mask is upsampled to it (bilinear, aligned
         corners).
-      mask: bool [H, W], True on the object; of several objects of one class, on all of them.
-      tolerance: pixels of the mask; may be traced.
+      mask: bool [H, W], True on the object, or on all objects of the class.
+      tolerance: in pixels of the mask; may be traced.
 
     Returns:
       float32 []: 1 for a hit, 0 for a miss; NaN where the mask is empty or the map holds NaN.
@@ -38,13 +40,18 @@ def pointing_game(saliency: Array, mask: Array, tolerance: float | Array = 15.0)
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
-      >>> saliency = jnp.zeros((8, 8)).at[2, 3].set(1.0)
+      >>> importance = jnp.zeros((8, 8)).at[2, 3].set(1.0)
       >>> mask = jx.metrics.box_mask((4, 3, 8, 8), (8, 8))
-      >>> [float(jx.metrics.pointing_game(saliency, mask, tolerance)) for tolerance in (0, 1, 2)]
+      >>> [float(jx.metrics.pointing_game(importance, mask, tolerance)) for tolerance in (0, 1, 2)]
       [0.0, 0.0, 1.0]
     """
-    _check_mask(mask)
-    full = at_size(saliency, mask.shape, "mask")
+    _check_map_and_mask(importance, mask)
+    return _pointing_game(importance, mask, tolerance)
+
+
+@jax.jit
+def _pointing_game(importance: Array, mask: Array, tolerance: Array) -> Array:
+    full = _at_mask_size(importance, mask)
     rows, cols = mask.shape
     top = jnp.argmax(full)
     squared = (jnp.arange(rows) - top // cols)[:, None] ** 2 + (jnp.arange(cols) - top % cols)[None, :] ** 2
@@ -53,14 +60,14 @@ def pointing_game(saliency: Array, mask: Array, tolerance: float | Array = 15.0)
     return jnp.where(known, (nearest <= tolerance).astype(jnp.float32), jnp.nan)
 
 
-def energy_pointing_game(saliency: Array, mask: Array) -> Array:
-    """The share of a map's positive mass that lies on the object.
+def energy_pointing_game(importance: Array, mask: Array) -> Array:
+    """Return the fraction of a map's total positive importance that lies on the object.
 
-    `sum over the object of max(S, 0) / sum of max(S, 0)`; high is good, and the object's share of the area is
-    what a map without any knowledge gets. Negative values count as 0.
+    `sum over the object of max(S, 0) / sum of max(S, 0)`; high is good, and an uninformative map gets the
+    object's share of the area. Negative values count as 0.
 
     Args:
-      saliency: [h, w], high = important; one coarser than the mask is upsampled to it (bilinear, aligned
+      importance: [h, w], high = important; a map coarser than the mask is upsampled to it (bilinear, aligned
         corners).
       mask: bool [H, W], True on the object.
 
@@ -80,27 +87,32 @@ def energy_pointing_game(saliency: Array, mask: Array) -> Array:
       >>> float(jx.metrics.energy_pointing_game(jnp.ones((4, 4)), mask))
       0.5
     """
-    _check_mask(mask)
-    positive = jnp.maximum(at_size(saliency, mask.shape, "mask"), 0.0)
+    _check_map_and_mask(importance, mask)
+    return _positive_share(importance, mask)
+
+
+@jax.jit
+def _positive_share(importance: Array, mask: Array) -> Array:
+    positive = jnp.maximum(_at_mask_size(importance, mask), 0.0)
     positive = positive / jnp.max(positive)
     share = jnp.sum(jnp.where(mask, positive, 0.0)) / jnp.sum(positive)
     return jnp.where(jnp.any(mask), share, jnp.nan)
 
 
 def box_mask(box: Any, shape: tuple[int, int]) -> Array:
-    """A box as a mask: bool [H, W], True where `top <= row < bottom` and `left <= column < right`.
+    """Convert a box to a mask: bool [H, W], True where `top <= row < bottom` and `left <= column < right`.
 
-    Rows and columns are counted from 0; bottom and right are the first ones outside (Pascal VOC counts from 1
-    and its last ones are inside: `(ymin - 1, xmin - 1, ymax, xmax)`). What reaches beyond the image is cut
-    off. Several boxes: `jax.vmap(lambda box: box_mask(box, shape))(boxes).any(0)`.
+    Rows and columns are counted from 0; bottom and right are exclusive. (Pascal VOC counts from 1 and
+    includes the last ones: `(ymin - 1, xmin - 1, ymax, xmax)`.) Parts of the box outside the image are cut
+    off. For several boxes: `jax.vmap(lambda box: box_mask(box, shape))(boxes).any(0)`.
 
     Args:
       box: (top, left, bottom, right), in pixels of `shape`; numbers or an array [4], which may be traced.
-      shape: H, W (static).
+      shape: (H, W), static.
 
     Raises:
       ValueError: not four numbers or two sides, or (known values) NaN or a box with bottom <= top or
-        right <= left. Traced, such a box gives an empty mask.
+        right <= left. A traced box of this kind gives an empty mask.
 
     Example:
       >>> import jaxplain as jx
@@ -120,10 +132,15 @@ def box_mask(box: Any, shape: tuple[int, int]) -> Array:
     return ((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right))[None, :]
 
 
-def _check_mask(mask: Any) -> None:
+def _check_map_and_mask(importance: Any, mask: Any) -> None:
     dtype = getattr(mask, "dtype", None)
     if dtype is None or dtype != jnp.bool_:
         got = type(mask).__name__ if dtype is None else str(dtype)
         raise TypeError(f"mask must be an array of booleans, True on the object, got {got}.")
     if mask.ndim != 2 or 0 in mask.shape:
         raise ValueError(f"mask must have shape [H, W], got {mask.shape}.")
+    check_map(importance, mask.shape, finite=False, owner="mask")
+
+
+def _at_mask_size(importance: Array, mask: Array) -> Array:
+    return upsample(importance.astype(jnp.float32), (mask.shape[0], mask.shape[1]))

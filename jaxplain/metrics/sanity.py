@@ -1,11 +1,14 @@
-"""Sanity checks: does a map change when the classifier, or the class asked for, does?
+"""Sanity checks: does a method's map change when the classifier, or the class it explains, does?
 
-A method that shows the same edges whatever the classifier has learned explains the picture, not the
-classifier. In these checks *low* similarity is good, and a high one is a failure.
+A method that shows the same edges whatever the classifier has learned explains the image, not the classifier.
+For the randomization checks *low* similarity is good, and high similarity is a failure.
+
+`explain` is any method of the package, or a function `(score, image, baseline, *, key)` of your own that
+returns an `Explanation` or a bare map [h, w].
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -15,39 +18,45 @@ import numpy as np
 from jax import Array
 
 from jaxplain import scores
-from jaxplain.checks import check_choice, check_image, check_positive_int
-from jaxplain.metrics.alikeness import Similarity, similarity
-from jaxplain.metrics.layers import Anatomy, dissect
-from jaxplain.metrics.maps import check_floats
+from jaxplain.checks import as_image, as_key, check_callable, check_choice, check_floats, check_positive_int
+from jaxplain.explanation import Explanation, call_method
+from jaxplain.metrics.causal import Curves, adversarial_rise, insertion_deletion
+from jaxplain.metrics.layers import LayerStructure, layer_structure
+from jaxplain.metrics.similarity import Similarity, compare_maps
+from jaxplain.perturb import as_baseline
 
 Mode = Literal["cascading", "independent"]
 Replacement = Literal["permutation", "normal"]
 Layers = str | int | Sequence[str]
+Explain = Callable[..., Any]
 PyTree = Any
+
+# ---------------------------------------------------------------------------------------------------------
+# Randomized parameters
 
 
 class Randomized(NamedTuple):
-    """A classifier that has forgotten something."""
+    """A classifier in which some parameters were replaced by random ones."""
 
-    layer: str  # the layer replaced; in a cascade the last one, with all above it
+    layer: str  # the layer replaced; in a cascade the last one, together with all above it
     classifier: PyTree
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["original", "saliency", "rank", "absolute_rank", "ssim"],
+    data_fields=["original", "randomized", "rank", "absolute_rank", "ssim"],
     meta_fields=["layers"],
 )
 @dataclass(frozen=True)
 class ParameterRandomization:
-    """What became of a map as L layers were randomised; a row each, from the output to the input."""
+    """How a map changes as L layers are randomized, from the output to the input."""
 
     layers: tuple[str, ...]  # L names
-    original: Array  # [h, w], the map of the trained classifier
-    saliency: Array  # [L, h, w], the map after each randomisation
+    original: Explanation  # of the trained classifier
+    randomized: Explanation  # leading axis L: after each randomization
     rank: Array  # [L], Spearman's correlation with the original map; low is good
-    absolute_rank: Array  # [L], the same of the absolute values; low is good
-    ssim: Array  # [L], structural similarity with it; low is good
+    absolute_rank: Array  # [L], the same for the absolute values; low is good
+    ssim: Array  # [L], structural similarity with the original map; low is good
 
 
 def randomize(
@@ -59,25 +68,25 @@ def randomize(
     mode: Mode = "cascading",
     replacement: Replacement = "permutation",
 ) -> Iterator[Randomized]:
-    """Copies of a classifier in which layers have forgotten what they learned, from the output to the input.
+    """Generate copies of a classifier with randomized layers, from the output to the input.
 
-    A parameter is replaced, array by array, by a random permutation of its own numbers (the default: the
-    distribution stays exactly as it was, so activations keep their scale and variances stay positive), or
-    by normal numbers of its own mean and standard deviation. With both, an array that holds one number
-    throughout stays what it is. The classifier itself is not touched, and the same key gives a layer the
-    same numbers in every copy and in both modes.
+    Each parameter array is replaced by a random permutation of its own values (the default: the distribution
+    stays exactly as it was, so activations keep their scale and variances stay positive), or by normal values
+    with its own mean and standard deviation. In both cases an array of one constant value does not change.
+    The classifier itself is not modified, and the same key gives a layer the same values in every copy and in
+    both modes.
 
     Args:
-      classifier: see `layer_names`; also for what counts as a layer.
-      image: [H, W, C]; only its shape counts.
+      classifier: see `layer_names`, which also defines what a layer is.
+      image: [H, W, C]; only its shape matters.
       key: consumed.
-      layers: "all"; how many from the top; or names, as `layer_names` gives them.
-      mode: "cascading", each copy has forgotten that layer and all above it, whether named or not;
-        "independent", that layer alone.
+      layers: "all"; how many from the output; or names, as `layer_names` returns them.
+      mode: "cascading": each copy has randomized that layer and all above it, whether listed or not;
+        "independent": that layer alone.
       replacement: "permutation" or "normal".
 
     Yields:
-      The name of the layer and the copy, a classifier of the same type (of a Keras model the pytree that
+      The name of the layer and the copy, a classifier of the same type (for a Keras model the pytree that
       `jaxplain.scores.as_pytree` makes of it).
 
     Raises:
@@ -95,62 +104,61 @@ def randomize(
       >>> sorted(copy.classifier.args[0].reshape(-1).tolist())
       [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     """
-    check_choice(mode, get_args(Mode), "mode")
-    check_choice(replacement, get_args(Replacement), "replacement")
-    anatomy, arrays = dissect(classifier, image)
-    rows = _chosen(anatomy.names, layers)
-    others = _others(anatomy, arrays, key, replacement)
+    _check_options(mode, replacement)
+    structure, arrays = layer_structure(classifier, image)
+    rows = _chosen_layers(structure.names, layers)
+    others = _replacements(structure, arrays, as_key(key, "randomize"), replacement)
 
     def copies() -> Iterator[Randomized]:
         for row in rows:
             mixed = [
-                other if layer is not None and _forgets(layer, row, mode) else array
-                for array, other, layer in zip(arrays, others, anatomy.layer, strict=True)
+                other if layer is not None and _is_replaced(layer, row, mode) else array
+                for array, other, layer in zip(arrays, others, structure.layer, strict=True)
             ]
-            yield Randomized(anatomy.names[row], anatomy.rebuild(mixed))
+            yield Randomized(structure.names[row], structure.rebuild(mixed))
 
     return copies()
 
 
-def _forgets(layer: int, row: Any, mode: str) -> Any:
-    return layer <= row if mode == "cascading" else layer == row
-
-
 def parameter_randomization(
-    explain: Callable[[PyTree, Array], Array],
-    classifier: scores.Classifier,
+    score: scores.Score,
     image: Array,
+    baseline: Array | None,
+    explain: Explain,
     *,
     key: Array,
     layers: Layers = "all",
     mode: Mode = "cascading",
     replacement: Replacement = "permutation",
 ) -> ParameterRandomization:
-    """Does a map change as the classifier forgets what it learned? It must; low similarity is good.
+    """Check that a method's map changes as the model's parameters are randomized; low similarity is good.
 
-    Every row compares the map of one copy of `randomize` with the map of the classifier itself: Spearman's
-    rank correlation of the values and of their absolute values, and the structural similarity of the
-    maps as people see them (upsampled to the image's size, each brought to 0..1 by its own minimum and
-    maximum). A method whose rows stay near 1, such as an edge detector, does not explain the classifier.
+    Each copy of `randomize` is explained and its map compared with the original one: Spearman's rank
+    correlation of the values and of their absolute values, and the structural similarity of the maps as
+    people see them (upsampled to the image's size, each scaled to 0..1 by its own minimum and maximum). A
+    method whose similarities stay near 1, such as an edge detector, does not explain the model.
 
     Args:
-      explain: (classifier, image [H, W, C]) -> saliency [h, w], in JAX; it runs once a layer, one after the
-        other, in one compiled program. Fix the target inside it: a forgetful classifier has another top
-        prediction. The same function object is compiled once.
-      classifier: see `layer_names`.
+      score: images [N, H, W, C] -> [N]. Of a class score the classifier is randomized while the target stays;
+        any other score is a pytree with its parameters as leaves and is randomized itself (see
+        `layer_names`).
       image: [H, W, C], model space.
-      key: consumed.
-      layers: "all"; how many from the top; or names, as `layer_names` gives them. Every layer costs one
+      baseline: [H, W, C], passed to `explain`; None is the method's own default.
+      explain: see the module; it must return a map [h, w]. It runs once per layer, one after the other, in
+        one compiled program; the same function object is compiled once.
+      key: consumed; the method gets the same key for every layer, so that its own noise is not measured.
+      layers: "all"; how many from the output; or names, as `layer_names` returns them. Every layer costs one
         explanation.
       mode: "cascading" or "independent", see `randomize`.
       replacement: "permutation" or "normal", see `randomize`.
 
     Returns:
-      Names, maps and similarities, a row a layer from the output to the input; NaN in rows whose map is the
-      same everywhere or holds NaN, and in all rows where the original's does.
+      Names, explanations and similarities per layer from the output to the input. The similarities are NaN
+      where the map of the randomized model is constant or holds NaN, and everywhere if the original one is or
+      does; the status of each explanation tells why.
 
     Raises:
-      TypeError, ValueError: shapes, dtypes or options that do not fit, or a classifier without parameters.
+      TypeError, ValueError: shapes, dtypes or options that do not fit, or a model without parameters.
 
     References:
       Adebayo et al. Sanity Checks for Saliency Maps. NeurIPS 2018.
@@ -159,136 +167,329 @@ def parameter_randomization(
       >>> import jax, jax.numpy as jnp, jaxplain as jx
       >>> def forward(kernel, images):
       ...     return images.mean((1, 2)) @ kernel
-      >>> def darkness(classifier, image):  # it never asks the classifier
+      >>> def darkness(score, image, baseline):  # it never asks the classifier
       ...     return -image.sum(-1)
       >>> model = jax.tree_util.Partial(forward, jnp.arange(6.0).reshape(3, 2))
       >>> image = jax.random.uniform(jax.random.key(0), (12, 12, 3))
-      >>> found = jx.metrics.parameter_randomization(darkness, model, image, key=jax.random.key(1))
+      >>> score, key = jx.class_score(model, 1), jax.random.key(1)
+      >>> found = jx.metrics.parameter_randomization(score, image, None, darkness, key=key)
       >>> found.layers, round(float(found.rank[0]), 3), round(float(found.ssim[0]), 3)
       (('0',), 1.0, 1.0)
     """
-    check_image(image)
-    check_choice(mode, get_args(Mode), "mode")
-    check_choice(replacement, get_args(Replacement), "replacement")
-    _check_explain(explain)
-    anatomy, arrays = dissect(classifier, image)
-    rows = tuple(_chosen(anatomy.names, layers))
-    original, saliency, found = _randomization(
+    image = as_image(image)
+    _check_options(mode, replacement)
+    check_callable(explain, "explain")
+    score = scores.as_pytree(score)
+    structure, _ = layer_structure(_model_of(score), image)
+    rows = tuple(_chosen_layers(structure.names, layers))
+    original, randomized, similarity = _randomization(
         scores.as_pytree(explain),
-        arrays,
+        score,
         image,
-        key,
-        anatomy=anatomy,
+        baseline,
+        as_key(key, "parameter_randomization"),
+        structure=structure,
         rows=rows,
         mode=mode,
         replacement=replacement,
     )
-    return ParameterRandomization(tuple(anatomy.names[row] for row in rows), original, saliency, *found)
+    return ParameterRandomization(
+        tuple(structure.names[row] for row in rows), original, randomized, *similarity
+    )
 
 
-def _check_explain(explain: Any) -> None:
-    if not callable(explain):
-        raise TypeError(f"explain must be a function, got {type(explain).__name__}.")
-
-
-@partial(jax.jit, static_argnames=("anatomy", "rows", "mode", "replacement"))
+@partial(jax.jit, static_argnames=("structure", "rows", "mode", "replacement"))
 def _randomization(
-    explain: Any,
-    arrays: list[Array],
+    explain: Explain,
+    score: Any,
     image: Array,
+    baseline: Array | None,
     key: Array,
     *,
-    anatomy: Anatomy,
+    structure: LayerStructure,
     rows: tuple[int, ...],
     mode: str,
     replacement: str,
-) -> tuple[Array, Array, Similarity]:
-    others = _others(anatomy, arrays, key, replacement)
+) -> tuple[Explanation, Explanation, Similarity]:
+    for_parameters, for_method = jax.random.split(key)
+    arrays = jax.tree_util.tree_leaves(_model_of(score))
+    others = _replacements(structure, arrays, for_parameters, replacement)
 
-    def at(row: Array) -> Array:
-        forgetful = anatomy.mixed(arrays, others, lambda layer: _forgets(layer, row, mode))
-        saliency = explain(forgetful, image)
-        check_floats(saliency, "the map that explain returns", 2, "[h, w]")
-        return saliency
+    def explained(row: Array) -> Explanation:
+        model = structure.mixed(arrays, others, lambda layer: _is_replaced(layer, row, mode))
+        return _explain(explain, _with_model(score, model), image, baseline, for_method)
 
-    # Row -1 forgets nothing: the original comes out of the same compiled explanation.
-    original, *_ = maps = jax.lax.map(at, jnp.array([-1, *rows]))
+    # Row -1 replaces nothing: the original comes from the same compiled explanation.
+    explanations = jax.lax.map(explained, jnp.array([-1, *rows]))
+    original = jax.tree_util.tree_map(lambda leaf: leaf[0], explanations)
+    randomized = jax.tree_util.tree_map(lambda leaf: leaf[1:], explanations)
     size = image.shape[0], image.shape[1]
-    found = jax.lax.map(lambda saliency: similarity(original, saliency, size), maps[1:])
-    return original, maps[1:], found
+    compare = partial(compare_maps, original.importance, image_size=size)
+    return original, randomized, jax.lax.map(compare, randomized.importance)
 
 
-def target_randomization(
-    explain: Callable[[PyTree, Array, Any], Array],
-    classifier: scores.Classifier,
-    image: Array,
-    target: int | Array,
-    other: int | Array,
-) -> Similarity:
-    """Does a map change with the class that it explains? It should; low similarity is good.
-
-    Compares the maps of two classes as `parameter_randomization` compares those of two classifiers. Classes
-    that share their evidence (two breeds of dog) may rightly have similar maps: draw `other` at random.
-
-    Args:
-      explain: (classifier, image [H, W, C], target) -> saliency [h, w].
-      classifier: whatever `explain` takes.
-      image: [H, W, C], model space.
-      target: the class explained.
-      other: another one; `jax.vmap` over it for several.
-
-    Returns:
-      The similarities of the two maps; NaN where one is the same everywhere or holds NaN.
-
-    Raises:
-      TypeError, ValueError: shapes or dtypes that do not fit, or (known values) one class twice.
-
-    References:
-      Sixt, Granz, Landgraf. When Explanations Lie: Why Many Modified BP Attributions Fail. ICML 2020.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxplain as jx
-      >>> def gradient(classifier, image, target):
-      ...     return jax.grad(lambda image: classifier(image[None])[0, target])(image).sum(-1)
-      >>> def half_each(images):
-      ...     return (images**2).mean((2, 3)).reshape(-1, 2, 6).sum(2)
-      >>> found = jx.metrics.target_randomization(gradient, half_each, jnp.ones((12, 12, 3)), 0, 1)
-      >>> round(float(found.rank), 3)
-      -1.0
-    """
-    check_image(image)
-    _check_explain(explain)
-    known = not any(isinstance(index, jax.core.Tracer) for index in (target, other))
-    if known and int(target) == int(other):
-        raise ValueError(f"target and other must be two classes, got {int(target)} twice.")
-    maps = [explain(classifier, image, index) for index in (target, other)]
-    for saliency in maps:
-        check_floats(saliency, "the map that explain returns", 2, "[h, w]")
-    return similarity(maps[0], maps[1], (image.shape[0], image.shape[1]))
+def _model_of(score: Any) -> Any:
+    """Return what holds the parameters: the classifier of a class score, any other score itself."""
+    return score.classifier if is_dataclass(score) and hasattr(score, "classifier") else score
 
 
-def _chosen(names: tuple[str, ...], layers: Layers) -> list[int]:
-    """Positions of the layers asked for, from the output to the input."""
+def _with_model(score: Any, model: Any) -> Any:
+    """Return the score with another model in the place of `_model_of(score)`."""
+    return model if _model_of(score) is score else replace(score, classifier=scores.as_pytree(model))
+
+
+def _explain(
+    explain: Explain, score: Any, image: Array, baseline: Array | None, key: Array | None
+) -> Explanation:
+    """Run a method and check its map; the details are dropped."""
+    explanation = call_method(explain, score, image, baseline, key=key)
+    check_floats(explanation.importance, "the map that explain returns", 2, "[h, w]")
+    return explanation._replace(details=())
+
+
+def _is_replaced(layer: int, row: Any, mode: str) -> Any:
+    return layer <= row if mode == "cascading" else layer == row
+
+
+def _check_options(mode: str, replacement: str) -> None:
+    check_choice(mode, get_args(Mode), "mode")
+    check_choice(replacement, get_args(Replacement), "replacement")
+
+
+def _chosen_layers(names: tuple[str, ...], layers: Layers) -> list[int]:
+    """Return the positions of the requested layers, from the output to the input."""
     if isinstance(layers, int | np.integer):
         return list(range(min(len(names), check_positive_int(layers, "layers"))))
     if isinstance(layers, str):
-        check_choice(layers, ["all"], "choice of layers (all, a number from the top, or a list of names)")
+        check_choice(layers, ["all"], "choice of layers (all, a number from the output, or a list of names)")
         return list(range(len(names)))
     if not len(layers):
         raise ValueError("layers must name at least one layer.")
     return sorted({names.index(check_choice(name, names, "layer")) for name in layers})
 
 
-def _replaced(array: Array, key: Array, replacement: str) -> Array:
+def _replacements(
+    structure: LayerStructure, arrays: Sequence[Array], key: Array, replacement: str
+) -> list[Array]:
+    """Replace every parameter; the values of an array depend only on the key and its position."""
+    return [
+        array if layer is None else _replacement(array, jax.random.fold_in(key, at), replacement)
+        for at, (array, layer) in enumerate(zip(arrays, structure.layer, strict=True))
+    ]
+
+
+def _replacement(array: Array, key: Array, replacement: str) -> Array:
     if replacement == "permutation":
         return jax.random.permutation(key, jnp.asarray(array).reshape(-1)).reshape(array.shape)
     noise = jax.random.normal(key, array.shape, array.dtype)
     return (jnp.mean(array) + jnp.std(array) * noise).astype(array.dtype)
 
 
-def _others(anatomy: Anatomy, arrays: Sequence[Array], key: Array, replacement: str) -> list[Array]:
-    """Every parameter replaced; a leaf's numbers depend on the key and its position only."""
-    return [
-        array if layer is None else _replaced(array, jax.random.fold_in(key, at), replacement)
-        for at, (array, layer) in enumerate(zip(arrays, anatomy.layer, strict=True))
-    ]
+# ---------------------------------------------------------------------------------------------------------
+# Another class
+
+
+def target_randomization(
+    score: scores.ClassScore,
+    image: Array,
+    baseline: Array | None,
+    explain: Explain,
+    other: int | Array,
+    *,
+    key: Array | None = None,
+) -> Similarity:
+    """Check that a method's map changes with the class that it explains; low similarity is good.
+
+    Compares the maps of two classes as `parameter_randomization` compares those of two classifiers. Classes
+    that share their evidence (two breeds of dog) may rightly have similar maps: draw `other` at random.
+
+    Args:
+      score: of the explained class, from `class_score`.
+      image: [H, W, C], model space.
+      baseline: [H, W, C], passed to `explain`; None is the method's own default.
+      explain: see the module; it must return a map [h, w].
+      other: another class; use `jax.vmap` over it for several.
+      key: consumed; for methods that draw random numbers, the same for both classes.
+
+    Returns:
+      The similarities of the two maps; NaN where one of them is constant or holds NaN.
+
+    Raises:
+      TypeError: not a class score.
+      ValueError: shapes or dtypes that do not fit, or (known values) the same class twice.
+
+    References:
+      Sixt, Granz, Landgraf. When Explanations Lie: Why Many Modified BP Attributions Fail. ICML 2020.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxplain as jx
+      >>> def gradient(score, image, baseline):
+      ...     return jax.grad(lambda image: score(image[None])[0])(image).sum(-1)
+      >>> def half_each(images):
+      ...     return (images**2).mean((2, 3)).reshape(-1, 2, 6).sum(2)
+      >>> score = jx.class_score(half_each, 0, "logit")
+      >>> found = jx.metrics.target_randomization(score, jnp.ones((12, 12, 3)), None, gradient, other=1)
+      >>> round(float(found.rank), 3)
+      -1.0
+    """
+    image = as_image(image)
+    check_callable(explain, "explain")
+    second = _for_class(score, other, "target_randomization")
+    known = not any(isinstance(one.target, jax.core.Tracer) for one in (score, second))
+    if known and int(score.target) == int(second.target):
+        raise ValueError(f"the two classes must differ, got {int(second.target)} twice.")
+    maps = [_explain(explain, one, image, baseline, key).importance for one in (score, second)]
+    return compare_maps(maps[0], maps[1], (image.shape[0], image.shape[1]))
+
+
+def _for_class(score: Any, target: int | Array, name: str) -> scores.ClassScore:
+    """Return a class score with another target."""
+    if not isinstance(score, scores.ClassScore):
+        raise TypeError(
+            f"{name} needs a score of one class, jaxplain.class_score(classifier, target), "
+            f"got {type(score).__name__}."
+        )
+    return scores.class_score(score.classifier, target, score.kind)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Adversarial images
+
+
+class AdversarialPhoto(NamedTuple):
+    """A slightly changed photo that the classifier mistakes for another class."""
+
+    image: Array  # [H, W, C], model space
+    probability: Array  # [], of the wrong class on it
+    fooled: Array  # bool [], the wrong class is the top prediction
+
+
+class AdversarialCheck(NamedTuple):
+    """Insertion curves of the right class on the photo, and of the wrong class on the adversarial photo."""
+
+    adversarial: AdversarialPhoto
+    clean: Curves
+    attacked: Curves
+    clean_rise: Array  # [], see `adversarial_rise`
+    attacked_rise: Array  # []; well above clean_rise if the check is passed
+
+
+def adversarial_photo(
+    classifier: scores.Classifier,
+    image: Array,
+    wrong: int | Array,
+    *,
+    epsilon: float | Array = 0.05,
+    n_steps: int = 20,
+) -> AdversarialPhoto:
+    """Change each value of a photo by at most `epsilon` so that the classifier predicts another class.
+
+    Projected gradient ascent on the log probability of the wrong class, in `n_steps` sign steps of size
+    `2.5 epsilon / n_steps`. It may fail: check `fooled`.
+
+    Args:
+      classifier: images [N, H, W, C] -> logits [N, K].
+      image: [H, W, C], model space.
+      wrong: the class to fool the classifier into predicting; may be traced.
+      epsilon: in model space (for pixels scaled to -1..1, 0.05 is about 6 of 255); may be traced.
+      n_steps: static.
+
+    Returns:
+      The photo, which may leave the range of real pixels by epsilon, and whether the classifier was fooled.
+
+    Raises:
+      TypeError, ValueError: shapes, dtypes or options that do not fit.
+
+    References:
+      Madry et al. Towards Deep Learning Models Resistant to Adversarial Attacks. ICLR 2018.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> brightness = lambda images: jnp.stack([-images.sum((1, 2, 3)), images.sum((1, 2, 3))], 1)
+      >>> found = jx.metrics.adversarial_photo(brightness, jnp.full((4, 4, 3), -0.01), wrong=1)
+      >>> bool(found.fooled), round(float(found.image.max()), 3)
+      (True, 0.04)
+    """
+    n_steps = check_positive_int(n_steps, "n_steps")
+    score = scores.class_score(classifier, wrong, "log_probability")
+    return _attack(score, as_image(image), epsilon, n_steps=n_steps)
+
+
+@partial(jax.jit, static_argnames="n_steps")
+def _attack(score: scores.ClassScore, image: Array, epsilon: Array, *, n_steps: int) -> AdversarialPhoto:
+    slope = jax.grad(lambda changed: score(changed[None])[0])
+
+    def step(_: int, changed: Array) -> Array:
+        moved = changed + 2.5 * epsilon / n_steps * jnp.sign(slope(changed))
+        return jnp.clip(moved, image - epsilon, image + epsilon)
+
+    changed = jax.lax.fori_loop(0, n_steps, step, image)
+    log_probabilities = jax.nn.log_softmax(score.classifier(changed[None])[0])
+    fooled = jnp.argmax(log_probabilities) == score.target
+    return AdversarialPhoto(changed, jnp.exp(log_probabilities[score.target]), fooled)
+
+
+def adversarial_check(
+    score: scores.ClassScore,
+    image: Array,
+    baseline: Array | None,
+    explain: Explain,
+    wrong: int | Array,
+    *,
+    key: Array | None = None,
+    epsilon: float | Array = 0.05,
+    attack_steps: int = 20,
+    n_steps: int = 50,
+    batch_size: int | None = None,
+) -> AdversarialCheck:
+    """Check that the insertion curve of an adversarially misclassified photo rises only at the end.
+
+    In a photo that was changed to be misclassified, no region shows the wrong class; an honest map of that
+    class restores it only with nearly all of the pixels. A method passes if the map of the wrong class on the
+    adversarial photo restores its probability much later than the map of the right class does on the photo
+    itself. If a few pixels suffice, the map is an attack within the attack, not evidence.
+
+    Args:
+      score: of the class that the photo shows, from `class_score`.
+      image: [H, W, C], model space.
+      baseline: [H, W, C], for maps and curves; None is each photo, blurred.
+      explain: see the module; it must return a map [h, w].
+      wrong: the class to fool the classifier into predicting.
+      key: consumed; for methods that draw random numbers, the same for both photos.
+      epsilon: see `adversarial_photo`.
+      attack_steps: steps of the attack (static).
+      n_steps: approximate number of points per curve (static).
+      batch_size: images per model call; None chooses by platform.
+
+    Returns:
+      Photo, curves and their rises. Check `adversarial.fooled` first.
+
+    Raises:
+      TypeError: not a class score.
+      ValueError: shapes, dtypes or options that do not fit.
+
+    References:
+      Khorram, Lawson, Fuxin. iGOS++. ACM CHIL 2021.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain as jx
+      >>> brightness = lambda images: jnp.stack([-images.sum((1, 2, 3)), images.sum((1, 2, 3))], 1)
+      >>> image = jnp.full((4, 4, 3), -0.01).at[0, 0].set(-0.2)
+      >>> score = jx.class_score(brightness, 0)
+      >>> found = jx.metrics.adversarial_check(score, image, None, lambda score, x, y: x.mean(-1), wrong=1)
+      >>> bool(found.adversarial.fooled), found.attacked.fraction.shape
+      (True, (17,))
+    """
+    image = as_image(image)
+    check_callable(explain, "explain")
+    wrong_score = _for_class(score, wrong, "adversarial_check")
+    attack = adversarial_photo(score.classifier, image, wrong, epsilon=epsilon, n_steps=attack_steps)
+
+    def curves(score: scores.ClassScore, image: Array) -> Curves:
+        hidden = as_baseline(baseline, image)
+        importance = _explain(explain, score, image, hidden, key).importance
+        return insertion_deletion(score, image, hidden, importance, n_steps=n_steps, batch_size=batch_size)
+
+    clean, attacked = curves(score, image), curves(wrong_score, attack.image)
+    rises = (adversarial_rise(one.fraction, one.insertion) for one in (clean, attacked))
+    return AdversarialCheck(attack, clean, attacked, *rises)

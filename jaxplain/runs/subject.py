@@ -1,5 +1,7 @@
-"""Subjects: one image made ready for a method. Its key, baseline and target are decided here and nowhere else,
-so that the same photo, method and seed give the same map in every command.
+"""Subjects: one image made ready for a method.
+
+Its key, baseline and target are decided here and nowhere else, so that the same photo, method and seed give
+the same map in every command.
 """
 
 import hashlib
@@ -19,16 +21,16 @@ TOP = -1  # stands for "the top prediction" as a target of a compiled program
 class Request(NamedTuple):
     """What a compiled program needs to know of one image; under vmap and sharding with a leading axis."""
 
-    image: Array  # [H, W, C], uint8 pixels or float32 in model space
-    target: Array  # int32 [], class index or TOP
-    words: Array  # uint32 [2], digest of the image; see `content_words`
+    image: Any  # [H, W, C], uint8 pixels or float32 in model space
+    target: Any  # int32 [], class index or TOP
+    words: Any  # uint32 [2], digest of the image; see `content_words`
 
 
 class Subject(NamedTuple):
     """One image as one classifier sees it, ready for a method."""
 
     image: Array  # float32 [H, W, C], model space
-    baseline: Array  # float32 [H, W, C], what hides a pixel
+    baseline: Any  # float32 [H, W, C], what hides a pixel; None if none was asked for
     target: Array  # int32 [], the explained class
     probability: Array  # float32 [], its softmax probability; for a score that is no classifier, the score
     key: Array  # the image's random key, for methods; see `method_key`
@@ -54,28 +56,42 @@ def image_key(seed: Array | int, words: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
 
 
+class SubjectKeys(NamedTuple):
+    """The two random keys made of an image's key."""
+
+    baseline: Array  # of a random baseline
+    methods: Array  # `Subject.key`
+
+
+def subject_keys(seed: Array | int, words: Array) -> SubjectKeys:
+    """Split an image's random key into that of its baseline and that of methods."""
+    return SubjectKeys(*jax.random.split(image_key(seed, words)))
+
+
 def method_key(key: Array, name: str) -> Array:
     """Return the random key of a method on an image: its name decides, not its place in a list."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def make_subject(model: Any, seed: Array, asked: Request, *, baseline: str) -> Subject:
+def make_subject(model: Any, seed: Array, asked: Request, *, baseline: str | None) -> Subject:
     """Make an image ready for a method; traced by JAX.
 
     Args:
       model: a classifier, images [N, H, W, C] -> logits [N, K], or a score, images -> [N].
       seed: uint32 [].
       asked: which image and class.
-      baseline: name of the baseline (static); see `jaxplain.baseline`.
+      baseline: name of the baseline (static), see `jaxplain.baseline`; None makes none.
     """
-    normalize = getattr(model, "normalize", None)
+    normalize: Any = getattr(model, "normalize", None)
     image = normalize(asked.image) if asked.image.dtype == jnp.uint8 else asked.image
-    baseline_key, key = jax.random.split(image_key(seed, asked.words))
-    background = make_baseline(baseline, image, normalize=normalize, key=baseline_key)
+    keys = subject_keys(seed, asked.words)
+    background = None
+    if baseline is not None:
+        background = make_baseline(baseline, image, normalize=normalize, key=keys.baseline)
     output = model(image[None])[0]
     target, probability = asked.target, output
     if output.ndim == 1:  # a classifier's logits
         target = jnp.where(target == TOP, jnp.argmax(output), target).astype(jnp.int32)
         inside = (target >= 0) & (target < len(output))
         probability = jnp.where(inside, jax.nn.softmax(output)[target], jnp.nan)
-    return Subject(image, background, target, probability.astype(jnp.float32), key)
+    return Subject(image, background, target, probability.astype(jnp.float32), keys.methods)

@@ -1,19 +1,19 @@
-"""Structured attention graphs: minimal sufficient explanations of an image, and how they hang together."""
+"""Structured attention graphs: minimal sufficient explanations of an image and how they relate."""
 
-from jaxplain.sag.attention_graph import AttentionGraph as AttentionGraph
-from jaxplain.sag.attention_graph import Edge as Edge
-from jaxplain.sag.attention_graph import Node as Node
-from jaxplain.sag.beam import search as search
-from jaxplain.sag.counterfactual import Support as Support
-from jaxplain.sag.counterfactual import support as support
-from jaxplain.sag.counterfactual import which_scores_higher as which_scores_higher
-from jaxplain.sag.diverse import DiverseSubset as DiverseSubset
-from jaxplain.sag.diverse import diverse_subset as diverse_subset
-from jaxplain.sag.grow import graph as graph
-from jaxplain.sag.proposal import proposal_map as proposal_map
-from jaxplain.sag.sets import Status as Status
-from jaxplain.sag.sets import SufficientSets as SufficientSets
-from jaxplain.sag.summary import Statistics as Statistics
-from jaxplain.sag.summary import Summary as Summary
-from jaxplain.sag.summary import statistics as statistics
-from jaxplain.sag.summary import summarize as summarize
+from jaxplain.sag.analysis import DiverseSubset as DiverseSubset
+from jaxplain.sag.analysis import Statistics as Statistics
+from jaxplain.sag.analysis import Summary as Summary
+from jaxplain.sag.analysis import Support as Support
+from jaxplain.sag.analysis import diverse_subset as diverse_subset
+from jaxplain.sag.analysis import statistics as statistics
+from jaxplain.sag.analysis import summarize as summarize
+from jaxplain.sag.analysis import support as support
+from jaxplain.sag.analysis import which_scores_higher as which_scores_higher
+from jaxplain.sag.graph import AttentionGraph as AttentionGraph
+from jaxplain.sag.graph import Edge as Edge
+from jaxplain.sag.graph import Node as Node
+from jaxplain.sag.graph import graph as graph
+from jaxplain.sag.search import SearchHistory as SearchHistory
+from jaxplain.sag.search import SearchResult as SearchResult
+from jaxplain.sag.search import proposal_map as proposal_map
+from jaxplain.sag.search import search as search

@@ -1,76 +1,57 @@
-"""From sufficient sets to minimal ones: patches are removed while what is left suffices."""
+"""From sufficient sets to minimal ones: patches are removed as long as what remains is sufficient."""
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxplain.sag.memory import Memory, Scorer
-from jaxplain.sag.patches import first_members
+from jaxplain.sag import patches
 
 
-class Reduced(NamedTuple):
-    """G sets after all removals."""
+class Group(NamedTuple):
+    """G sufficient sets that are reduced together."""
 
     sets: Array  # bool [G, P]
     scores: Array  # [G]
-    minimal: Array  # bool [G]: every single removal was scored and found insufficient
-
-
-class _State(NamedTuple):
-    """The carry of the loop."""
-
-    memory: Memory
-    sets: Array  # bool [G, P]
-    scores: Array  # [G]
+    member: Array  # bool [G], which rows hold a set
     active: Array  # bool [G], still losing patches
 
+    @property
+    def minimal(self) -> Array:
+        """Which sets are minimal: every single removal was scored and is insufficient, bool [G]."""
+        return self.member & ~self.active
 
-def reduce_to_minimal(
-    scorer: Scorer, memory: Memory, sets: Array, scores: Array, active: Array, enough: Array, largest: int
-) -> tuple[Memory, Reduced]:
-    """Reduce the active of G sufficient sets, all single removals of a round as one batch.
 
-    In each round a set loses the patch whose removal keeps the highest score (ties: the patch of the lowest
-    number), as long as that score is enough.
+def removals(group: Group, max_size: int) -> tuple[Array, Array]:
+    """Return all single removals from the group's sets of at most `max_size` patches, as one batch.
+
+    The smaller sets, bool [G * max_size, P], and which of them are to be scored.
+    """
+    smaller, exists = patches.removals(group.sets, max_size)
+    wanted = exists & group.active[:, None]
+    return smaller.reshape(-1, smaller.shape[-1]), wanted.reshape(-1)
+
+
+def remove_best(group: Group, smaller: Array, scores: Array, sufficient_score: Array) -> Group:
+    """Remove from each active set the patch whose removal keeps the highest score, if that is sufficient.
+
+    Ties go to the lower patch number. A set that cannot lose any patch is no longer active.
 
     Args:
-      scorer: scores sets.
-      memory: of the search.
-      sets: bool [G, P], sufficient.
-      scores: [G].
-      active: bool [G], which sets to reduce; the others come back as they are, not minimal.
-      enough: [], the least sufficient score.
-      largest: no set has more patches (static).
+      group: before.
+      smaller: bool [G * max_size, P], from `removals`.
+      scores: [G * max_size], of these sets.
+      sufficient_score: [], the lowest sufficient score.
     """
-
-    def unfinished(state: _State) -> Array:
-        return jnp.any(state.active) & ~state.memory.overdrawn
-
-    def round_(state: _State) -> _State:
-        return _remove_one(scorer, state, enough, largest)
-
-    end = jax.lax.while_loop(unfinished, round_, _State(memory, sets, scores, active))
-    return end.memory, Reduced(end.sets, end.scores, active & ~end.active)
-
-
-def _remove_one(scorer: Scorer, state: _State, enough: Array, largest: int) -> _State:
-    groups, patches = state.sets.shape
-    members, exists = first_members(state.sets, largest)
-    removed = jax.nn.one_hot(members, patches, dtype=bool)
-    smaller = state.sets[:, None] & ~removed  # [G, K, P]
-    wanted = exists & state.active[:, None]
-    memory, found = scorer(state.memory, smaller.reshape(-1, patches), wanted.reshape(-1))
-    scores = found.scores.reshape(groups, largest)
-    kept = jnp.where(scores >= enough, scores, -jnp.inf)
-    best = jnp.argmax(kept, axis=1)
+    groups = group.sets.shape[0]
+    smaller = smaller.reshape(groups, -1, smaller.shape[-1])
+    scores = scores.reshape(groups, -1)
+    retained = jnp.where(scores >= sufficient_score, scores, -jnp.inf)
+    best = jnp.argmax(retained, axis=1)
     rows = jnp.arange(groups)
-    loses = state.active & jnp.isfinite(kept[rows, best])
-    return _State(
-        memory=memory,
-        sets=jnp.where(loses[:, None], smaller[rows, best], state.sets),
-        scores=jnp.where(loses, scores[rows, best], state.scores),
-        # A round that was not scored decides nothing: its sets stay active, so not minimal.
-        active=jnp.where(memory.overdrawn, state.active, loses),
+    loses = group.active & jnp.isfinite(retained[rows, best])
+    return group._replace(
+        sets=jnp.where(loses[:, None], smaller[rows, best], group.sets),
+        scores=jnp.where(loses, scores[rows, best], group.scores),
+        active=loses,
     )

@@ -1,8 +1,8 @@
-"""Patches and sets of them: how they are numbered, shown, packed and told apart.
+"""Patches and sets of patches: numbering, rendering, packing into words, ordering.
 
-A grid of rows x cols patches covers the image, numbered 0..P-1 in reading order. A *patch set* is bool [P],
-True where the patch is shown and the baseline hides the rest. In shapes N is a number of sets and W the words
-of a packed one.
+A grid of rows x cols patches covers the image, numbered 0..P-1 in reading order. A *patch set* is bool [P]:
+True where the patch is shown, False where the baseline replaces it. In shapes, N is a number of sets and W the
+number of 32-bit words of a packed set.
 """
 
 from typing import NamedTuple
@@ -11,63 +11,67 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxplain.checks import check_image, check_positive_int
 from jaxplain.perturb import blend, upsample
 
-WORD = 32  # bits of a packed word
+WORD = 32  # bits per packed word
 
 
 class Scene(NamedTuple):
-    """What patch sets are shown on."""
+    """The two images between which a patch set chooses."""
 
     image: Array  # [H, W, C]
     baseline: Array  # [H, W, C]
 
 
-def grid_shape(grid: int | tuple[int, int]) -> tuple[int, int]:
-    """(rows, columns) of a grid from one number or both.
-
-    Raises:
-      ValueError, TypeError: not one or two whole numbers of at least 1.
-    """
-    sides = tuple(grid) if isinstance(grid, tuple | list) else (grid, grid)
-    if len(sides) != 2:
-        raise ValueError(f"grid must be one whole number or (rows, columns), got {grid!r}.")
-    return check_positive_int(sides[0], "grid"), check_positive_int(sides[1], "grid")
-
-
-def check_scene(image: Array, baseline: Array, grid: tuple[int, int]) -> None:
-    """Refuse an image and baseline that do not fit each other or the grid.
-
-    Raises:
-      ValueError, TypeError: says what was expected and what came.
-    """
-    check_image(image)
-    check_image(baseline, "baseline")
-    if baseline.shape != image.shape:
-        raise ValueError(f"baseline {baseline.shape} and image {image.shape} must have the same shape.")
-    if grid[0] > image.shape[0] or grid[1] > image.shape[1]:
-        raise ValueError(
-            f"a grid of {grid[0]} x {grid[1]} patches is finer than the image of "
-            f"{image.shape[0]} x {image.shape[1]} pixels; choose at most that."
-        )
-
-
 def show(scene: Scene, patches: Array, grid: tuple[int, int]) -> Array:
-    """The image where its patches are shown and the baseline elsewhere: bool [P] -> [H, W, C].
+    """Render a patch set, bool [P] -> [H, W, C]: the image in its patches, the baseline elsewhere.
 
-    The set's indicator is upsampled bilinearly with aligned corners, so a patch is centred on its lattice
-    point, fades out to its neighbours' and, on the border, is half as wide.
+    The set's indicator is upsampled bilinearly with aligned corners, so each patch is centred on its lattice
+    point and fades towards its neighbours' points; patches on the border are half as wide.
     """
     image, baseline = scene
     mask = upsample(patches.reshape(grid).astype(image.dtype), (image.shape[0], image.shape[1]))
     return blend(image, baseline, mask)
 
 
-def pack(sets: Array) -> Array:
-    """Sets as bits of words, patch 0 the highest: bool [..., P] -> uint32 [..., W].
+def successors(sets: Array, proposal: Array, candidates: int) -> tuple[Array, Array]:
+    """Return each set extended by each of its best unused patches.
 
-    Words compare as the sets do in lexicographic order.
+    Args:
+      sets: bool [N, P].
+      proposal: [P], high = best; ties go to the lower patch number.
+      candidates: extensions per set (static).
+
+    Returns:
+      The larger sets, bool [N * candidates, P], and which of them exist: a set may have fewer unused patches.
+    """
+    patches = sets.shape[1]
+    _, chosen = jax.lax.top_k(jnp.where(sets, -jnp.inf, proposal[None]), candidates)  # [N, candidates]
+    unused = ~jnp.take_along_axis(sets, chosen, axis=1)
+    larger = sets[:, None] | jax.nn.one_hot(chosen, patches, dtype=bool)
+    return larger.reshape(-1, patches), unused.reshape(-1)
+
+
+def removals(sets: Array, count: int) -> tuple[Array, Array]:
+    """Return each set without its 1st, 2nd, ... `count`-th patch, and which of these exist.
+
+    bool [N, P] -> bool [N, count, P], bool [N, count].
+    """
+    places = jnp.arange(count)
+    order = jnp.cumsum(sets, axis=1) - 1  # [N, P], the place of each patch among the set's
+    removed = sets[:, None] & (order[:, None] == places[None, :, None])
+    return sets[:, None] & ~removed, places[None] < jnp.sum(sets, axis=1)[:, None]
+
+
+def contains_any(sets: Array, others: Array, filled: Array) -> Array:
+    """Return which sets contain one of the filled rows of `others`: bool [N, P], [R, P], [R] -> [N]."""
+    return ((~others[None] | sets[:, None]).all(axis=-1) & filled[None]).any(axis=1)
+
+
+def pack(sets: Array) -> Array:
+    """Pack sets into the bits of words, patch 0 the highest bit: bool [..., P] -> uint32 [..., W].
+
+    Packed sets compare as the sets do in lexicographic order.
     """
     count = sets.shape[-1]
     words = -(-count // WORD)
@@ -79,7 +83,7 @@ def pack(sets: Array) -> Array:
 
 
 def leaders(words: Array, wanted: Array) -> Array:
-    """For each wanted set the first wanted one that equals it: uint32 [N, W], bool [N] -> int32 [N].
+    """Return for each wanted set the first wanted one equal to it: uint32 [N, W], bool [N] -> int32 [N].
 
     Sets that are not wanted lead themselves. Exact: packed sets are sorted and compared whole.
     """
@@ -92,17 +96,11 @@ def leaders(words: Array, wanted: Array) -> Array:
     return jnp.zeros(count, jnp.int32).at[order].set(order[first])
 
 
-def best_first(scores: Array, words: Array, eligible: Array) -> Array:
-    """Order of sets, the eligible before the rest: by falling score, ties to the set with earlier patches.
+def best_first(groups: Array, scores: Array, words: Array) -> Array:
+    """Order sets by ascending group, then falling score, then the set with earlier patches.
 
-    Scores [N], uint32 [N, W], bool [N] -> int32 [N] row numbers.
+    int32 [N], float [N], uint32 [N, W] -> int32 [N] row numbers.
     """
     rows = jnp.arange(scores.shape[0], dtype=jnp.int32)
-    keys = (~eligible, -scores, *(~words).T)
+    keys = (groups, -scores, *(~words).T)
     return jax.lax.sort((*keys, rows), num_keys=len(keys), is_stable=True)[-1]
-
-
-def first_members(sets: Array, count: int) -> tuple[Array, Array]:
-    """The first `count` patches of each set: bool [N, P] -> numbers int32 [N, count], which of them exist."""
-    exists, members = jax.lax.top_k(sets.astype(jnp.int8), count)
-    return members.astype(jnp.int32), exists > 0

@@ -1,0 +1,242 @@
+"""`jaxplain explain`, `predict` and `demo`."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import typer
+from rich.table import Table
+
+from jaxplain import overlay, zoo
+from jaxplain.cli import screen
+from jaxplain.cli.options import (
+    START,
+    Baseline,
+    BatchSize,
+    Images,
+    Method,
+    Model,
+    Out,
+    Seed,
+    Target,
+    Weights,
+    examples,
+)
+from jaxplain.cli.run import (
+    LEFT,
+    clear_errors,
+    display_names,
+    distinct,
+    finish,
+    for_each,
+    interruptible,
+    load_classifier,
+    table,
+)
+from jaxplain.explanation import Status
+from jaxplain.files import check_writable
+from jaxplain.runs.heatmaps import (
+    PRESETS,
+    RECORD,
+    ExplainedPhoto,
+    HeatmapProgram,
+    HeatmapSettings,
+    check_fits,
+    compile_heatmaps,
+    explain_photo,
+    heatmap_files,
+)
+from jaxplain.runs.photos import Photo
+from jaxplain.runs.sinks import PhotoFolders, write_folder
+
+RESULTS = Path("jaxplain-out")
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    root.command(
+        rich_help_panel=START, epilog=examples("jaxplain demo", "jaxplain demo --method grad-cam --out cat")
+    )(demo)
+    root.command(rich_help_panel=START, epilog=examples("jaxplain predict cat.png dog.jpg --top 3"))(predict)
+    root.command(
+        rich_help_panel=START,
+        epilog=examples(
+            "jaxplain explain cat.png",
+            "jaxplain explain photos/*.jpg --target tabby --method igos --size 14",
+            "jaxplain explain cat.png --preset paper --seed 1 --out slow",
+            "jaxplain explain cat.png --model resnet50 --weights resnet50-0676ba61.pth --method grad-cam",
+        ),
+    )(explain)
+
+
+def demo(method: Method = "igos++", out_dir: Out = RESULTS) -> None:
+    """Explain a photo of a cat that is installed with scikit-image, from start to finish.
+
+    Takes less than a minute on a CPU.
+    """
+    with clear_errors():
+        settings = HeatmapSettings(method)
+        photo = _demo_photo()
+        _explain_all(settings, load_classifier("efficientnet-lite0"), [photo], out_dir)
+
+
+def predict(
+    images: Images,
+    model: Model = "efficientnet-lite0",
+    weights: Weights = None,
+    top: Annotated[int, typer.Option(metavar="N", help="Classes to show for each photo.", min=1)] = 5,
+) -> None:
+    """Show the most probable classes of photos: their names, indices and probabilities (p)."""
+    with clear_errors():
+        classifier = load_classifier(model, weights)
+        paths = distinct(images)
+        names = display_names(paths)
+
+        def rows(program: Callable[..., Any], photo: Photo) -> Iterator[tuple[str, ...]]:
+            values = np.asarray(program(classifier, classifier.preprocess(photo.rgb)))
+            for rank, index in enumerate(np.argsort(-values)[:top]):
+                name = names[photo.path] if rank == 0 else ""
+                yield name, classifier.labels[index], str(index), f"{values[index]:.4f}"
+
+        tally = for_each(paths, partial(_compile_probabilities, classifier), rows)
+    finish(tally, table("image", "class", ">index", ">p"), kept=LEFT)
+
+
+def explain(
+    images: Images,
+    method: Method = "igos++",
+    model: Model = "efficientnet-lite0",
+    weights: Weights = None,
+    target: Target = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Rows and columns of the heatmap's cells, from 1 to the model's input (224), for methods "
+            "that optimize a mask; default: the method's own, 28 for igos++.",
+        ),
+    ] = None,
+    baseline: Baseline = "blur",
+    seed: Seed = 0,
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"Settings to start from, one of {', '.join(PRESETS)}; paper: as published, and many times "
+            "slower.",
+        ),
+    ] = "default",
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Number of steps on the integration path, at least 1, for methods that integrate gradients; "
+            "default: the preset's.",
+        ),
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Optimization steps, at least 1, for methods that optimize a mask; default: the preset's.",
+        ),
+    ] = None,
+    batch_size: BatchSize = None,
+    out_dir: Out = RESULTS,
+) -> None:
+    """Explain photos: heatmap, overlay, deletion and insertion curves, and a record of how they were made.
+
+    Each photo gets a folder; open panel.png in it first. On a CPU, compiling takes up to a minute, then each
+    photo takes some seconds. A photo that fails does not stop the others; the exit status is then 1.
+    """
+    options = {"size": size, "n_steps": steps, "iterations": iterations, "batch_size": batch_size}
+    given = {name: value for name, value in options.items() if value is not None}
+    with clear_errors():
+        settings = HeatmapSettings(method, given, preset, baseline=baseline, seed=seed)
+        classifier = load_classifier(model, weights)
+        if target is not None:
+            settings = replace(settings, target=zoo.find_class(target, classifier.labels))
+        _explain_all(settings, classifier, images, out_dir)
+
+
+def _demo_photo() -> Path:
+    spec = find_spec("skimage")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        photo = Path(folder, "data", "chelsea.png")
+        if photo.exists():
+            return photo
+    raise FileNotFoundError(
+        'the demo photo is not installed: pip install "jaxplain[demo]", or give a photo of yours to jaxplain '
+        "explain."
+    )
+
+
+def _compile_probabilities(classifier: zoo.Classifier) -> Callable[..., Any]:
+    image = jax.ShapeDtypeStruct((*classifier.spec.size, 3), np.float32)
+    probabilities = jax.jit(lambda model, image: jax.nn.softmax(model(image[None])[0]))
+    return probabilities.lower(classifier, image).compile()
+
+
+def _explain_all(
+    settings: HeatmapSettings, classifier: zoo.Classifier, images: list[Path], out_dir: Path
+) -> None:
+    """Explain all photos with the same compiled programs, show a table, and exit with the right status."""
+    check_fits(settings, classifier)
+    check_writable(out_dir)
+    paths = distinct(images)
+    names, folders = display_names(paths), PhotoFolders(out_dir, paths, RECORD)
+    remarks: list[str] = []
+
+    def rows(program: HeatmapProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
+        explained = interruptible(partial(explain_photo, program, photo.rgb))
+        contents = pictures(program, explained) | heatmap_files(program, photo, explained)
+        write_folder(folders.folder(photo), contents, RECORD)
+        if explained.status is not Status.OK:
+            remarks.append(f"{photo.path}: {explained.status.message}")
+        yield _row(names[photo.path], explained)
+
+    tally = for_each(paths, partial(compile_heatmaps, settings, classifier), rows)
+    kept = f"Their results are in {out_dir}. {LEFT}"
+    finish(tally, _results_table(tally.program, out_dir), remarks, kept=kept)
+
+
+def pictures(program: HeatmapProgram, explained: ExplainedPhoto) -> dict[str, bytes]:
+    """Draw an explanation: panel.png, overlay.png, heatmap.png, and photo.png, what the model sees."""
+    from jaxplain.report import figures  # matplotlib, which only this needs
+
+    pixels, importance = explained.view.pixels, explained.explanation.importance
+    panel = figures.panel(
+        pixels,
+        importance,
+        explained.curves,
+        label=explained.label,
+        probability=explained.view.probability,
+        method=program.settings.spec.title,
+    )
+    return {
+        "photo.png": overlay.to_png(pixels),
+        "heatmap.png": overlay.to_png(overlay.heatmap(importance, pixels.shape[:2])),
+        "overlay.png": overlay.to_png(overlay.overlay(pixels, importance)),
+        "panel.png": figures.figure_bytes(panel, "png"),
+    }
+
+
+def _row(name: str, explained: ExplainedPhoto) -> tuple[str, ...]:
+    curves = explained.curves
+    numbers = (explained.view.probability, curves.deletion_auc, curves.insertion_auc)
+    return name, explained.label, *(f"{float(value):.3f}" for value in numbers), f"{explained.seconds:.1f}"
+
+
+def _results_table(program: HeatmapProgram | None, out_dir: Path) -> Table:
+    shown = table("image", "class", ">p", ">deletion", ">insertion", ">seconds")
+    if program is not None:
+        shown.caption = screen.printable(
+            f"Low deletion and high insertion are good. Compiled in {program.compile_seconds:.1f} s for "
+            f"{jax.default_backend()}. Results in {out_dir}"
+        )
+    return shown

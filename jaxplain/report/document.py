@@ -1,0 +1,442 @@
+"""The page of a report: the results of `jaxplain.runs.report` in words and pictures."""
+
+import math
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+
+import jaxplain
+from jaxplain import overlay
+from jaxplain.explanation import Status
+from jaxplain.methods import ABLATION
+from jaxplain.report import graphs, pages
+from jaxplain.report.pages import (
+    Card,
+    CheckedMap,
+    Choice,
+    Curve,
+    Figures,
+    GraphPart,
+    PatchPicture,
+    Picture,
+    Report,
+    Section,
+    Verdict,
+    probability_text,
+)
+from jaxplain.runs.graphs import MAX_CHILDREN, GraphedPhoto, GraphProgram
+from jaxplain.runs.photos import Photo
+from jaxplain.runs.records import origin, weights_digest
+from jaxplain.runs.report import CONTROL, MethodReport, PhotoReport, ReportProgram, SanityCheck
+
+PASSES, FAILS = 0.5, 0.8  # |rank correlation|: below the first a map passes, from the second on it fails
+
+_CHOICES = 5  # classes that are shown
+_PICTURES = 3  # explanations of the graph that are shown as pictures
+_ALPHA = 0.6  # of a map over its photo
+_HEAD = 0.2  # share of the cells that a card describes
+
+
+def page(program: ReportProgram, sections: Sequence[Section], notes: Iterable[str] = ()) -> str:
+    """Return the whole page as HTML.
+
+    Args:
+      program: that made the reports.
+      sections: one per photo; see `section`.
+      notes: which photos could not be explained.
+    """
+    settings, name = program.settings, program.engine.classifier.name
+    methods = _count(len(settings.methods), "method")
+    title = (
+        f"Why {name} predicts {sections[0].label}" if len(sections) == 1 else f"Why {name} decides as it does"
+    )
+    photos = "One photo," if len(sections) == 1 else f"{_count(len(sections), 'photo')}, each"
+    return pages.report_page(
+        sections,
+        title=title,
+        summary=f"{photos} explained by {methods}.",
+        limits=limits(program),
+        notes=notes,
+        made_with=f"Made with jaxplain {jaxplain.__version__}, jax {jax.__version__}. This file is complete.",
+    )
+
+
+def section(program: ReportProgram, photo: Photo, report: PhotoReport, number: int = 1) -> Section:
+    """Return one photo's section of the page, number `number` from 1."""
+    return pages.report_section(report_parts(program, photo, report), number)
+
+
+def report_parts(program: ReportProgram, photo: Photo, report: PhotoReport) -> Report:
+    """Return what the page shows of one photo."""
+    name = photo.path.name
+    return Report(
+        title=name,
+        label=program.engine.label(report.view),
+        probability=report.view.probability,
+        photo=Picture(report.view.pixels, f"the photo {name}", "The photo as the network sees it."),
+        findings=tuple(_findings(program, report)),
+        choices=tuple(_choices(program, report)),
+        cards=tuple(_card(program, report, one) for one in report.methods),
+        checks=tuple(_checks(program, report)),
+        check_words=check_words(program, report.methods, report.control),
+        graph=_graph_part(program, report),
+        figures=_figures(program, report),
+        facts=tuple(_facts(program, photo, report)),
+    )
+
+
+def title(program: ReportProgram, method: str) -> str:
+    """Return a method's name as papers write it."""
+    return program.specs[method].title
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _aucs(report: MethodReport) -> tuple[float, float]:
+    assert report.curves is not None
+    return float(report.curves.deletion_auc), float(report.curves.insertion_auc)
+
+
+def _choices(program: ReportProgram, report: PhotoReport) -> Iterator[Choice]:
+    """Yield the most probable classes, and the explained one if it is not among them."""
+    target = report.view.target
+    first = np.argsort(-report.probabilities)[:_CHOICES].tolist()
+    for index in [*first, *([] if target in first else [target])]:
+        label = program.engine.classifier.labels[index]
+        yield Choice(label, float(report.probabilities[index]), index == target)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# In short
+
+
+def _findings(program: ReportProgram, report: PhotoReport) -> Iterator[str]:
+    labels, order = program.engine.classifier.labels, np.argsort(-report.probabilities)
+    p = [probability_text(float(value)) for value in report.probabilities[order[:2]]]
+    second = f", then {labels[order[1]]} ({p[1]})" if len(order) > 1 else ""
+    yield f"{program.engine.classifier.name} predicts {labels[order[0]]} (p = {p[0]}){second}."
+    target = report.view.target
+    if target != order[0]:
+        chance = probability_text(report.view.probability)
+        yield f"This page explains {labels[target]} (p = {chance}), which is not the top prediction."
+    elif report.view.probability < 0.5:
+        yield "The network is not confident: the maps explain a guess."
+    measured = [one for one in report.methods if one.curves is not None]
+    if measured:
+        low = min(measured, key=lambda one: _aucs(one)[0])
+        high = max(measured, key=lambda one: _aucs(one)[1])
+        yield (
+            f"Lowest deletion AUC: {title(program, low.method)} ({_aucs(low)[0]:.3f}). "
+            f"Highest insertion AUC: {title(program, high.method)} ({_aucs(high)[1]:.3f})."
+        )
+    failed = [title(program, one.method) for one in report.methods if one.reason]
+    if failed:
+        yield f"Failed on this photo: {', '.join(failed)}."
+    if report.control is not None:
+        yield f"Sanity check: {check_words(program, report.methods, report.control)}"
+    if isinstance(report.graph, GraphedPhoto):
+        yield graph_words(program, report.graph)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Heatmaps
+
+
+def _overlay(report: PhotoReport, importance: np.ndarray) -> np.ndarray:
+    limits = overlay.robust_range(importance)
+    return overlay.overlay(report.view.pixels, importance, _ALPHA, limits=limits)
+
+
+def _card(program: ReportProgram, report: PhotoReport, one: MethodReport) -> Card:
+    name = title(program, one.method)
+    description = program.specs[one.method].description
+    if one.method.startswith(ABLATION):
+        description = f"An ablation of iGOS++. {description}"
+    if one.importance is None or one.curves is None:
+        return Card(name, description, reason=one.reason)
+    deletion_auc, insertion_auc = _aucs(one)
+    return Card(
+        name,
+        description,
+        Picture(_overlay(report, one.importance), f"heatmap of {name} over the photo"),
+        Curve(one.curves.fraction, one.curves.deletion, deletion_auc),
+        Curve(one.curves.fraction, one.curves.insertion, insertion_auc),
+        _reading(one),
+        verdict(one.check),
+    )
+
+
+def _reading(one: MethodReport) -> str:
+    """Describe the curves at the first fifth of the cells."""
+    assert one.curves is not None
+    fraction, deletion, insertion = (np.asarray(part) for part in one.curves[:3])
+    index = int(np.argmax(fraction >= _HEAD - 1e-6))
+    p = [probability_text(float(value)) for value in (deletion[0], deletion[index], insertion[index])]
+    return (
+        f"Hiding the {fraction[index]:.0%} of the cells that this map ranks highest changes p from {p[0]} to "
+        f"{p[1]}; showing only those cells gives {p[2]}."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The sanity check
+
+
+def verdict(check: SanityCheck | None) -> Verdict:
+    """Return the verdict of one map's sanity check.
+
+    Example:
+      >>> [verdict(SanityCheck(None, similarity, False)) for similarity in (0.1, 0.6, 1.0)]
+      ['passes', 'unclear', 'fails']
+    """
+    if check is None or math.isnan(check.similarity):
+        return "n/a"
+    return "passes" if check.similarity < PASSES else "fails" if check.similarity >= FAILS else "unclear"
+
+
+def verdict_words(check: SanityCheck, control: bool) -> str:
+    """Return the verdict of one map's sanity check in words."""
+    result = verdict(check)
+    if result == "n/a":
+        return "could not be computed"
+    if control:
+        return "fails, as it must" if result == "fails" else f"{result}, but must fail"
+    if check.constant:
+        return "passes: nothing is left of the map"
+    return {
+        "passes": "passes: the map is different",
+        "unclear": "unclear: part of the map does not depend on what the network has learned",
+        "fails": "fails: much the same map, although nothing is learned",
+    }[result]
+
+
+def check_words(program: ReportProgram, methods: Sequence[MethodReport], control: MethodReport | None) -> str:
+    """Return the sanity checks of all methods in words."""
+    by_verdict: dict[Verdict, list[str]] = {}
+    for one in methods:
+        if one.check is not None and one.method != CONTROL:
+            by_verdict.setdefault(verdict(one.check), []).append(title(program, one.method))
+    passed = len(by_verdict.get("passes", []))
+    total = sum(map(len, by_verdict.values()))
+    parts = (
+        [f"{passed} of {_count(total, 'method')} pass{'es' * (passed == 1 or total == 1)}."] if total else []
+    )
+    if "fails" in by_verdict:
+        parts.append(f"Do not read these as explanations: {', '.join(by_verdict['fails'])}.")
+    if "unclear" in by_verdict:
+        parts.append(f"Read with care: {', '.join(by_verdict['unclear'])}.")
+    if control is None or verdict(control.check) != "fails":
+        parts.append("The control did not fail as it must, so on this photo the check says little.")
+    else:
+        parts.append("The control, an edge detector, fails as it must.")
+    return " ".join(parts)
+
+
+def _checks(program: ReportProgram, report: PhotoReport) -> Iterator[CheckedMap]:
+    """Yield the control, then all methods that have a map."""
+    if report.control is None:
+        return
+    for one in [report.control, *(one for one in report.methods if one.method != CONTROL)]:
+        if one.importance is None or one.check is None:
+            continue
+        name, control, after = title(program, one.method), one.method == CONTROL, one.check.importance
+        caption = "shuffled: nothing is left" if one.check.constant else "shuffled"
+        yield CheckedMap(
+            f"{name} (control)" if control else name,
+            Picture(_overlay(report, one.importance), f"{name}, trained network", "trained"),
+            None if after is None else Picture(_overlay(report, after), f"{name}, shuffled network", caption),
+            one.check.similarity,
+            verdict(one.check),
+            verdict_words(one.check, control),
+            control,
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The attention graph
+
+
+def _graph_part(program: ReportProgram, report: PhotoReport) -> GraphPart | str | None:
+    graphed = report.graph
+    if not isinstance(graphed, GraphedPhoto):
+        return graphed
+    pixels, grid = graphed.view.pixels, graphed.graph.grid
+    photo = Picture(pixels, "the photo with all patches", "The whole photo: 100% of the score.")
+    everything = tuple(range(grid[0] * grid[1]))
+    shown = enumerate(_shown(graphed), 1)
+    pictures = (_explanation_picture(graphed, number, *one) for number, one in shown)
+    return GraphPart(
+        graphs.draw(graphed.graph.pruned(MAX_CHILDREN), pixels, graphed.hidden),
+        (_patch_picture(photo, everything, grid), *pictures),
+        graph_words(program, graphed),
+    )
+
+
+def _shown(graphed: GraphedPhoto) -> list[tuple[tuple[int, ...], float]]:
+    """Return patches and shares: of the graph's explanations, then of those least similar to them."""
+    result = graphed.result
+    found = {
+        tuple(np.flatnonzero(result.explanations[row]).tolist()): float(result.relative[row])
+        for row in np.flatnonzero(result.valid)
+    }
+    shown = {node.patches: node.relative for node in graphed.graph.explanations}
+    while len(shown) < min(_PICTURES, len(found)):
+        others = [patches for patches in found if patches not in shown]
+        next_one = min(others, key=lambda patches: _largest_overlap(patches, shown))
+        shown[next_one] = found[next_one]
+    return list(shown.items())
+
+
+def _largest_overlap(patches: tuple[int, ...], others: Iterable[tuple[int, ...]]) -> int:
+    return max((len(set(patches) & set(other)) for other in others), default=0)
+
+
+def _explanation_picture(
+    graphed: GraphedPhoto, number: int, patches: tuple[int, ...], share: float
+) -> PatchPicture:
+    grid = graphed.graph.grid
+    names = graphs.patch_names(patches, ", ")
+    picture = Picture(
+        graphs.masked_photo(graphed.view.pixels, graphed.hidden, patches, grid),
+        f"the photo with only the patches of explanation {number} visible",
+        f"Explanation {number}: {names} keep{'s' * (len(patches) < 2)} {share:.0%} of the score.",
+    )
+    return _patch_picture(picture, patches, grid)
+
+
+def _patch_picture(picture: Picture, patches: tuple[int, ...], grid: tuple[int, int]) -> PatchPicture:
+    boxes = graphs.outlines(grid)
+    return PatchPicture(picture, tuple((patch, boxes[patch]) for patch in patches))
+
+
+def graph_words(program: ReportProgram, graphed: GraphedPhoto) -> str:
+    """Return what the search for sufficient patches found, in a sentence or two."""
+    sizes, drawn, (rows, cols) = graphed.summary.sizes, len(graphed.graph.explanations), graphed.graph.grid
+    if not sizes:
+        return f"No small set of patches suffices: {graphed.status.message}."
+    kept = f"at least {graphed.graph.threshold:.0%} of the score"
+    if len(sizes) == 1:
+        return f"One minimal set of patches suffices: {sizes[0]} of {rows * cols} patches alone keep {kept}."
+    span = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
+    more = " or more" if graphed.status in (Status.BUFFER_FULL, Status.BUDGET_SPENT) else ""
+    which = f" The graph shows {drawn} of them{_selection(program, graphed)}." if drawn < len(sizes) else ""
+    return (
+        f"{len(sizes)}{more} minimal sets of patches suffice: in each, {span} of {rows * cols} patches alone "
+        f"keep {kept}.{which}"
+    )
+
+
+def _selection(program: ReportProgram, graphed: GraphedPhoto) -> str:
+    """Return how the explanations of the graph were chosen."""
+    assert isinstance(program.graphs, GraphProgram)
+    overlap = program.graphs.settings.max_overlap
+    shared = f"{overlap} patch{'es' * (overlap != 1)}"
+    if len(graphed.graph.explanations) > 1:
+        return f", which share at most {shared}"
+    return f", because any two share more than {shared}" if graphed.summary.exact else ""
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Settings and timings
+
+
+def _figures(program: ReportProgram, report: PhotoReport) -> Figures:
+    sanity = program.settings.sanity
+    head = ["method", "deletion AUC", "insertion AUC", *(["similarity, shuffled"] if sanity else [])]
+    rows = [_row(program, one) for one in report.methods]
+    best = set()
+    for column, pick in ((1, min), (2, max)):
+        cells = [row[column] for row in rows if row[column] != "-"]
+        best |= {(index, column) for index, row in enumerate(rows) if cells and row[column] == pick(cells)}
+    if isinstance(report.graph, GraphedPhoto):
+        rows.append(_graph_row(program, report.graph))
+    head += ["model evaluations", "seconds", "seconds to compile"]
+    return Figures(tuple(head), tuple(rows), frozenset(best))
+
+
+def _row(program: ReportProgram, one: MethodReport) -> tuple[str, ...]:
+    aucs = ("-", "-") if one.curves is None else tuple(f"{auc:.3f}" for auc in _aucs(one))
+    similarity = (
+        (probability_text(one.check.similarity) if one.check else "-",) if program.settings.sanity else ()
+    )
+    cost = "-" if one.evaluations is None else f"{one.evaluations:,}"
+    seconds = f"{one.seconds:.2f}" if one.seconds else "-"
+    return (title(program, one.method), *aucs, *similarity, cost, seconds, f"{one.compile_seconds:.1f}")
+
+
+def _graph_row(program: ReportProgram, graphed: GraphedPhoto) -> tuple[str, ...]:
+    assert isinstance(program.graphs, GraphProgram)
+    blank = ["-"] * (3 if program.settings.sanity else 2)
+    evaluations = f"{int(graphed.result.evaluations):,}"
+    seconds = f"{sum(graphed.seconds.values()):.2f}"
+    return ("Attention graph", *blank, evaluations, seconds, f"{program.graphs.compile_seconds:.1f}")
+
+
+def _facts(program: ReportProgram, photo: Photo, report: PhotoReport) -> Iterator[tuple[str, str]]:
+    settings, classifier, made = program.settings, program.engine.classifier, origin(photo)
+    rows, cols = classifier.spec.size
+    height, width = photo.rgb.shape[:2]
+    yield "photo", f"{photo.path.name}, {width} x {height} pixels"
+    yield "SHA-256 of its file", photo.sha256
+    yield "network", f"{classifier.name}, input {rows} x {cols}, {len(classifier.labels)} classes"
+    yield "digest of its weights", weights_digest(classifier)
+    label = program.engine.label(report.view)
+    yield "explained", f"softmax probability of {label} ({report.view.target})"
+    yield "baseline", f"{settings.baseline}, the same for all maps, curves and the graph"
+    yield "maps", f"{settings.size} x {settings.size} cells, curves of about {settings.curve_steps} steps"
+    yield "seed", str(settings.seed)
+    if isinstance(report.graph, GraphedPhoto) and isinstance(program.graphs, GraphProgram):
+        search = program.graphs.settings
+        yield (
+            "attention graph",
+            f"grid {search.grid[0]} x {search.grid[1]}, beam width {search.beam_width}, "
+            f"{search.candidates or 'all'} candidates, up to {search.max_size} patches; "
+            f"search: {report.graph.status.name.lower().replace('_', ' ')}",
+        )
+    yield (
+        "time",
+        f"{report.seconds:.1f} s for this photo; {program.compile_seconds:.1f} s to compile, for all photos",
+    )
+    yield "software", f"jaxplain {made['jaxplain']}, jax {made['jax']}, {made['device']}"
+    yield "command", _command(program, photo, report)
+
+
+def _command(program: ReportProgram, photo: Photo, report: PhotoReport) -> str:
+    """Return the command that makes the report again; of the photo's path only the name."""
+    settings = program.settings
+    words = ["jaxplain", "report", photo.path.name, "--model", program.engine.classifier.name]
+    words += ["--target", str(report.view.target), "--methods", ",".join(settings.methods)]
+    words += ["--size", str(settings.size), "--baseline", settings.baseline, "--seed", str(settings.seed)]
+    words += ["--no-sanity"] * (not settings.sanity) + ["--no-sag"] * (not settings.sag)
+    return shlex.join(words)
+
+
+def limits(program: ReportProgram) -> list[str]:
+    """Return what a report cannot tell."""
+    settings = program.settings
+    texts = [
+        "Everything here is about this network on these photos. It shows what the network's score reacts to: "
+        "not that the network is right, and not what a person would see.",
+        f"Whatever is hidden is replaced by the baseline ({settings.baseline}). Such pictures are unlike the "
+        "photos that the network was trained on, and another baseline gives other maps and curves.",
+        f"All maps are shown and measured at {settings.size} x {settings.size} cells; finer detail is "
+        "averaged.",
+        "An AUC ranks maps by what the network does, not by how well people understand them. One photo does "
+        "not prove one method better than another: jaxplain compare measures many photos.",
+        "The network's probability is not the chance that it is right.",
+    ]
+    if settings.sanity:
+        texts.append(
+            "The sanity check is one shuffle on one photo, and its limits of "
+            f"{PASSES} and {FAILS} are conventions. Passing is necessary for an explanation, not sufficient."
+        )
+    if settings.sag:
+        texts.append(
+            "The search for sufficient patches finds many sets, but not necessarily all. Patches are coarse, "
+            "and that a set suffices with this baseline says nothing about other baselines."
+        )
+    return texts

@@ -1,0 +1,439 @@
+"""Comparisons: methods x measures x sizes on photos, in one table that anyone can make again.
+
+Photos are the outer loop: each is read and decoded once, and made ready once per classifier. Every program is
+compiled once, when it is first needed.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+import jaxplain
+from jaxplain import metrics
+from jaxplain.checks import check_choice, check_positive_int, check_seed
+from jaxplain.explanation import Explanation, Status
+from jaxplain.files import OutputError
+from jaxplain.images import ImageError
+from jaxplain.methods import METHODS, MethodSpec, as_spec, choose, takes
+from jaxplain.perturb import BASELINES, resizing_matrix
+from jaxplain.runs.engine import Engine, Outcome, Step, View, explain_step
+from jaxplain.runs.heatmaps import check_size
+from jaxplain.runs.measures import DEFAULT_MEASURES, MEASURES, MeasuredMap
+from jaxplain.runs.photos import PhotoFile, read_file
+from jaxplain.runs.records import error_line, number, numbers, weights_digest
+from jaxplain.runs.sinks import FAILED, OK, MapFolder, Row, RowFile
+from jaxplain.runs.subject import method_key
+
+Method = MethodSpec | Callable[..., Any]
+OnProgress = Callable[[str, int], None]
+
+DEFAULT_METHODS = tuple(
+    name
+    for name in (
+        "random",
+        "edges",
+        "gradient",
+        "integrated-gradients",
+        "smooth-grad",
+        "grad-cam",
+        "meaningful-perturbation",
+        "igos",
+        "igos+",
+        "igos++",
+    )
+    if name in METHODS
+)
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """What is the same for all rows of a comparison.
+
+    Raises:
+      ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
+    """
+
+    measures: tuple[str, ...] = DEFAULT_MEASURES
+    baseline: str = "blur"
+    seed: int = 0
+    curve_steps: int = 50
+
+    def __post_init__(self) -> None:
+        for name in self.measures:
+            check_choice(name, MEASURES, "measure")
+        check_choice(self.baseline, BASELINES, "baseline")
+        check_seed(self.seed)
+        check_positive_int(self.curve_steps, "curve_steps")
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as the file of rows holds them."""
+        return {
+            "jaxplain": jaxplain.__version__,
+            "measures": list(self.measures),
+            "baseline": self.baseline,
+            "seed": self.seed,
+            "curve_steps": self.curve_steps,
+        }
+
+
+class Comparison(NamedTuple):
+    """The rows of a comparison, in the order of classifiers, sizes, methods and photos."""
+
+    settings: CompareSettings
+    rows: list[Row]
+    maps: MapFolder
+    photos: dict[str, Path]  # by the SHA-256 of their files, each content once
+    sizes: tuple[int, ...]
+    unreadable: list[str]  # why photos could not be read
+
+
+class _Task(NamedTuple):
+    """One compiled step, and the sizes that its map is measured at."""
+
+    method: str
+    step: Step
+    sizes: tuple[int, ...]
+
+
+@dataclass
+class _Lane:
+    """One classifier of a comparison and its engine."""
+
+    engine: Engine
+    digest: str  # of the weights
+    tasks: list[_Task]
+    failed: dict[str, str] = field(default_factory=dict)  # steps that cannot be compiled, with the reason
+    randomized: Any = None  # the classifier with all parameters shuffled
+
+    def key(self, task: _Task, sha256: str, size: int) -> tuple[str, str, str, str, int]:
+        return sha256, self.engine.classifier.name, self.digest, task.method, size
+
+
+def compare(
+    photos: Iterable[Path],
+    classifiers: Sequence[Any],
+    methods: Iterable[str] | Mapping[str, Method] | None = None,
+    *,
+    sizes: Sequence[int] = (28,),
+    settings: CompareSettings | None = None,
+    rows: RowFile | None = None,
+    maps: MapFolder | None = None,
+    keep_maps: int = 8,
+    on_progress: OnProgress = lambda doing, rows: None,
+) -> Comparison:
+    """Run methods on photos and measure their maps.
+
+    Args:
+      photos: files; copies of a photo count once.
+      classifiers: of the zoo, or anything with the same attributes. The top prediction is explained.
+      methods: names of the registry, or methods by name; see `jaxplain.explanation.Method` for what a
+        function of your own must take and return. None: the default ones.
+      sizes: rows and columns of the maps that are measured. A method without the option `size` runs once per
+        photo and is measured at every size.
+      settings: the measures, baseline and seed.
+      rows: where rows are kept; those that it holds are not made again, unless they failed.
+      maps: where the maps of the first photos are kept, for contact sheets.
+      keep_maps: of how many photos.
+      on_progress: called with what is being done, and the number of rows completed since the last call.
+
+    Returns:
+      The rows. A method that fails on a photo is a row of status "failed" with its reason; the others are
+      not affected.
+
+    Raises:
+      ValueError, TypeError: no photo, none that can be read, an unknown name, or a size finer than a
+        classifier's input.
+
+    Example:
+      >>> import jaxplain as jx
+      >>> from jaxplain.methods import METHODS
+      >>> from jaxplain.runs.compare import compare
+      >>> def brightness(score, image, baseline):
+      ...     return image.mean(-1)
+      >>> comparison = compare(  # doctest: +SKIP
+      ...     ["cat.jpg"], [jx.zoo.load("efficientnet-lite0")], METHODS | {"brightness": brightness}
+      ... )
+    """
+    settings = CompareSettings() if settings is None else settings
+    chosen = choose_methods(methods)
+    sizes = tuple(dict.fromkeys(check_positive_int(size, "size") for size in sizes))
+    check_sizes(sizes, classifiers)
+    rows = RowFile(None, settings.record()) if rows is None else rows
+    maps = MapFolder(None) if maps is None else maps
+    lanes = [_lane(classifier, chosen, sizes, settings) for classifier in classifiers]
+    run = _Run(settings, lanes, rows, maps, keep_maps, on_progress)
+    paths = list(map(Path, photos))
+    if not paths:
+        raise ValueError("there is no photo to compare on: photos must name at least one file.")
+    for path in paths:
+        run.photo(path)
+    if not run.photos:
+        raise ValueError(f"none of {len(paths)} photos can be read: {run.unreadable[0]}")
+    return _comparison(run, chosen, sizes)
+
+
+def choose_methods(methods: Iterable[str] | Mapping[str, Method] | None) -> dict[str, MethodSpec]:
+    """Return methods by name, from names of the registry or from functions of your own.
+
+    Raises:
+      ValueError: no method, or an unknown one; suggests the nearest ones.
+      TypeError: a method that is not a function.
+    """
+    if not isinstance(methods, Mapping):
+        return choose(DEFAULT_METHODS if methods is None else methods)
+    return {name: as_spec(method, name) for name, method in choose(methods, methods).items()}  # type: ignore[arg-type]
+
+
+def check_sizes(sizes: Sequence[int], classifiers: Sequence[Any]) -> None:
+    """Raise a ValueError unless there are sizes and classifiers, and the sizes fit all inputs."""
+    if not sizes or not classifiers:
+        raise ValueError("a comparison needs at least one size and one classifier.")
+    for classifier in classifiers:
+        check_size(max(sizes), classifier)
+
+
+def planned_rows(
+    methods: Mapping[str, Any], sizes: Sequence[int], classifiers: Sequence[Any], photos: int
+) -> int:
+    """Return how many rows a comparison has."""
+    return len(methods) * len(sizes) * len(classifiers) * photos
+
+
+def finished_part(
+    photos: Iterable[Path],
+    classifiers: Sequence[Any],
+    methods: Mapping[str, MethodSpec],
+    *,
+    sizes: Sequence[int],
+    settings: CompareSettings,
+    rows: RowFile,
+    maps: MapFolder,
+) -> Comparison:
+    """Return the rows that an interrupted comparison has so far; see `compare` for the arguments."""
+    lanes = [_lane(classifier, methods, tuple(sizes), settings) for classifier in classifiers]
+    run = _Run(settings, lanes, rows, maps, 0, lambda doing, rows: None)
+    for path in photos:
+        run.read(Path(path))
+    return _comparison(run, methods, tuple(sizes))
+
+
+def photo_pixels(comparison: Comparison, classifier: Any, sha256: str) -> np.ndarray:
+    """Return a photo of a comparison as the classifier sees it, uint8 [H, W, 3], for contact sheets.
+
+    Raises:
+      ImageError: its file can no longer be read.
+    """
+    return classifier.crop_and_resize(read_file(comparison.photos[sha256]).decode().rgb)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The run
+
+
+class _Run:
+    """Takes photos through all classifiers and methods, and keeps the rows."""
+
+    def __init__(
+        self,
+        settings: CompareSettings,
+        lanes: list[_Lane],
+        rows: RowFile,
+        maps: MapFolder,
+        keep_maps: int,
+        on_progress: OnProgress,
+    ) -> None:
+        self.settings, self.lanes, self.rows, self.maps = settings, lanes, rows, maps
+        self.keep_maps, self.on_progress = keep_maps, on_progress
+        self.photos: dict[str, Path] = {}
+        self.unreadable: list[str] = []
+
+    def read(self, path: Path) -> PhotoFile | None:
+        """Read a file; None for one that cannot be read and for a copy of an earlier one."""
+        try:
+            file = read_file(path)
+        except ImageError as error:
+            self.unreadable.append(str(error))
+            return None
+        if file.sha256 in self.photos:
+            return None
+        self.photos[file.sha256] = path
+        return file
+
+    def photo(self, path: Path) -> None:
+        """Make the rows of one photo that are missing."""
+        file = self.read(path)
+        keeps = len(self.photos) <= self.keep_maps
+        missing = []
+        for lane in self.lanes:
+            for task in lane.tasks:
+                if file is None or self._done(lane, task, file.sha256, keeps):
+                    self.on_progress(path.name, len(task.sizes))
+                else:
+                    missing.append((lane, task))
+        if file is None or not missing:
+            return
+        try:
+            rgb = file.decode().rgb
+        except ImageError as error:
+            del self.photos[file.sha256]
+            self.unreadable.append(str(error))
+            self.on_progress(path.name, sum(len(task.sizes) for _, task in missing))
+            return
+        views: dict[int, View] = {}
+        for lane, task in missing:
+            for row in self._explained(lane, task, file, rgb, views, keeps):
+                self.rows.add(row)
+            self.on_progress(path.name, len(task.sizes))
+
+    def _done(self, lane: _Lane, task: _Task, sha256: str, keeps: bool) -> bool:
+        keys = [lane.key(task, sha256, size) for size in task.sizes]
+        return all(self.rows.done(key) and (not keeps or self.maps.get(key) is not None) for key in keys)
+
+    def _explained(
+        self, lane: _Lane, task: _Task, file: PhotoFile, rgb: np.ndarray, views: dict[int, View], keeps: bool
+    ) -> list[Row]:
+        """Return the rows of one photo and method, one for each size."""
+        name = lane.engine.classifier.name
+        blank = [
+            Row(file.path.name, file.sha256, name, lane.digest, task.method, size, FAILED)
+            for size in task.sizes
+        ]
+        try:
+            if not self._compiled(lane, task):
+                return [replace(row, reason=lane.failed[task.step.name]) for row in blank]
+            self.on_progress(f"{task.method} {file.path.name}", 0)
+            if id(lane) not in views:
+                views[id(lane)] = lane.engine.view(rgb)
+            return list(self._measured(lane, task, views[id(lane)], blank, keeps))
+        except OutputError:  # nothing more can be kept: the run ends with what it has
+            raise
+        except Exception as error:  # a user's method may raise anything; its rows say what
+            return [replace(row, reason=error_line(error)) for row in blank]
+
+    def _compiled(self, lane: _Lane, task: _Task) -> bool:
+        """Compile the task's step where that was not done before; False if it cannot be."""
+        if task.step.name not in lane.failed and not lane.engine.knows(task.step):
+            self.on_progress(f"compiling {task.method}", 0)
+            try:
+                lane.engine.compile(task.step)
+            except Exception as error:
+                lane.failed[task.step.name] = error_line(error)
+        return task.step.name not in lane.failed
+
+    def _measured(self, lane: _Lane, task: _Task, view: View, blank: list[Row], keeps: bool) -> Iterator[Row]:
+        outcome = lane.engine.run(task.step, view)
+        explanation: Explanation = outcome.value
+        others = _other_maps(lane, task, view, self.settings)
+        status = Status(int(explanation.status))
+        for row in blank:
+            row = _described(row, lane.engine.label(view), view, outcome)
+            importance = at_size(explanation.importance, row.size)
+            if status is not Status.OK:
+                yield replace(row, reason=status.message)
+            elif np.ptp(importance) == 0:
+                yield replace(row, reason="the map is constant")
+            else:
+                if keeps:
+                    self.maps.add(row.key, importance)
+                yield self._with_values(lane, view, row, importance, others)
+
+    def _with_values(
+        self, lane: _Lane, view: View, row: Row, importance: np.ndarray, others: dict[str, np.ndarray]
+    ) -> Row:
+        curves, confidence = lane.engine.measure(view, importance, self.settings.curve_steps)
+        resized = {name: jnp.asarray(at_size(other, row.size)) for name, other in others.items()}
+        values = measure_map(
+            MeasuredMap(jnp.asarray(importance), curves, confidence, **resized), self.settings.measures
+        )
+        return replace(
+            row,
+            status=OK,
+            values={name: number(values[name]) for name in self.settings.measures},
+            fraction=numbers(curves.fraction),
+            deletion=numbers(curves.deletion),
+            insertion=numbers(curves.insertion),
+        )
+
+
+def _lane(
+    classifier: Any, methods: Mapping[str, MethodSpec], sizes: tuple[int, ...], settings: CompareSettings
+) -> _Lane:
+    engine = Engine(classifier, baseline=settings.baseline, seed=settings.seed)
+    tasks = []
+    for name, spec in methods.items():
+        if takes(spec.function, "size"):
+            tasks += [_Task(name, explain_step(name, spec, {"size": size}), (size,)) for size in sizes]
+        else:
+            tasks.append(_Task(name, explain_step(name, spec, {}), sizes))
+    return _Lane(engine, weights_digest(classifier), tasks)
+
+
+def _comparison(run: _Run, methods: Mapping[str, Any], sizes: tuple[int, ...]) -> Comparison:
+    known = {row.key: row for row in run.rows}
+    keys = [
+        (sha256, lane.engine.classifier.name, lane.digest, name, size)
+        for lane in run.lanes
+        for size in sizes
+        for name in methods
+        for sha256 in run.photos
+    ]
+    rows = [known[key] for key in keys if key in known]
+    return Comparison(run.settings, rows, run.maps, run.photos, sizes, run.unreadable)
+
+
+def _described(row: Row, label: str, view: View, outcome: Outcome) -> Row:
+    evaluations = int(outcome.value.evaluations)
+    return replace(
+        row,
+        label=label,
+        probability=number(view.probability),
+        seconds=round(outcome.seconds, 4),
+        evaluations=None if evaluations < 0 else evaluations,
+    )
+
+
+def _other_maps(lane: _Lane, task: _Task, view: View, settings: CompareSettings) -> dict[str, np.ndarray]:
+    """Return the further maps that the measures need, by the same program."""
+    engine, needs = lane.engine, {MEASURES[name].needs for name in settings.measures}
+    others = {}
+    if "randomized" in needs:
+        if lane.randomized is None:
+            lane.randomized = randomized(engine.classifier, view.subject.image, settings.seed)
+        others["randomized"] = engine.run(task.step, view, lane.randomized).value.importance
+    if "other_class" in needs:
+        target = _other_class(view, len(engine.classifier.labels))
+        other = view._replace(subject=view.subject._replace(target=target))
+        others["other_class"] = engine.run(task.step, other).value.importance
+    return others
+
+
+def _other_class(view: View, classes: int) -> Array:
+    """Draw a class at random among all others."""
+    step = jax.random.randint(method_key(view.subject.key, "other class"), (), 1, classes)
+    return ((view.subject.target + step) % classes).astype(jnp.int32)
+
+
+def randomized(classifier: Any, image: Array, seed: int) -> Any:
+    """Return the classifier with all parameters shuffled; only the shape of the image [H, W, C] counts."""
+    first = metrics.layer_names(classifier, image)[-1]
+    [copy] = metrics.randomize(classifier, image, key=jax.random.key(seed), layers=[first])
+    return copy.classifier
+
+
+def at_size(importance: Any, size: int) -> np.ndarray:
+    """Resize a map [h, w] to [size, size] as `jaxplain.perturb.resize_map` does, on the host."""
+    rows, cols = (resizing_matrix(side, size).astype(np.float64) for side in importance.shape)
+    return np.asarray(rows @ np.asarray(importance, np.float64) @ cols.T, np.float32)
+
+
+@partial(jax.jit, static_argnames="names")
+def measure_map(measured: MeasuredMap, names: tuple[str, ...]) -> dict[str, Array]:
+    """Compute measures of one map, by name."""
+    return {name: MEASURES[name].compute(measured) for name in names}

@@ -1,0 +1,347 @@
+"""Data sets: the images of a batch run, from a folder, a list or any iterable, read ahead in threads.
+
+Each image has an identity, which names its row in the results. Its random key comes from its content.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import chain, islice
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from jaxplain.images import ImageError, load_image
+from jaxplain.runs.photos import photos_below
+from jaxplain.runs.records import error_line
+from jaxplain.runs.store import ResultStore, RowStatus
+from jaxplain.runs.subject import Request, request
+
+
+class Example(NamedTuple):
+    """One image to explain."""
+
+    identity: str  # unique in the run, and the same in every run
+    image: np.ndarray  # [H, W, C]: float32 in model space, or uint8 pixels, which the classifier normalizes
+    target: int | None = None  # class index; None: the top prediction
+
+
+class Dataset(Protocol):
+    """Images in random access, as needed by several hosts and for resuming."""
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """One identity per image."""
+        ...
+
+    def load(self, index: int) -> Example:
+        """Read one image; called by several threads at once.
+
+        Raises:
+          Exception: the image cannot be read. Its row records why, and the run continues.
+        """
+        ...
+
+
+class Photos:
+    """Photo files as a classifier of the zoo sees them; identities are paths relative to `root`.
+
+    Args:
+      paths: the files.
+      classifier: anything with `crop_and_resize(rgb) -> rgb`.
+      root: None: identities are the paths as given.
+      target: class index for all; None: the top prediction of each photo.
+    """
+
+    def __init__(
+        self, paths: Iterable[Path], classifier: Any, *, root: Path | None = None, target: int | None = None
+    ) -> None:
+        self._paths, self._classifier, self._target = list(paths), classifier, target
+        self.identities = [_relative(path, root) for path in self._paths]
+
+    def load(self, index: int) -> Example:
+        """Return the part of a photo that the classifier sees, as uint8 pixels.
+
+        Raises:
+          ImageError: the file cannot be used as a photo.
+        """
+        pixels = self._classifier.crop_and_resize(load_image(self._paths[index]))
+        return Example(self.identities[index], pixels, self._target)
+
+
+class _ExampleList:
+    """A list of examples as a `Dataset`."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        self.identities = [example.identity for example in examples]
+
+    def load(self, index: int) -> Example:
+        return self._examples[index]
+
+
+class Stream:
+    """The examples of any iterable, in order; their number is unknown until it ends."""
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        self._examples = examples
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self._examples)
+
+
+class ImageFormat(NamedTuple):
+    """Shape and dtype of every image of a run."""
+
+    shape: tuple[int, ...]  # (H, W, C)
+    dtype: str  # "uint8" or "float32"
+
+
+def as_dataset(dataset: Any, model: Any) -> Dataset | Stream:
+    """Return a folder, a list of paths or of `Example`, or an iterable of `Example` as a data set.
+
+    Raises:
+      TypeError: something else; or photos for a model without `crop_and_resize`.
+      ValueError: a folder without photos, an empty list, or an identity that is empty or occurs twice.
+    """
+    result: Dataset
+    if hasattr(dataset, "identities") and hasattr(dataset, "load"):
+        result = dataset
+    elif isinstance(dataset, str | PathLike):
+        root = Path(dataset)
+        result = Photos(photos_below(root), _check_crops(model), root=root)
+    elif isinstance(dataset, Sequence) and all(isinstance(item, str | PathLike) for item in dataset):
+        result = Photos(map(Path, dataset), _check_crops(model))
+    elif isinstance(dataset, Sequence) and all(isinstance(item, Example) for item in dataset):
+        result = _ExampleList(dataset)
+    elif isinstance(dataset, Iterable) and not isinstance(dataset, Sequence):
+        return Stream(dataset)
+    else:
+        kinds = "a folder, a list of paths or of Example, an iterable of Example, or a Dataset"
+        raise TypeError(f"dataset must be {kinds}, got {type(dataset).__name__}.")
+    if not len(result.identities):
+        raise ValueError("there is no image to explain: the data set is empty.")
+    seen: set[str] = set()
+    for identity in result.identities:
+        _check_identity(identity, seen)
+    return result
+
+
+def _check_crops(model: Any) -> Any:
+    if not hasattr(model, "crop_and_resize"):
+        raise TypeError(
+            "photos need a model with crop_and_resize and normalize, such as those of jaxplain.zoo; for your "
+            "own model, pass Example(identity, image in model space) instead of paths."
+        )
+    return model
+
+
+def _check_identity(identity: str, seen: set[str]) -> None:
+    """Raise a ValueError unless an identity is a new, non-empty text; then add it to `seen`."""
+    if not isinstance(identity, str) or not identity:
+        raise ValueError(f"an identity must be a text that is not empty, got {identity!r}.")
+    if identity in seen:
+        raise ValueError(f"two images have the identity {identity!r}; each must have its own.")
+    seen.add(identity)
+
+
+def _relative(path: Path, root: Path | None) -> str:
+    """Return a path as storable text; bytes of a file name that are not Unicode are escaped."""
+    name = (path if root is None else path.relative_to(root)).as_posix()
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Reading
+
+
+class ReadTask(NamedTuple):
+    """A pending row, and how to read its image."""
+
+    row: int
+    identity: str
+    load: Callable[[], Example]
+
+
+class LoadedImage(NamedTuple):
+    """The image of a row, or the reason why there is none."""
+
+    row: int
+    request: Request | None
+    reason: str = ""
+
+
+class LoadedGroup(NamedTuple):
+    """The images of one step, and the rows that failed before it."""
+
+    ready: list[LoadedImage]
+    failed: list[LoadedImage]
+
+
+def load_groups(
+    tasks: Iterable[ReadTask], image_format: ImageFormat, size: int, threads: int
+) -> Iterator[LoadedGroup]:
+    """Read images in order, `size` readable ones per group; at most two groups are held in memory."""
+    ready: list[LoadedImage] = []
+    failed: list[LoadedImage] = []
+    for image in _read_ahead(tasks, image_format, threads, ahead=max(size, threads)):
+        (failed if image.request is None else ready).append(image)
+        if len(ready) == size or len(failed) == size:
+            yield LoadedGroup(ready, failed)
+            ready, failed = [], []
+    if ready or failed:
+        yield LoadedGroup(ready, failed)
+
+
+def _read_ahead(
+    tasks: Iterable[ReadTask], image_format: ImageFormat, threads: int, ahead: int
+) -> Iterator[LoadedImage]:
+    tasks = iter(tasks)
+    with ThreadPoolExecutor(threads, thread_name_prefix="jaxplain-load") as pool:
+        reading: deque[Future[LoadedImage]] = deque(
+            pool.submit(load_task, task, image_format) for task in islice(tasks, ahead)
+        )
+        try:
+            while reading:
+                yield reading.popleft().result()
+                reading.extend(pool.submit(load_task, task, image_format) for task in islice(tasks, 1))
+        finally:
+            for future in reading:
+                future.cancel()
+
+
+def load_task(task: ReadTask, image_format: ImageFormat | None) -> LoadedImage:
+    """Read one image and check it against the others (None: it is the first); an error becomes the reason."""
+    try:
+        example = task.load()
+        found = _format_of(example.image)
+        reason = _mismatch(example.image, found, image_format)
+        prepared = None if reason else request(example.image, example.target)
+    except ImageError as error:
+        prepared, reason = None, str(error)
+    except Exception as error:  # a user's data set may raise anything
+        prepared, reason = None, error_line(error)
+    return LoadedImage(task.row, prepared, reason)
+
+
+def _format_of(image: Any) -> ImageFormat:
+    image = np.asarray(image)
+    if image.ndim != 3 or 0 in image.shape:
+        raise ValueError(f"an image must be [H, W, C], got shape {image.shape}.")
+    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
+        raise TypeError(f"an image must be uint8 pixels or floats in model space, got {image.dtype}.")
+    return ImageFormat(image.shape, "uint8" if image.dtype == np.uint8 else "float32")
+
+
+def _mismatch(image: Any, found: ImageFormat, expected: ImageFormat | None) -> str:
+    if expected is not None and found != expected:
+        return (
+            f"the image is {found.dtype} {found.shape}, but the first image of the run is {expected.dtype} "
+            f"{expected.shape}"
+        )
+    if found.dtype == "float32" and not np.isfinite(image).all():
+        return "the image holds NaN or infinite values"
+    return ""
+
+
+def probe_format(source: Dataset | Stream) -> tuple[Dataset | Stream, ImageFormat]:
+    """Return the format of the first usable image, and the data set with that image still in it.
+
+    Raises:
+      ValueError: no image is usable.
+    """
+    if isinstance(source, Stream):
+        rest = iter(source)
+        head: list[Example] = []
+        for example in rest:
+            head.append(example)
+            if load_task(_given(0, example), None).request is not None:
+                return Stream(chain(head, rest)), _format_of(example.image)
+        raise ValueError(
+            f"none of {len(head)} images is usable: each must be an Example with a finite image."
+        )
+    reason = ""
+    for index, identity in enumerate(source.identities):
+        loaded = load_task(ReadTask(index, identity, partial(source.load, index)), None)
+        if loaded.request is not None:
+            return source, _format_of(loaded.request.image)
+        reason = reason or loaded.reason
+    raise ValueError(f"none of {len(source.identities)} images can be read: {reason}")
+
+
+def _given(row: int, example: Example) -> ReadTask:
+    return ReadTask(row, example.identity, lambda: example)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is left to do
+
+
+class WorkPlan:
+    """The pending rows of a store, and where their images come from.
+
+    Args:
+      store: with a row for every image of a data set; a stream adds its rows as it goes.
+      source: the images.
+      chunks: numbers of the store's chunks that this process explains.
+      retry_failed: whether rows that failed in an earlier run are tried again.
+    """
+
+    def __init__(
+        self, store: ResultStore, source: Dataset | Stream, chunks: range, *, retry_failed: bool
+    ) -> None:
+        self.store, self._source, self._chunks = store, source, chunks
+        final = (RowStatus.OK,) if retry_failed else (RowStatus.OK, RowStatus.FAILED)
+        self._done = {row for row, status in enumerate(store.status()) if status in final}
+        self._rows = {identity: row for row, identity in enumerate(store.identities()) if identity}
+        self._used = max(self._rows.values(), default=-1) + 1  # rows of a stream
+        self.before = 0  # rows that were finished already
+        self.total: int | None = None  # rows of this process; None for a stream
+        if not isinstance(source, Stream):
+            own = [row for _, row in self._own(source)]
+            self.total, self.before = len(own), sum(row in self._done for row in own)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.total is not None and self.before == self.total
+
+    def tasks(self) -> Iterator[ReadTask]:
+        """Yield what is pending, in the order of the data set."""
+        if isinstance(self._source, Stream):
+            yield from self._streamed(self._source)
+            return
+        for index, row in self._own(self._source):
+            if row not in self._done:
+                yield ReadTask(row, self._source.identities[index], partial(self._source.load, index))
+
+    def _own(self, source: Dataset) -> Iterator[tuple[int, int]]:
+        """Yield (index in the data set, row) of the images of this process."""
+        for index, identity in enumerate(source.identities):
+            row = self._rows[identity]
+            if row // self.store.chunk_rows in self._chunks:
+                yield index, row
+
+    def _streamed(self, stream: Iterable[Example]) -> Iterator[ReadTask]:
+        seen: set[str] = set()
+        for example in stream:
+            _check_identity(example.identity, seen)
+            row = self._rows.get(example.identity)
+            if row is None:
+                row = self._rows[example.identity] = self._new_row(example.identity)
+            if row in self._done:
+                self.before += 1
+            else:
+                yield _given(row, example)
+        self.store.resize(self._used)
+
+    def _new_row(self, identity: str) -> int:
+        """Return a row for an image of a stream; the store grows by whole chunks."""
+        row, self._used = self._used, self._used + 1
+        if row >= len(self.store):
+            self.store.resize(row + self.store.chunk_rows)
+        self.store.write_identities({row: identity})
+        return row

@@ -1,0 +1,296 @@
+"""Attention graphs of photos: the work of `jaxplain sag` and `jaxplain sag-stats`."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxplain import sag
+from jaxplain.checks import check_choice, check_positive_int, check_seed
+from jaxplain.explanation import Status
+from jaxplain.perturb import BASELINES
+from jaxplain.runs.engine import Engine, Program, Step, View
+from jaxplain.runs.photos import Photo
+from jaxplain.runs.records import number, origin, to_json
+from jaxplain.runs.subject import Subject
+from jaxplain.scores import KINDS, class_score
+
+RECORD = "sag.json"  # the file that marks a folder as a result
+EXPAND_ABOVE = 0.4  # share of the image's score
+MAX_CHILDREN = 3  # of a node that are drawn
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """What is done with every photo of a run.
+
+    Raises:
+      ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
+    """
+
+    grid: tuple[int, int] = (7, 7)
+    beam_width: int = 5
+    candidates: int | None = 15  # patches that each set proposes; None: all
+    threshold: float = 0.9
+    max_size: int = 20
+    max_explanations: int = 30
+    max_overlap: int = 1  # patches that two explanations of the graph may share
+    shown: int = 3  # explanations in the graph, at most
+    target: int | None = None  # class index; None: the top prediction of each photo
+    baseline: str = "blur"
+    kind: str = "probability"  # of the score
+    seed: int = 0  # of a random baseline
+    batch_size: int | None = None  # images per model call; None chooses by platform
+
+    def __post_init__(self) -> None:
+        check_choice(self.baseline, BASELINES, "baseline")
+        check_choice(self.kind, KINDS, "score kind")
+        check_seed(self.seed)
+        for name in ("beam_width", "max_size", "max_explanations", "shown"):
+            check_positive_int(getattr(self, name), name)
+        for name in ("candidates", "batch_size"):
+            if getattr(self, name) is not None:
+                check_positive_int(getattr(self, name), name)
+        for side in self.grid:
+            check_positive_int(side, "grid")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must be above 0 and at most 1, got {self.threshold}.")
+        if self.max_overlap < 0:
+            raise ValueError(f"max_overlap must be at least 0, got {self.max_overlap}.")
+
+
+class GraphProgram(NamedTuple):
+    """Settings compiled for a classifier; every photo of a run goes through it."""
+
+    settings: GraphSettings
+    engine: Engine
+    program: Program
+    compile_seconds: float
+
+
+class GraphedPhoto(NamedTuple):
+    """The minimal sufficient explanations of one photo, and their graph."""
+
+    view: View
+    hidden: np.ndarray  # uint8 [H, W, 3], the baseline as a picture
+    label: str
+    result: sag.SearchResult  # all explanations found
+    diverse: sag.DiverseSubset  # the largest subset with little overlap
+    graph: sag.AttentionGraph  # of the first few of the subset
+    summary: sag.Summary
+    seconds: dict[str, float]  # "search" and "graph"
+
+    @property
+    def status(self) -> Status:
+        """How the search ended."""
+        return Status(int(self.result.status))
+
+
+def check_grid(settings: GraphSettings, classifier: Any) -> None:
+    """Refuse settings that a classifier cannot do, before minutes are spent on them.
+
+    Raises:
+      ValueError: the target is not a class of it, or the grid is finer than its input.
+    """
+    Engine(classifier).check_target(settings.target)
+    (rows, cols), (height, width) = settings.grid, classifier.spec.size
+    if rows > height or cols > width:
+        raise ValueError(
+            f"a grid of {rows} x {cols} is finer than the input of {classifier.name}, "
+            f"{height} x {width} pixels; choose at most that, usually 7 to 14."
+        )
+
+
+def search_step(settings: GraphSettings) -> Step:
+    """Make the step that searches a subject's explanations; its value is a `jaxplain.sag.SearchResult`.
+
+    The map that proposes the candidates is computed in the same program.
+    """
+    shared: dict[str, Any] = {"grid": settings.grid, "batch_size": settings.batch_size}
+    options: dict[str, Any] = {
+        name: getattr(settings, name) for name in ("beam_width", "threshold", "max_size", "max_explanations")
+    }
+
+    def run(classifier: Any, subject: Subject) -> sag.SearchResult:
+        scene = class_score(classifier, subject.target, settings.kind), subject.image, subject.baseline  # type: ignore[arg-type]
+        proposed: dict[str, Any] = {}
+        if settings.candidates is not None:
+            proposal = sag.proposal_map(*scene, **shared)
+            proposed = {"proposal": proposal, "candidates": settings.candidates}
+        return sag.search(*scene, **shared, **options, **proposed)
+
+    compiled_in = replace(settings, target=None, seed=0, max_overlap=0, shown=1)
+    return Step(f"sag {compiled_in}", run)
+
+
+def compile_graphs(settings: GraphSettings, classifier: Any, engine: Engine | None = None) -> GraphProgram:
+    """Compile settings for a classifier: the same programs serve all photos and targets.
+
+    Args:
+      settings: what to do.
+      classifier: of the zoo.
+      engine: of the same classifier, baseline and seed, to share its programs; None makes one.
+
+    Raises:
+      ValueError: the settings do not fit the classifier; see `check_grid`.
+    """
+    check_grid(settings, classifier)
+    start = time.perf_counter()
+    if engine is None:
+        engine = Engine(classifier, baseline=settings.baseline, seed=settings.seed)
+    program = engine.compile(search_step(settings))
+    prepared = GraphProgram(settings, engine, program, 0.0)
+    _compile_graph(prepared)
+    return prepared._replace(compile_seconds=time.perf_counter() - start)
+
+
+def _compile_graph(program: GraphProgram) -> None:
+    """Grow a graph of two nodes, so that no photo waits for the graph's own program to compile."""
+    height, width = program.engine.classifier.spec.size
+    view = program.engine.view(np.zeros((height, width, 3), np.uint8))
+    blank = jax.tree_util.tree_map(lambda leaf: np.ones(leaf.shape, leaf.dtype), program.program.shapes)
+    first = np.zeros(blank.explanations.shape, bool)
+    first[0, 0] = True
+    _graph(program, view, replace(blank, explanations=first, valid=first.any(1), sizes=first.sum(1)))
+
+
+def graph_photo(program: GraphProgram, rgb: np.ndarray) -> GraphedPhoto:
+    """Find the explanations of one photo, uint8 [H, W, 3] of any size, and their graph."""
+    return graph_view(program, program.engine.view(rgb, program.settings.target))
+
+
+def graph_view(program: GraphProgram, view: View) -> GraphedPhoto:
+    """Find the explanations of a photo that is ready, and their graph."""
+    settings, engine = program.settings, program.engine
+    found = engine.run(program.program.step, view)
+    start = time.perf_counter()
+    diverse = sag.diverse_subset(found.value, settings.max_overlap)
+    graph = _graph(program, view, _first(diverse.result, settings.shown))
+    seconds = {"search": found.seconds, "graph": time.perf_counter() - start}
+    hidden = engine.classifier.denormalize(view.subject.baseline)
+    return GraphedPhoto(
+        view=view,
+        hidden=np.clip(np.rint(hidden), 0, 255).astype(np.uint8),
+        label=engine.label(view),
+        result=found.value,
+        diverse=diverse,
+        graph=graph,
+        summary=sag.summarize(found.value, graph),
+        seconds=seconds,
+    )
+
+
+def _graph(program: GraphProgram, view: View, result: sag.SearchResult) -> sag.AttentionGraph:
+    settings, subject = program.settings, view.subject
+    score = class_score(program.engine.classifier, view.target, settings.kind)  # type: ignore[arg-type]
+    return sag.graph(
+        score,
+        subject.image,
+        subject.baseline,
+        result,
+        expand_above=EXPAND_ABOVE,
+        batch_size=settings.batch_size,
+    )
+
+
+def _first(result: sag.SearchResult, count: int) -> sag.SearchResult:
+    """Return only the first valid rows: the smallest explanations; of equal size, those of highest score."""
+    return replace(result, valid=result.valid & (np.cumsum(result.valid) <= count))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Records
+
+
+def graph_files(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, bytes]:
+    """Return the files of a result, but for its pictures and page.
+
+    sag.dot, the graph with the three steepest children of each node; logic.txt; sag.json, the record with all
+    explanations and the whole graph.
+    """
+    return {
+        "sag.dot": graphed.graph.pruned(MAX_CHILDREN).to_dot().encode(),
+        "logic.txt": (graphed.graph.logic_form() + "\n").encode(),
+        RECORD: to_json(_record(program, photo, graphed)),
+    }
+
+
+def read_summaries(folder: Path) -> list[sag.Summary]:
+    """Return the summaries of the results in the sub-folders of a folder, in order of their names.
+
+    Raises:
+      ValueError: a record that cannot be read; says which.
+    """
+    summaries = []
+    for path in sorted(folder.glob(f"*/{RECORD}")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            summaries.append(sag.Summary.from_dict(record["summary"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} cannot be read: {error}. Make it again with jaxplain sag, or remove its folder."
+            ) from error
+    return summaries
+
+
+def graph_facts(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, str]:
+    """Return what a page says of how the graph was made, by heading."""
+    settings = program.settings
+    shown, diverse = len(graphed.graph.explanations), int(graphed.diverse.chosen.sum())
+    patches = f"{settings.max_overlap} patch{'es' * (settings.max_overlap != 1)}"
+    return {
+        "photo": photo.path.name,
+        "model": program.engine.classifier.name,
+        "explained class": f"{graphed.label} ({graphed.view.target})",
+        "baseline": settings.baseline,
+        "threshold": f"{settings.threshold:.0%} of the photo's score",
+        "explanations found": f"{len(graphed.result)} ({graphed.status.message})",
+        "shown": f"{shown} of {diverse} that share at most {patches}",
+        "beam": f"{settings.beam_width} sets, {settings.candidates or 'all'} candidates, "
+        f"up to {settings.max_size} patches",
+        "sets scored": str(int(graphed.result.evaluations)),
+    }
+
+
+def _record(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, Any]:
+    settings, classifier, result = program.settings, program.engine.classifier, graphed.result
+    return {
+        **origin(photo),
+        "method": "sag",
+        "parameters": {k: value for k, value in asdict(settings).items() if k not in ("target", "seed")},
+        "model": classifier.name,
+        "input_size": list(classifier.spec.size),
+        "target": {"index": graphed.view.target, "label": graphed.label},
+        "score": settings.kind,
+        "baseline": settings.baseline,
+        "seed": settings.seed,
+        "key": jax.random.key_data(graphed.view.subject.key).tolist(),
+        "status": graphed.status.name.lower(),
+        "probability": number(graphed.view.probability),
+        "image_score": number(result.image_score),
+        "baseline_score": number(result.baseline_score),
+        "summary": graphed.summary.to_dict(),
+        "explanations": list(_explanations(result, graphed.diverse.chosen)),
+        "logic": graphed.graph.logic_form(),
+        "graph": json.loads(graphed.graph.to_json()),
+        "levels": int(result.levels),
+        "model_evaluations": int(result.evaluations),
+        "seconds": {"compile": round(program.compile_seconds, 3)}
+        | {name: round(value, 3) for name, value in graphed.seconds.items()},
+    }
+
+
+def _explanations(result: sag.SearchResult, diverse: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield all explanations found; `diverse` marks those of the diverse subset."""
+    for row in np.flatnonzero(result.valid):
+        yield {
+            "patches": np.flatnonzero(result.explanations[row]).tolist(),
+            "score": number(result.scores[row]),
+            "relative": number(result.relative[row]),
+            "diverse": bool(diverse[row]),
+        }

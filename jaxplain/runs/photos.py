@@ -1,0 +1,116 @@
+"""The photos of a run: found in folders, read once, each with the digest of its file."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxplain.images import ImageError, decode_image, read_image_file
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+
+
+class Photo(NamedTuple):
+    """A photo as read from its file."""
+
+    path: Path
+    rgb: np.ndarray  # uint8 [H, W, 3], any size
+    sha256: str  # of the file
+
+
+class PhotoFile(NamedTuple):
+    """A photo's file before it is decoded."""
+
+    path: Path
+    data: bytes
+    sha256: str
+
+    def decode(self) -> Photo:
+        """Decode the photo.
+
+        Raises:
+          ImageError: the file cannot be used as a photo.
+        """
+        return Photo(self.path, decode_image(self.data, self.path), self.sha256)
+
+
+class Readable(NamedTuple):
+    """The photos among some paths that could be read, and the reasons for the others."""
+
+    photos: list[Photo]
+    failures: list[str]
+
+
+def read_file(path: Path) -> PhotoFile:
+    """Read a photo's file, once, without decoding it.
+
+    Raises:
+      ImageError: there is no file to read.
+    """
+    data = read_image_file(Path(path))
+    return PhotoFile(Path(path), data, hashlib.sha256(data).hexdigest())
+
+
+def read_photo(path: Path) -> Photo:
+    """Read and decode a photo; its file is read once.
+
+    Raises:
+      ImageError: the file cannot be used as a photo.
+    """
+    return read_file(path).decode()
+
+
+def read_photos(paths: Iterable[Path]) -> Readable:
+    """Read photos, and collect why the others cannot be read."""
+    readable = Readable([], [])
+    for path in paths:
+        try:
+            readable.photos.append(read_photo(path))
+        except ImageError as error:
+            readable.failures.append(str(error))
+    return readable
+
+
+def check_folder(folder: Path) -> None:
+    """Raise a ValueError unless the path is a folder; says whether it is a file or does not exist."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is a file, not a folder: name the folder that holds the photos."
+            if folder.exists()
+            else f"{folder} does not exist: check the spelling and the current folder."
+        )
+
+
+def no_photos(folder: Path) -> ValueError:
+    """Return the error for a folder without photos."""
+    endings = ", ".join(sorted(SUFFIXES))
+    return ValueError(f"there are no photos in {folder}: name a folder with some ({endings}).")
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """Return the photos of a folder, by the endings of their names, in alphabetical order."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def photos_below(folder: Path) -> list[Path]:
+    """Return the photos of a folder and its sub-folders, in alphabetical order of their paths.
+
+    Raises:
+      ValueError: not a folder, or one without photos.
+    """
+    check_folder(folder)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise no_photos(folder)
+    return found
+
+
+def distinct(paths: Iterable[Path]) -> list[Path]:
+    """Return each file once, however its path is written."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        first.setdefault(os.path.abspath(path), path)
+    return list(first.values())

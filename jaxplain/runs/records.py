@@ -1,0 +1,120 @@
+"""Records of results: what JSON and NumPy files say of how a result was made."""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxplain
+from jaxplain.runs.photos import Photo
+
+_LONGEST = 1000  # numbers of an array that a record lists; longer ones belong into a file of their own
+
+
+def origin(photo: Photo) -> dict[str, Any]:
+    """Return the head of every record: which photo, and which versions made the result."""
+    return {
+        "jaxplain": jaxplain.__version__,
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "image": photo.path.name,
+        "image_size": list(photo.rgb.shape[:2]),
+        "image_sha256": photo.sha256,
+    }
+
+
+def to_json(record: Mapping[str, Any]) -> bytes:
+    """Return a record as the bytes of its file."""
+    return (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
+
+
+def npy(array: Any) -> bytes:
+    """Return the bytes of a `.npy` file; `np.save` to a path does not report a full disk."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def npz(**arrays: Any) -> bytes:
+    """Return the bytes of an `.npz` file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def number(value: Any) -> float | None:
+    """Return a float with float32's digits; None for NaN and infinity, which JSON does not have."""
+    number = float(value)
+    return float(f"{number:.7g}") if np.isfinite(number) else None
+
+
+def numbers(values: Any) -> list[float | None]:
+    """Return floats as `number` makes them."""
+    return [number(value) for value in values]
+
+
+def plain(value: Any) -> Any:
+    """Return options of a method as JSON can hold them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: plain(getattr(value, part.name)) for part in fields(value)}
+        return {"name": type(value).__name__, **parts}
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return number(value) if np.ndim(value) == 0 and not callable(value) else repr(value)
+
+
+def details(value: Any) -> Any:
+    """Return the details of an explanation as JSON can hold them: numbers and short series, by name.
+
+    Arrays of two or more axes (masks, maps) and long ones are left out.
+
+    Example:
+      >>> from typing import NamedTuple
+      >>> class Fit(NamedTuple):
+      ...     loss: float
+      ...     masks: np.ndarray
+      >>> details(Fit(0.25, np.zeros((2, 4, 4))))
+      {'loss': 0.25}
+    """
+    parts = {}
+    for name, part in _named_parts(value).items():
+        if _named_parts(part):
+            parts[name] = details(part)
+        elif np.ndim(part) == 0:
+            parts[name] = number(part)
+        elif np.ndim(part) == 1 and np.size(part) <= _LONGEST:
+            parts[name] = numbers(part)
+    return parts
+
+
+def _named_parts(value: Any) -> dict[str, Any]:
+    if hasattr(value, "_asdict"):
+        return value._asdict()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {part.name: getattr(value, part.name) for part in fields(value)}
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def error_line(error: Exception) -> str:
+    """Return the type and first line of an error; the other lines are for programmers."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def weights_digest(classifier: Any) -> str:
+    """Return a digest of a classifier's weights: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree_util.tree_leaves(classifier):
+        values = np.ascontiguousarray(leaf)
+        digest.update(f"{values.dtype} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,380 @@
+"""The compiled step of a batch run: each device explains its share of a batch of images.
+
+Images are sharded along the data axis of a mesh, the model's parameters replicated. Images do not influence
+one another, so a step needs no communication. Every host compiles for its own devices only and explains its
+own chunks of the store, so hosts never wait for one another.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxplain import funnel, methods
+from jaxplain.checks import check_choice, check_positive_int, check_seed
+from jaxplain.explanation import Status
+from jaxplain.metrics import insertion_deletion
+from jaxplain.perturb import BASELINES, resize_map
+from jaxplain.runs.dataset import ImageFormat
+from jaxplain.runs.engine import explain_step
+from jaxplain.runs.graphs import GraphSettings, search_step
+from jaxplain.runs.store import LeafSpec, ResultStore, leaves_of
+from jaxplain.runs.subject import Request, Subject, make_subject, request, subject_keys
+from jaxplain.scores import class_score
+
+DATA = "data"  # name of the mesh axis along which images are sharded
+SAG = "sag"
+CHOICES = (*methods.METHODS, SAG)  # what `make_recipe` makes
+_LONGEST_WAIT = 7 * 24 * 3600  # seconds for which a finished process waits for the others before it ends
+
+# ---------------------------------------------------------------------------------------------------------
+# What is done with one image
+
+
+class ExplainFunction(Protocol):
+    """A pure function of one image, traced by JAX."""
+
+    def __call__(self, model: Any, image: Array, target: Array, key: Array, /) -> Any:
+        """Return what to keep of one image.
+
+        Args:
+          model: the classifier (or score) of the run.
+          image: float32 [H, W, C], model space.
+          target: int32 [], the class; for a score, the example's target.
+          key: the image's own random key; see `image_key`.
+
+        Returns:
+          A pytree of arrays with the same shapes for every image.
+        """
+        ...
+
+
+class Recipe:
+    """A base class: a frozen dataclass that explains a `Subject`, whose fields are recorded and compared."""
+
+    baseline: str
+
+    def __call__(self, model: Any, subject: Subject) -> Any:
+        """Return what to keep of one image, a pytree of arrays; traced by JAX."""
+        raise NotImplementedError
+
+
+class MapResult(NamedTuple):
+    """What a `MethodRecipe` keeps of an image."""
+
+    importance: Array  # float32 [h, w] at the method's own resolution, high = important
+    status: Array  # int32 [], a `jaxplain.Status`
+    evaluations: Array  # int32 [], images through the model; -1 if the method does not count them
+    deletion_auc: Array  # float32 [], NaN where there is no map
+    insertion_auc: Array  # float32 [], NaN where there is no map
+
+
+@dataclass(frozen=True)
+class MethodRecipe(Recipe):
+    """A method of `jaxplain.methods.METHODS`, with deletion and insertion AUC of its map.
+
+    Args:
+      method: its name.
+      size: rows and columns of the map, for methods that have this option; every map is measured at this
+        size.
+      baseline: name of the baseline; see `jaxplain.baseline`.
+      n_steps: about how many points the deletion and insertion curves have.
+      options: further options of the method, by name.
+
+    Raises:
+      ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.
+    """
+
+    method: str = "igos++"
+    size: int = 28
+    baseline: str = "blur"
+    n_steps: int = 50
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_choice(self.method, methods.METHODS, "method")
+        check_choice(self.baseline, BASELINES, "baseline")
+        check_positive_int(self.size, "size")
+        check_positive_int(self.n_steps, "n_steps")
+        methods.parameters(methods.METHODS[self.method], self.options)
+
+    def __call__(self, model: Any, subject: Subject) -> MapResult:
+        """Explain one image and measure the map."""
+        options = {"size": self.size, **self.options}
+        found = explain_step(self.method, methods.METHODS[self.method], options).run(model, subject)
+        measured = resize_map(found.importance, (self.size, self.size))
+        score = class_score(model, subject.target)
+        curves = insertion_deletion(score, subject.image, subject.baseline, measured, n_steps=self.n_steps)
+        usable = (found.status == Status.OK) & (jnp.ptp(measured) > 0)
+        areas = (jnp.where(usable, area, jnp.nan) for area in (curves.deletion_auc, curves.insertion_auc))
+        return MapResult(found.importance, found.status, found.evaluations, *areas)
+
+
+@dataclass(frozen=True)
+class SagRecipe(Recipe):
+    """The beam search for minimal sufficient explanations, with the settings of `jaxplain sag`.
+
+    Args:
+      size: rows and columns of patches.
+      baseline: name of the baseline; see `jaxplain.baseline`.
+      options: further settings of `jaxplain.runs.graphs.GraphSettings`, by name.
+
+    Raises:
+      ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.
+    """
+
+    size: int = 7
+    baseline: str = "blur"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_positive_int(self.size, "size")
+        for name in self.options:
+            check_choice(name, [item.name for item in fields(GraphSettings)], "option")
+        self._settings()
+
+    def _settings(self) -> GraphSettings:
+        return GraphSettings(grid=(self.size, self.size), baseline=self.baseline, **self.options)
+
+    def __call__(self, model: Any, subject: Subject) -> Any:
+        """Search one image; return a `jaxplain.sag.SearchResult`."""
+        return search_step(self._settings()).run(model, subject)
+
+
+def make_recipe(
+    method: str, *, size: int | None = None, baseline: str = "blur", **options: Any
+) -> MethodRecipe | SagRecipe:
+    """Return the recipe of a method of the registry, or of "sag".
+
+    Args:
+      method: its name.
+      size: rows and columns of the map; default: 28, and 7 patches for "sag".
+      baseline: name of the baseline; see `jaxplain.baseline`.
+      **options: further options of the method.
+
+    Raises:
+      ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.
+
+    Example:
+      >>> make_recipe("gradient", size=14).size
+      14
+    """
+    check_choice(method, CHOICES, "method")
+    sizes = {} if size is None else {"size": size}
+    if method == SAG:
+        return SagRecipe(baseline=baseline, options=options, **sizes)
+    return MethodRecipe(method, baseline=baseline, options=options, **sizes)
+
+
+def image_key(seed: int, image: np.ndarray) -> Array:
+    """Return the random key that an explain function gets for an image, to repeat a single one of a run.
+
+    Args:
+      seed: of the run.
+      image: as in its `Example`: uint8 pixels or floats in model space, [H, W, C].
+
+    Example:
+      >>> bool(image_key(0, np.zeros((4, 4, 3))) == image_key(0, np.zeros((4, 4, 3))))
+      True
+    """
+    check_seed(seed)
+    return subject_keys(seed, jnp.asarray(request(image).words)).methods
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The compiled step
+
+
+class ExplainedBatch(NamedTuple):
+    """The output of a step for B images."""
+
+    target: Array  # int32 [B], explained class
+    score: Array  # float32 [B], its softmax probability; for a score, its value
+    result: Any  # leaves [B, ...]
+
+
+class ShardedStep(NamedTuple):
+    """A compiled step with the model's parameters on its devices."""
+
+    run: Callable[[Request], ExplainedBatch]  # returns at once, while the devices work
+    size: int  # B
+    compile_seconds: float
+
+
+def default_per_device_batch() -> int:
+    """Return the images per device per step: 1 on a CPU, where more are not faster, 16 on an accelerator."""
+    return 1 if jax.default_backend() == "cpu" else 16
+
+
+def local_mesh(mesh: Mesh | None) -> Mesh:
+    """Return this host's part of a mesh; None: one axis over all its devices.
+
+    Raises:
+      ValueError: a mesh of several axes none of which is called "data".
+    """
+    if mesh is None:
+        return Mesh(np.array(jax.local_devices()), (DATA,))
+    names = mesh.axis_names
+    if DATA not in names and len(names) != 1:
+        raise ValueError(f"mesh must have an axis called {DATA!r} or a single axis, got {names}.")
+    return Mesh(mesh.local_mesh.devices, names if DATA in names else (DATA,))
+
+
+def check_model(model: Any, image_format: ImageFormat) -> None:
+    """Raise a TypeError for pixels that the model cannot normalize."""
+    if image_format.dtype == "uint8" and not hasattr(model, "normalize"):
+        raise TypeError(
+            "uint8 pixels need a model with normalize(pixels), such as those of jaxplain.zoo; for your own "
+            "model, pass float images in model space."
+        )
+
+
+def result_leaves(
+    explain: "ExplainFunction | Recipe", model: Any, image_format: ImageFormat
+) -> dict[str, LeafSpec]:
+    """Return name, shape and dtype of each array that `explain` returns, without running it.
+
+    Raises:
+      ValueError: it returns none; or whatever `explain` raises for such an image.
+    """
+    shapes = jax.eval_shape(partial(_explain_share, explain), model, jnp.uint32(0), _shapes(image_format, 1))
+    leaves = leaves_of(shapes.result)
+    if not leaves:
+        raise ValueError(
+            "explain returned nothing to keep: it must return arrays, such as the importance of a heatmap."
+        )
+    return {name: LeafSpec(leaf.shape[1:], str(leaf.dtype)) for name, leaf in leaves.items()}
+
+
+def compile_step(
+    explain: "ExplainFunction | Recipe",
+    model: Any,
+    image_format: ImageFormat,
+    mesh: Mesh,
+    *,
+    seed: int,
+    per_device_batch: int,
+) -> ShardedStep:
+    """Compile a step for the devices of a local mesh."""
+    size = per_device_batch * mesh.shape[DATA]
+    rows, whole = PartitionSpec(DATA), PartitionSpec()
+    step = jax.shard_map(
+        partial(_explain_share, explain),
+        mesh=mesh,
+        in_specs=(whole, whole, rows),
+        out_specs=rows,
+        check_vma=False,  # devices share nothing that would have to be checked
+    )
+    sharded = NamedSharding(mesh, rows)
+    start = time.perf_counter()
+    parameters, seed_array = jax.device_put((model, jnp.uint32(seed)), NamedSharding(mesh, whole))
+    shapes = jax.tree_util.tree_map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharded),
+        _shapes(image_format, size),
+    )
+    compiled = jax.jit(step).lower(parameters, seed_array, shapes).compile()
+
+    def run(batch: Request) -> ExplainedBatch:
+        # The copy to the devices starts while they still work on the batch before.
+        return compiled(parameters, seed_array, jax.device_put(batch, sharded))
+
+    return ShardedStep(run, size, time.perf_counter() - start)
+
+
+def stack_requests(requests: Sequence[Request], size: int) -> Request:
+    """Return requests as one batch; one with fewer than `size` images repeats its last."""
+    full = [*requests, *[requests[-1]] * (size - len(requests))]
+    return jax.tree_util.tree_map(lambda *leaves: np.stack(leaves), *full)
+
+
+def _shapes(image_format: ImageFormat, size: int) -> Request:
+    return Request(
+        image=jax.ShapeDtypeStruct((size, *image_format.shape), image_format.dtype),
+        target=jax.ShapeDtypeStruct((size,), jnp.int32),
+        words=jax.ShapeDtypeStruct((size, 2), jnp.uint32),
+    )
+
+
+def _explain_share(
+    explain: "ExplainFunction | Recipe", model: Any, seed: Array, requests: Request
+) -> ExplainedBatch:
+    """Explain one device's share of a batch."""
+    baseline = explain.baseline if isinstance(explain, Recipe) else None
+    prepare = partial(make_subject, model, seed, baseline=baseline)
+    # The model sees a bounded number of images at a time here too.
+    subjects = jax.lax.map(prepare, requests, batch_size=_model_batch(len(requests.image)))
+    result = jax.vmap(partial(_explain_one, explain, model))(subjects)
+    return ExplainedBatch(subjects.target, subjects.probability, jax.tree_util.tree_map(_storable, result))
+
+
+def _explain_one(explain: "ExplainFunction | Recipe", model: Any, subject: Subject) -> Any:
+    if isinstance(explain, Recipe):
+        return explain(model, subject)
+    return explain(model, subject.image, subject.target, subject.key)
+
+
+def _model_batch(images: int) -> int:
+    """Return the largest divisor up to the default: a remainder would be a further copy of the network."""
+    largest = min(images, funnel.default_batch_size())
+    return next(size for size in range(largest, 0, -1) if images % size == 0)
+
+
+def _storable(leaf: Array) -> Array:
+    """Convert bfloat16, which Zarr lacks."""
+    return leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Several hosts
+
+
+def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Join the processes of a run, on one machine or many; call it before anything else uses a device.
+
+    Args:
+      coordinator: "host:port" of process 0; None: from the environment (SLURM, Open MPI, Cloud TPU, GKE).
+      processes: how many there are; None: from the environment.
+      process: which of them this one is, from 0; None: from the environment.
+
+    Raises:
+      ValueError: only some are given, or one is malformed.
+      RuntimeError: the others cannot be reached, the environment does not describe them, or devices were
+        used before.
+    """
+    given = [value is not None for value in (coordinator, processes, process)]
+    if any(given) and not all(given):
+        raise ValueError(
+            "coordinator, processes and process go together: give all three, or leave all to the environment."
+        )
+    # JAX's own errors for these are cryptic, or it hangs.
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(f"coordinator must be host:port, such as 10.0.0.1:1234, got {coordinator!r}.")
+    if processes is not None and process is not None and not 0 <= process < processes:
+        raise ValueError(
+            f"process must be in 0..{processes - 1}, one of {processes} processes, got {process}."
+        )
+    jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=_LONGEST_WAIT)
+
+
+def is_first_process() -> bool:
+    """Return whether this process creates the store."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Wait until every process reaches the point of this name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def own_chunks(store: ResultStore) -> range:
+    """Return the chunks of this process: every n-th, so that pending rows are shared evenly on resuming."""
+    return store.chunks[jax.process_index() :: jax.process_count()]

@@ -1,0 +1,244 @@
+"""Sinks: where the results of a run go. Folders of photos for people, rows and maps for machines."""
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxplain.files import append_durably, staged_folder, write_atomic
+from jaxplain.runs.photos import Photo
+from jaxplain.runs.records import npy
+
+OK, FAILED = "ok", "failed"
+RowKey = tuple[str, str, str, str, int]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Folders
+
+
+def write_folder(folder: Path, contents: Mapping[str, bytes], marker: str) -> None:
+    """Write a folder of results, whole or not at all.
+
+    Args:
+      folder: to make, or to replace where it holds an older result.
+      contents: bytes by file name.
+      marker: name of the file that marks a folder as a result.
+
+    Raises:
+      OutputError: the folder cannot be written, or holds something that is not an older result.
+    """
+    with staged_folder(folder, marker=marker) as staging:
+        for name, content in contents.items():
+            (staging / name).write_bytes(content)
+
+
+class PhotoFolders:
+    """One output folder per photo, which never replaces the result of another photo.
+
+    A photo's folder is named after the file's stem, or its whole name where the run has that stem twice.
+    Where an earlier run left the result of a different photo under that name, a number is added; the older
+    result of the same photo (by its bytes) is replaced.
+
+    Args:
+      root: folder of the folders.
+      paths: the photos of the run.
+      record: the JSON file that marks a folder as a result; it has the photo's digest.
+    """
+
+    def __init__(self, root: Path, paths: Iterable[Path], record: str) -> None:
+        self.root, self.record = root, record
+        self._names = folder_names(paths)
+        self._planned = {_same(name) for name in self._names.values()}
+
+    def folder(self, photo: Photo) -> Path:
+        """Return the folder for a photo of this run."""
+        name = self._names[photo.path]
+        free = (other for other in _numbered(name) if other == name or _same(other) not in self._planned)
+        return next(
+            folder
+            for folder in map(self.root.joinpath, free)
+            if not _of_another(folder / self.record, photo.sha256)
+        )
+
+
+def folder_names(paths: Iterable[Path]) -> dict[Path, str]:
+    """Return a folder name for each path; all differ, also where upper and lower case are the same."""
+    paths = list(dict.fromkeys(paths))
+    stems = Counter(_same(path.stem) for path in paths)
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in paths:
+        wanted = path.stem if stems[_same(path.stem)] == 1 else path.name
+        names[path] = next(name for name in _numbered(wanted) if _same(name) not in taken)
+        taken.add(_same(names[path]))
+    return names
+
+
+def _same(name: str) -> str:
+    return name.casefold()
+
+
+def _numbered(name: str) -> Iterator[str]:
+    return itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+
+
+def _of_another(path: Path, sha256: str) -> bool:
+    """Return whether this is the record of a different photo; one that cannot be read may well be."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    except ValueError:
+        return True
+    return not isinstance(record, dict) or record.get("image_sha256") != sha256
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Rows
+
+
+@dataclass(frozen=True)
+class Row:
+    """The measures of one map, or why there are none."""
+
+    photo: str  # file name
+    sha256: str  # of the file
+    model: str
+    weights: str  # digest
+    method: str
+    size: int
+    status: str  # "ok" or "failed"
+    reason: str = ""  # of a failure
+    label: str = ""  # of the explained class
+    probability: float | None = None
+    seconds: float | None = None  # of the explanation, compiled
+    evaluations: int | None = None  # images through the model
+    values: Mapping[str, float | None] = field(default_factory=dict)  # by measure
+    fraction: list[float | None] = field(default_factory=list)  # of the curves
+    deletion: list[float | None] = field(default_factory=list)
+    insertion: list[float | None] = field(default_factory=list)
+
+    @property
+    def key(self) -> RowKey:
+        """What distinguishes a row from the others of its run."""
+        return self.sha256, self.model, self.weights, self.method, self.size
+
+
+_FIELDS = {part.name for part in fields(Row)}
+
+
+class RowFile:
+    """The rows of a comparison, in a file that grows by one line of JSON per row; the first says what it is.
+
+    A run that was interrupted resumes with the rows that are missing; an incomplete line counts as missing.
+
+    Args:
+      path: the file; its folder must exist. None keeps the rows in memory only.
+      settings: what must be the same for all rows.
+
+    Raises:
+      ValueError: the file holds the rows of another run; names what differs.
+      OSError: it cannot be read or written.
+    """
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self._rows: dict[RowKey, Row] = {}
+        head = json.dumps({"jaxplain_comparison": dict(settings)})
+        if path is None:
+            return
+        lines = _complete_lines(path)
+        if not lines:
+            write_atomic(path, (head + "\n").encode())
+            return
+        self._check_head(lines[0], json.loads(head)["jaxplain_comparison"])
+        for row in filter(None, map(_parsed, lines[1:])):
+            self._rows[row.key] = row
+        write_atomic(path, "".join(line + "\n" for line in lines).encode())  # without the incomplete line
+
+    def _check_head(self, line: str, expected: dict[str, Any]) -> None:
+        try:
+            head = json.loads(line)["jaxplain_comparison"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{self.path} is not a file of rows; choose another name with --out.") from None
+        for name in {**expected, **head}:  # the version of jaxplain comes first
+            if expected.get(name) != head.get(name):
+                raise ValueError(
+                    f"{self.path} was made with {name} {head.get(name)!r}, not {expected.get(name)!r}: "
+                    "choose another name with --out, or delete the file to start over."
+                )
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(list(self._rows.values()))  # a copy: an interrupted run may still be adding
+
+    def done(self, key: RowKey) -> bool:
+        """Return whether there is a row that need not be tried again."""
+        return key in self._rows and self._rows[key].status == OK
+
+    def add(self, row: Row) -> None:
+        """Keep a row; when this returns it is on the disk.
+
+        Raises:
+          OutputError: the file cannot be written; it then ends with the row before.
+        """
+        if self.path is not None:
+            append_durably(self.path, (json.dumps(asdict(row), allow_nan=False) + "\n").encode())
+        self._rows[row.key] = row
+
+
+def _complete_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return text[: text.rfind(b"\n") + 1].decode("utf-8", errors="replace").splitlines()
+
+
+def _parsed(line: str) -> Row | None:
+    """Parse a row; None for a damaged line, whose row is then made again."""
+    try:
+        entry = json.loads(line)
+        return Row(**{name: value for name, value in entry.items() if name in _FIELDS})
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Maps
+
+
+class MapFolder:
+    """The maps of some rows, for contact sheets: one file each. Without a path they are kept in memory."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._maps: dict[str, np.ndarray] = {}
+
+    def add(self, key: RowKey, importance: np.ndarray) -> None:
+        """Keep a map [h, w] in half precision, scaled to 1 because gradients may be too small for it."""
+        name = _file_name(key)
+        self._maps[name] = (importance / max(np.abs(importance).max(), 1e-30)).astype(np.float16)
+        if self.path is not None:
+            self.path.mkdir(exist_ok=True)
+            write_atomic(self.path / name, npy(self._maps[name]))
+
+    def get(self, key: RowKey) -> np.ndarray | None:
+        """Return the map of a row; None if it was not kept."""
+        name = _file_name(key)
+        if name not in self._maps and self.path is not None:
+            try:
+                self._maps[name] = np.load(self.path / name, allow_pickle=False)
+            except (OSError, ValueError, EOFError):
+                return None
+        return self._maps.get(name)
+
+
+def _file_name(key: RowKey) -> str:
+    return hashlib.sha256(repr(key).encode()).hexdigest()[:24] + ".npy"

@@ -1,0 +1,415 @@
+"""Results of a batch run: a Zarr v3 group with one array per leaf of the result and one row per image.
+
+    results.zarr/zarr.json      the run's configuration, in the group's attributes under "jaxplain"
+    results.zarr/row_identity   [N] text         results.zarr/row_status   [N] a RowStatus
+    results.zarr/row_reason     [N] text         results.zarr/row_target   [N] explained class
+    results.zarr/<leaf>         [N, ...]         results.zarr/row_score    [N] score of the image
+
+A row is committed when its status is written, which happens after its data has reached the disk. Files are
+replaced atomically and chunks carry checksums, so a killed run leaves rows that are complete or pending. All
+arrays are divided into the same chunks of rows; each chunk has one writer, so hosts never share a file.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tensorstore as ts
+
+from jaxplain.files import check_writable
+from jaxplain.runs.storage import ROW, StoreError, StoreLocation, TextColumn, finished_io, plain_errors
+
+FORMAT = 2  # 1 was written by jaxplain 0.1: other array names, keys from names instead of contents
+IDENTITY, REASON = "row_identity", "row_reason"
+STATUS, TARGET, SCORE = "row_status", "row_target", "row_score"
+_RESERVED = "row_"
+_CHUNK_BYTES = 8 * 2**20
+_CHUNK_ROWS = 512  # at most
+_CHUNKS_PER_WRITER = 4
+_CODECS: list[dict[str, Any]] = [
+    {"name": "bytes", "configuration": {"endian": "little"}},
+    {"name": "zstd", "configuration": {"level": 1}},
+    {"name": "crc32c"},  # a damaged chunk raises an error instead of returning wrong numbers
+]
+_NORMAL_95 = 1.96  # standard errors; the mean of thousands of rows is nearly normal
+_FILLS = {"f": "NaN", "i": 0, "u": 0, "b": False}
+
+
+class RowStatus(IntEnum):
+    """State of a row."""
+
+    PENDING = 0
+    OK = 1
+    FAILED = 2  # no image, or no finite score; `row_reason` has the cause
+
+
+class LeafSpec(NamedTuple):
+    """Shape and dtype of one array of a result, without the row axis."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class FinishedRows(NamedTuple):
+    """Finished rows, in any order."""
+
+    rows: np.ndarray  # int [R], row numbers
+    status: np.ndarray  # int8 [R]
+    target: np.ndarray  # int32 [R]; -1 if unknown
+    score: np.ndarray  # float32 [R]
+    reasons: dict[int, str]  # by row; "" where nothing failed
+    leaves: Mapping[str, np.ndarray]  # [R, ...] by name; empty if all failed
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The store
+
+
+class ResultStore:
+    """An open store; returned by `open_store`."""
+
+    def __init__(self, location: StoreLocation, record: dict[str, Any]) -> None:
+        self.path, self._location, self.record = location.name, location, record
+        self.chunk_rows: int = record["chunk_rows"]
+        self.leaves = {
+            name: LeafSpec(tuple(shape), dtype) for name, (shape, dtype) in record["leaves"].items()
+        }
+        names = [STATUS, TARGET, SCORE, *self.leaves]
+        futures = [ts.open({"driver": "zarr3", "kvstore": location.spec(name)}) for name in names]
+        arrays = [finished_io(future, self.path) for future in futures]
+        self._arrays = dict(zip(names, arrays, strict=True))
+        self._identity = TextColumn(location.store(), IDENTITY, self.chunk_rows)
+        self._reason = TextColumn(location.store(), REASON, self.chunk_rows)
+
+    def __len__(self) -> int:
+        return self._arrays[STATUS].shape[0]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the run that created it."""
+        return self.record["config"]
+
+    @property
+    def chunks(self) -> range:
+        """Numbers of the chunks."""
+        return range(-(-len(self) // self.chunk_rows))
+
+    def rows_of(self, chunk: int) -> slice:
+        """Return the rows of a chunk."""
+        start = chunk * self.chunk_rows
+        return slice(start, min(start + self.chunk_rows, len(self)))
+
+    def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """Return rows of an array (default: all, [N, ...]); unwritten values are NaN, 0 or False.
+
+        Raises:
+          StoreError: no array of this name.
+          OutputError: it cannot be read, or is damaged.
+        """
+        if name not in self._arrays:
+            raise StoreError(f"{self.path} has no array {name!r}, only {', '.join(self._arrays)}.")
+        return finished_io(self._arrays[name][rows].read(), self.path)
+
+    def status(self) -> np.ndarray:
+        """Return the `RowStatus` of every row, int8 [N]; rows whose status cannot be read are pending."""
+        status = np.full(len(self), RowStatus.PENDING, np.int8)
+        for rows in map(self.rows_of, self.chunks):
+            view = self._arrays[STATUS][rows]
+            if _is_readable(view):
+                status[rows] = view.read().result()
+        return status
+
+    def identities(self) -> list[str]:
+        """Return the identity of every row; "" where it cannot be read."""
+        return self._identity.read(len(self))
+
+    def reasons(self) -> list[str]:
+        """Return why each row failed; "" where it did not."""
+        return self._reason.read(len(self))
+
+    def add(self, identities: Sequence[str]) -> int:
+        """Assign rows to further images: first rows that have lost their identity, then new ones at the end.
+
+        Returns:
+          How many finished rows had lost their identity to a damaged file; they are pending again.
+
+        Raises:
+          OutputError: the disk is full or not writable.
+        """
+        status = self.status()
+        free = [row for row, identity in enumerate(self.identities()) if not identity]
+        lost = np.array([row for row in free if status[row] != RowStatus.PENDING], int)
+        if lost.size:
+            self._finish(self._arrays[STATUS][lost].write(np.full(lost.size, RowStatus.PENDING, np.int8)))
+        start = len(self)
+        # Always resize: a killed run may have grown only some of the arrays.
+        self.resize(start + max(0, len(identities) - len(free)))
+        self.write_identities(dict(zip([*free, *range(start, len(self))], identities, strict=False)))
+        return lost.size
+
+    def write_identities(self, identities: Mapping[int, str]) -> None:
+        """Write identities by row; raises an `OutputError` if the disk is full or not writable."""
+        self._plainly(self._identity.write, identities)
+
+    def write(self, finished: FinishedRows) -> None:
+        """Write rows: first their data and then, once that is on the disk, their status.
+
+        Raises:
+          OutputError: the disk is full or not writable; rows committed before are safe.
+        """
+        ok = finished.status == RowStatus.OK
+        rows = finished.rows
+        values = {name: np.asarray(leaf)[ok] for name, leaf in finished.leaves.items()} if ok.any() else {}
+        writes = [self._arrays[name][rows[ok]].write(leaf) for name, leaf in values.items()]
+        writes += [self._arrays[TARGET][rows].write(finished.target)]
+        writes += [self._arrays[SCORE][rows].write(finished.score)]
+        for future in writes:
+            self._finish(future)
+        self._plainly(self._reason.write, finished.reasons)
+        self._finish(self._arrays[STATUS][rows].write(finished.status))
+
+    def resize(self, rows: int) -> None:
+        """Set the number of rows: adds pending ones, or removes unwritten ones from the end."""
+        for name, array in self._arrays.items():
+            shape = [rows, *array.shape[1:]]
+            self._arrays[name] = self._finish(array.resize(exclusive_max=shape, expand_only=False))
+        self._plainly(self._identity.resize, rows)
+        self._plainly(self._reason.resize, rows)
+
+    def repair(self, chunks: Iterable[int]) -> int:
+        """Delete damaged chunks, so that their rows are pending again; return how many rows were lost."""
+        return sum(self._repair_chunk(chunk) for chunk in chunks)
+
+    def _repair_chunk(self, chunk: int) -> int:
+        rows = self.rows_of(chunk)
+        damaged = [name for name, array in self._arrays.items() if not _is_readable(array[rows])]
+        if not damaged:
+            return 0
+        size = rows.stop - rows.start
+        lost = size if STATUS in damaged else int(np.count_nonzero(self.read(STATUS, rows)))
+        for name in dict.fromkeys([STATUS, *damaged]):  # status first: none may remain without its data
+            zeros = ["0"] * (self._arrays[name].rank - 1)
+            self._finish(self._location.store().write("/".join([name, "c", str(chunk), *zeros]), None))
+        return lost
+
+    def _finish(self, future: Any) -> Any:
+        return finished_io(future, self.path)
+
+    def _plainly(self, write: Callable[[Any], None], what: Any) -> None:
+        with plain_errors(self.path):
+            write(what)
+
+
+def create_store(
+    path: str | os.PathLike[str],
+    leaves: Mapping[str, LeafSpec],
+    config: Mapping[str, Any],
+    *,
+    chunk_rows: int,
+) -> None:
+    """Create an empty store; its metadata are written last, so that an incomplete one counts as none.
+
+    Args:
+      path: a folder, or an address that TensorStore understands ("gs://bucket/results.zarr").
+      leaves: the arrays, by name.
+      config: configuration of the run, JSON-serialisable.
+      chunk_rows: see `rows_per_chunk`.
+
+    Raises:
+      ValueError: a leaf's name or dtype cannot be stored.
+      StoreError: the folder holds other files.
+      OutputError: the location is not writable.
+    """
+    for name, leaf in leaves.items():
+        if name.startswith(_RESERVED) or "/" in name:
+            raise ValueError(f"an array of a result may not be called {name!r}; rename it.")
+        if _kind(leaf.dtype) not in _FILLS:
+            raise ValueError(
+                f"array {name!r} of the result has dtype {leaf.dtype}, but only numbers and booleans can be "
+                "stored."
+            )
+    location = StoreLocation(path)
+    _check_empty(location, {IDENTITY, REASON, STATUS, TARGET, SCORE, *leaves})
+    table = {STATUS: LeafSpec((), "int8"), TARGET: LeafSpec((), "int32"), SCORE: LeafSpec((), "float32")}
+    for name, leaf in (table | dict(leaves)).items():
+        spec = {
+            "driver": "zarr3",
+            "kvstore": location.spec(name),
+            "metadata": _metadata(name, leaf, chunk_rows),
+        }
+        finished_io(ts.open(spec, create=True, delete_existing=True), location.name)
+    with plain_errors(location.name):
+        for name in (IDENTITY, REASON):
+            TextColumn(location.store(), name, chunk_rows).create()
+    record = {
+        "format": FORMAT,
+        "chunk_rows": chunk_rows,
+        "leaves": {name: [list(leaf.shape), leaf.dtype] for name, leaf in leaves.items()},
+        "config": dict(config),
+    }
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"jaxplain": record}}
+    finished_io(location.store().write("zarr.json", json.dumps(group, indent=1).encode()), location.name)
+
+
+def open_store(path: str | os.PathLike[str]) -> ResultStore:
+    """Open the results of a batch run.
+
+    Raises:
+      FileNotFoundError: nothing is there, or a store whose creation was interrupted.
+      StoreError: something else is there, or a store of another format.
+    """
+    location = StoreLocation(path)
+    answer = finished_io(location.store().read("zarr.json"), location.name)
+    if answer.state != "value":
+        raise FileNotFoundError(
+            f"there are no results in {location.name}: name the folder given to jaxplain batch --out."
+        )
+    try:
+        record = json.loads(answer.value)["attributes"]["jaxplain"]
+        found = record["format"]
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"{location.name} does not hold results of jaxplain batch; name a new folder, or one of an "
+            "earlier run."
+        ) from None
+    if found != FORMAT:
+        writer = record.get("config", {}).get("jaxplain", "another version")
+        raise StoreError(
+            f"{location.name} has format {found}, written by jaxplain {writer}; this version reads and "
+            f"resumes format {FORMAT} only. Open it with zarr, xarray or the version that wrote it, or "
+            "choose another folder to compute the results again."
+        )
+    return ResultStore(location, record)
+
+
+def leaves_of(result: Any) -> dict[str, Any]:
+    """Return the arrays of a result by name; a result that is a single array is called "result".
+
+    Example:
+      >>> leaves_of({"map": 1, "curves": (2, 3)})
+      {'curves.0': 2, 'curves.1': 3, 'map': 1}
+    """
+    flat, _ = jax.tree_util.tree_flatten_with_path(result)
+    return {jax.tree_util.keystr(path, simple=True, separator=".") or "result": leaf for path, leaf in flat}
+
+
+def check_location(path: str | os.PathLike[str]) -> None:
+    """Refuse a location where no store can be created, as far as that is known without creating anything.
+
+    Raises:
+      StoreError: other files are there.
+      OutputError: nothing can be written there.
+    """
+    location = StoreLocation(path)
+    if location.folder is not None:
+        parents = (location.folder, *location.folder.parents)
+        check_writable(next(folder for folder in parents if folder.exists()))
+        _check_empty(location, known=None)
+
+
+def rows_per_chunk(leaves: Mapping[str, LeafSpec], rows: int | None, writers: int = 1) -> int:
+    """Return how many rows a chunk has.
+
+    The largest leaf's file has a few megabytes, and each writer gets several chunks of a run of `rows` images
+    (None: unknown), but no more files than necessary.
+
+    Example:
+      >>> rows_per_chunk({"map": LeafSpec((224, 224), "float32")}, 50_000), rows_per_chunk({}, 80, writers=2)
+      (41, 10)
+    """
+    largest = max((int(np.prod(leaf.shape)) * 4 for leaf in leaves.values()), default=1)
+    share = _CHUNK_ROWS if rows is None or writers == 1 else -(-rows // (_CHUNKS_PER_WRITER * writers))
+    return max(1, min(_CHUNK_BYTES // max(largest, 1), _CHUNK_ROWS, share))
+
+
+def _check_empty(location: StoreLocation, known: set[str] | None) -> None:
+    """Refuse a folder that holds more than the arrays (those known, or any) of an incomplete store."""
+    if location.folder is None or not location.folder.is_dir():
+        return
+    names = {path.name for path in location.folder.iterdir() if known is not None or not path.is_dir()}
+    others = sorted(names - (known or set()))
+    if others:
+        raise StoreError(
+            f"{location.name} holds {others[0]!r} but no results; choose a new or an empty folder."
+        )
+
+
+def _kind(dtype: str) -> str:
+    try:
+        return np.dtype(dtype).kind
+    except TypeError:  # for example a random key
+        return ""
+
+
+def _metadata(name: str, leaf: LeafSpec, chunk_rows: int) -> dict[str, Any]:
+    return {
+        "shape": [0, *leaf.shape],
+        "data_type": leaf.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows, *leaf.shape]}},
+        "fill_value": _FILLS[_kind(leaf.dtype)],
+        "dimension_names": [ROW, *(f"{name}_{axis}" for axis in range(len(leaf.shape)))],
+        "codecs": _CODECS,
+    }
+
+
+def _is_readable(view: Any) -> bool:
+    try:
+        view.read().result()
+    except ValueError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Summary
+
+
+class MeanOfRows(NamedTuple):
+    """A mean over rows and its 95% confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    rows: int  # with a finite value
+
+
+class BatchReport(NamedTuple):
+    """Summary of a store."""
+
+    config: dict[str, Any]  # configuration of the run
+    rows: dict[str, int]  # count by the lower-case name of a `RowStatus`
+    means: dict[str, MeanOfRows]  # of the score and of every array with one number per row
+    reasons: dict[str, int]  # why rows failed, most frequent first
+
+
+def report_on(store: ResultStore) -> BatchReport:
+    """Summarize a store; reads its scalars, but no maps.
+
+    Raises:
+      OutputError: an array is damaged; running `explain_dataset` again repairs it.
+    """
+    status = store.status()
+    ok = status == RowStatus.OK
+    scalars = {name for name, leaf in store.leaves.items() if leaf.shape == () and "float" in leaf.dtype}
+    failed = np.flatnonzero(status == RowStatus.FAILED)
+    reasons = store.reasons() if failed.size else []
+    return BatchReport(
+        config=store.config,
+        rows={state.name.lower(): int(np.sum(status == state)) for state in RowStatus},
+        means={name: _mean(store.read(name)[ok]) for name in ("row_score", *sorted(scalars))},
+        reasons=dict(Counter(reasons[row] for row in failed).most_common()),
+    )
+
+
+def _mean(values: np.ndarray) -> MeanOfRows:
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if not finite.size:
+        return MeanOfRows(np.nan, np.nan, np.nan, 0)
+    mean = float(finite.mean())
+    error = _NORMAL_95 * float(finite.std(ddof=1)) / finite.size**0.5 if finite.size > 1 else np.nan
+    return MeanOfRows(mean, mean - error, mean + error, finite.size)

@@ -1,0 +1,142 @@
+"""Results on their way from the devices to the store, in a thread of their own."""
+
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, Queue
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxplain.runs.dataset import LoadedGroup
+from jaxplain.runs.sharding import ExplainedBatch
+from jaxplain.runs.store import FinishedRows, ResultStore, RowStatus, leaves_of
+from jaxplain.runs.subject import TOP
+
+_QUEUED_STEPS = 2  # that may wait for the writer, and so occupy the devices
+_COMMIT_SECONDS = 1.0  # between commits, so that fast methods do not spend their time on files
+_ROWS_PER_COMMIT = 1024  # at most
+_NOT_FINITE = "the score of the image is NaN or infinite; check the model, its input and the target"
+
+
+class _QueuedStep(NamedTuple):
+    group: LoadedGroup
+    explained: ExplainedBatch | None  # of the readable images; None if there are none
+
+
+class ResultWriter:
+    """Commits results from the devices in a thread of its own, at most once per second, while they continue.
+
+    Args:
+      store: where to.
+      on_commit: called with the rows of each commit.
+    """
+
+    def __init__(self, store: ResultStore, on_commit: Callable[[FinishedRows], None]) -> None:
+        self._store, self._on_commit = store, on_commit
+        self._queue: Queue[_QueuedStep | None] = Queue(_QUEUED_STEPS)
+        self._waiting: list[FinishedRows] = []
+        self._last_commit = -np.inf
+        self._closed = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="jaxplain-write", daemon=True)
+        self._thread.start()
+
+    def put(self, group: LoadedGroup, explained: ExplainedBatch | None) -> None:
+        """Hand over a step; blocks while too many are queued, and raises what an earlier one raised."""
+        self.check()
+        self._queue.put(_QueuedStep(group, explained))
+
+    def check(self) -> None:
+        """Raise the exception that ended the thread, if any."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Commit everything handed over and end the thread; then call `check`."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._take():
+                if self._is_due():
+                    self._commit()
+            self._commit()
+        except BaseException as error:  # raised again in the thread that calls `put`
+            self._error = error
+            while not self._closed:  # keep emptying the queue, or `put` and `close` would block forever
+                self._closed = self._queue.get() is None
+
+    def _take(self) -> bool:
+        """Fetch the next step, or wait until a commit is due; return False at the end."""
+        try:
+            step = self._queue.get(timeout=self._seconds_until_commit())
+        except Empty:
+            return True
+        if step is None:
+            self._closed = True
+            return False
+        self._waiting += _finished_rows(step)
+        return True
+
+    def _seconds_until_commit(self) -> float | None:
+        remaining = self._last_commit + _COMMIT_SECONDS - time.monotonic()
+        return max(0.0, remaining) if self._waiting else None
+
+    def _is_due(self) -> bool:
+        many = sum(len(part.rows) for part in self._waiting) >= _ROWS_PER_COMMIT
+        return bool(self._waiting) and (many or self._seconds_until_commit() == 0.0)
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for with_results in (True, False):  # every write replaces files, so write as few times as possible
+            parts = [part for part in waiting if bool(part.leaves) is with_results]
+            if parts:
+                rows = _concatenated(parts)
+                self._store.write(rows)
+                self._on_commit(rows)
+        self._last_commit = time.monotonic()
+
+
+def _finished_rows(step: _QueuedStep) -> list[FinishedRows]:
+    """Return the rows of a step; waits for the devices."""
+    parts = [_failed_rows(step.group)] if step.group.failed else []
+    if step.explained is None:
+        return parts
+    explained = jax.device_get(step.explained)
+    rows = np.array([image.row for image in step.group.ready])
+    count = len(rows)  # of B; the rest is padding
+    score = np.asarray(explained.score[:count])
+    finite = np.isfinite(score)
+    ready = FinishedRows(
+        rows=rows,
+        status=np.where(finite, RowStatus.OK, RowStatus.FAILED).astype(np.int8),
+        target=np.asarray(explained.target[:count]),
+        score=score,
+        reasons={int(row): "" if ok else _NOT_FINITE for row, ok in zip(rows, finite, strict=True)},
+        leaves={name: np.asarray(leaf)[:count] for name, leaf in leaves_of(explained.result).items()},
+    )
+    return [*parts, ready]
+
+
+def _failed_rows(group: LoadedGroup) -> FinishedRows:
+    count = len(group.failed)
+    return FinishedRows(
+        rows=np.array([image.row for image in group.failed]),
+        status=np.full(count, RowStatus.FAILED, np.int8),
+        target=np.full(count, TOP, np.int32),
+        score=np.full(count, np.nan, np.float32),
+        reasons={image.row: image.reason for image in group.failed},
+        leaves={},
+    )
+
+
+def _concatenated(parts: list[FinishedRows]) -> FinishedRows:
+    def joined(*arrays: np.ndarray) -> np.ndarray:
+        return np.concatenate(arrays)
+
+    reasons = {row: reason for part in parts for row, reason in part.reasons.items()}
+    alike = [part._replace(reasons={}) for part in parts]
+    return jax.tree_util.tree_map(joined, *alike)._replace(reasons=reasons)

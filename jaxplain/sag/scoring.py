@@ -1,0 +1,112 @@
+"""Scoring of patch sets, with a memory of every set scored so far: no set goes through the model twice."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxplain import funnel
+from jaxplain.sag.patches import Scene, leaders, pack, show
+from jaxplain.scores import Score
+
+_BLOCK = 256  # rows of the memory compared at a time
+
+
+class SetMemory(NamedTuple):
+    """The sets scored so far: M rows, W words per set."""
+
+    words: Array  # uint32 [M, W]
+    scores: Array  # [M], NaN where a score was not finite
+    used: Array  # int32 [], rows in use = model evaluations so far
+    overdrawn: Array  # bool [], a batch did not fit and was not scored; nor is any after it
+    not_finite: Array  # bool [], some score was NaN or infinite
+
+
+class SetScores(NamedTuple):
+    """The scores of a batch of N sets."""
+
+    scores: Array  # [N]; NaN where not wanted, not finite, or over budget
+    first: Array  # bool [N], wanted and not equal to an earlier wanted set
+
+
+def empty_memory(capacity: int, patches: int) -> SetMemory:
+    """Return a memory with room for `capacity` sets of `patches` patches: the budget of model evaluations."""
+    words = pack(jnp.zeros(patches, bool)).shape[0]
+    return SetMemory(
+        words=jnp.zeros((capacity, words), jnp.uint32),
+        scores=jnp.full(capacity, jnp.nan, jnp.float32),
+        used=jnp.zeros((), jnp.int32),
+        overdrawn=jnp.zeros((), bool),
+        not_finite=jnp.zeros((), bool),
+    )
+
+
+def evaluate_sets(
+    score: Score, scene: Scene, sets: Array, live: Array, grid: tuple[int, int], batch_size: int | None
+) -> Array:
+    """Score the live ones of N sets, bool [N, P], with the model: [N], NaN where not live."""
+    render = partial(_render, grid)
+    return funnel.evaluate(score, render, (), scene, sets, live=live, batch_size=batch_size)
+
+
+def _render(grid: tuple[int, int], _: tuple, scene: Scene, patches: Array) -> Array:
+    return show(scene, patches, grid)
+
+
+def score_sets(
+    score: Score,
+    scene: Scene,
+    memory: SetMemory,
+    sets: Array,
+    wanted: Array,
+    *,
+    grid: tuple[int, int],
+    batch_size: int | None,
+) -> tuple[SetMemory, SetScores]:
+    """Score the wanted ones of N sets, bool [N, P]; only those neither known nor repeated cost a model call.
+
+    A batch that does not fit into the memory is not scored at all.
+    """
+    words = pack(sets)
+    leader = leaders(words, wanted)
+    first = wanted & (leader == jnp.arange(len(leader)))
+    known = _find(memory, words)
+    new = first & (known < 0)
+    fits = ~memory.overdrawn & (memory.used + jnp.sum(new) <= memory.words.shape[0])
+    new = new & fits
+    values = evaluate_sets(score, scene, sets, new, grid, batch_size)
+    scores = jnp.where(known >= 0, memory.scores[known], jnp.where(jnp.isfinite(values), values, jnp.nan))
+    scores = jnp.where(wanted & fits, scores[leader], jnp.nan)
+    grown = _append(memory, words, scores, new)
+    bad = memory.not_finite | jnp.any(new & ~jnp.isfinite(values))
+    return grown._replace(overdrawn=~fits, not_finite=bad), SetScores(scores, first)
+
+
+def _find(memory: SetMemory, words: Array) -> Array:
+    """Return the row of each set in the memory, -1 where it is unknown: uint32 [N, W] -> int32 [N]."""
+    capacity = memory.words.shape[0]
+    block = min(_BLOCK, capacity)
+
+    def step(number: Array, found: Array) -> Array:
+        # The last block may overlap the one before it, which is harmless: a set occurs only once.
+        start = jnp.minimum(number * block, capacity - block)
+        rows = jax.lax.dynamic_slice_in_dim(memory.words, start, block)
+        filled = start + jnp.arange(block) < memory.used
+        same = (words[:, None, :] == rows[None]).all(axis=-1) & filled[None]
+        return jnp.where(same.any(axis=1), start + jnp.argmax(same, axis=1).astype(jnp.int32), found)
+
+    blocks = (memory.used + block - 1) // block
+    return jax.lax.fori_loop(0, blocks, step, jnp.full(words.shape[0], -1, jnp.int32))
+
+
+def _append(memory: SetMemory, words: Array, scores: Array, new: Array) -> SetMemory:
+    """Return the memory with the new rows at its end; there is room for them."""
+    capacity = memory.words.shape[0]
+    at = jnp.where(new, memory.used + jnp.cumsum(new) - 1, capacity)
+    return memory._replace(
+        words=memory.words.at[at].set(words, mode="drop"),
+        scores=memory.scores.at[at].set(scores, mode="drop"),
+        used=memory.used + jnp.sum(new, dtype=jnp.int32),
+    )
