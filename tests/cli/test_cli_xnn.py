@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
+from support import tiny
 from support.birds import SPECIES, quick_fit, write_birds
 from typer.testing import CliRunner
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jaxplain.report import figures
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.numpy import save_file
@@ -25,6 +24,7 @@ from jaxplain import zoo
 from jaxplain.cli import app as cli
 from jaxplain.cli import explain as commands
 from jaxplain.cli import screen
+from jaxplain.report import figures
 
 QUICK = ("--model", "tiny", "--size", "4", "--iterations", "1", "--steps", "1")
 KEPT = (

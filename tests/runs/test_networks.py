@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from flax import nnx
 from PIL import Image
-from support import birds
+from support import birds, tiny
 
 from jaxplain import masks, perturb, xnn
 from jaxplain.explanation import Explanation, Status, finished

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from support import tiny
 from support.birds import quick_fit
 
 import jaxplain as jx
@@ -46,6 +46,13 @@ def fitted(features):
     return quick_fit(features, features[:, 0], key=jax.random.key(1), n_features=3)
 
 
+@pytest.fixture
+def broadcasting():
+    """The zoo's layers add biases [C] to [N, C]."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def images():
     return jnp.asarray(np.random.default_rng(0).normal(size=(3, 32, 32, 3)).clip(-1, 1), jnp.float32)
@@ -58,6 +65,7 @@ def bright_corners():
     return jnp.asarray(image)
 
 
+@pytest.mark.usefixtures("broadcasting")
 def test_the_network_is_the_classifier_with_one_logit_through_the_x_features(network, images):
     model = tiny.tiny_model()
     features = np.asarray(model.features(images))
@@ -98,6 +106,7 @@ def test_a_heatmap_finds_what_an_x_feature_looks_at(network):
         assert importance[corners[k]].mean() > 3 * importance[corners[1 - k]].mean()
 
 
+@pytest.mark.usefixtures("broadcasting")
 def test_several_classes_in_one_network(images):
     model = tiny.tiny_model()
     srae = planted_srae(((2.0, 0.5), (3.0, 1.0)))
