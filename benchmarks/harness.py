@@ -52,7 +52,9 @@ def squeezed(photo: Path, model: jx.zoo.Classifier):
 def named_right(paths: list[Path], model: jx.zoo.Classifier) -> list[Path]:
     """The photos whose top prediction is the class that the file name gives."""
     predict = jax.jit(jx.top_class)
-    return [path for path in paths if int(predict(model, model.preprocess(jx.load_image(path)))) == label(path)]
+    return [
+        path for path in paths if int(predict(model, model.preprocess(jx.load_image(path)))) == label(path)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------

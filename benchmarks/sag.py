@@ -29,10 +29,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import photos
-
-import jaxplain as jx
 from jaxplain.jobs.photos import read_photo
 from jaxplain.jobs.sag import SagJob, compile_sag, explain_sag
+
+import jaxplain as jx
 from jaxplain.sag.patches import Scene, show
 
 GRID = (7, 7)

@@ -18,10 +18,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import photos
+from jaxplain.compare.program import at_size, takes
 
 import jaxplain as jx
 from jaxplain import compare, metrics
-from jaxplain.compare.program import at_size, takes
 
 METHODS = ("random", "edges", "gradient", "smooth_grad", "grad_cam", "excitation_backprop", "igos", "igos++")
 CHECKS = ("parameter_randomization", "target_randomization")

@@ -49,13 +49,13 @@ import numpy as np
 import photos
 from flax import nnx
 from jax import Array
+from jaxplain.masks.settings import parameters
+from jaxplain.sag.proposal import STEPS as PROPOSAL_STEPS
 
 import jaxplain as jx
 from jaxplain import attributions
 from jaxplain.masks.recipes import IGOS, IGOS_PP
-from jaxplain.masks.settings import parameters
 from jaxplain.precision import lower_precision, rematerialize
-from jaxplain.sag.proposal import STEPS as PROPOSAL_STEPS
 
 METHODS = ("igos_pp", "igos", "sag", "rise")
 RECIPES = {"igos_pp": ("igos++", IGOS_PP), "igos": ("igos", IGOS)}

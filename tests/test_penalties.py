@@ -9,7 +9,6 @@ import oracles
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from jaxplain.masks.penalties import (
     bilateral_total_variation,
     edge_weights,

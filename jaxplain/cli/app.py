@@ -8,13 +8,13 @@ import jax
 import typer
 
 import jaxplain
-from jaxplain.cli import batch as batch_commands
-from jaxplain.cli import compare as compare_command
-from jaxplain.cli import explain as explain_commands
+from jaxplain.cli import batch_commands as batch_commands
+from jaxplain.cli import compare_commands as compare_command
+from jaxplain.cli import explain_commands as explain_commands
 from jaxplain.cli import process, screen
-from jaxplain.cli import report as report_command
-from jaxplain.cli import sag as sag_commands
-from jaxplain.cli import xnn as xnn_commands
+from jaxplain.cli import report_commands as report_command
+from jaxplain.cli import sag_commands as sag_commands
+from jaxplain.cli import xnn_commands as xnn_commands
 from jaxplain.cli.options import examples, flow
 from jaxplain.cli.run import DEBUG, INTERRUPTED, WRONG
 

@@ -1,4 +1,4 @@
-"""The page of a report: the results of `jaxplain.runs.report` in words and pictures."""
+"""The page of a report: the results of `jaxplain.runs.report_runs` in words and pictures."""
 
 import math
 import shlex
@@ -26,10 +26,10 @@ from jaxplain.report.pages import (
     Verdict,
     probability_text,
 )
-from jaxplain.runs.graphs import MAX_CHILDREN, GraphedPhoto, GraphProgram
+from jaxplain.runs.graph_runs import MAX_CHILDREN, GraphedPhoto, GraphProgram
 from jaxplain.runs.photos import Photo
 from jaxplain.runs.records import origin, weights_digest
-from jaxplain.runs.report import CONTROL, MethodReport, PhotoReport, ReportProgram, SanityCheck
+from jaxplain.runs.report_runs import CONTROL, MethodReport, PhotoReport, ReportProgram, SanityCheck
 
 PASSES, FAILS = 0.5, 0.8  # |rank correlation|: below the first a map passes, from the second on it fails
 

@@ -13,7 +13,7 @@ from jaxplain import overlay, xnn
 from jaxplain.explanation import Status
 from jaxplain.images import ImageError, load_image
 from jaxplain.report.sheets import Bar, Sheet, SheetRow, Tile, sheet_png, sheets_page
-from jaxplain.runs.networks import SIZE, FeatureMap, LoadedNetworks, PhotoReading, PreparedPhoto
+from jaxplain.runs.network_runs import SIZE, FeatureMap, LoadedNetworks, PhotoReading, PreparedPhoto
 from jaxplain.runs.photos import Photo
 from jaxplain.runs.records import number, numbers, origin, to_json
 from jaxplain.runs.sinks import write_folder

@@ -23,12 +23,12 @@ from jaxplain.files import OutputError
 from jaxplain.images import ImageError
 from jaxplain.methods import METHODS, MethodSpec, as_spec, choose, takes
 from jaxplain.perturb import BASELINES, resizing_matrix
-from jaxplain.runs.engine import Engine, Outcome, Step, View, explain_step
-from jaxplain.runs.heatmaps import check_size
+from jaxplain.runs.heatmap_runs import check_size
 from jaxplain.runs.measures import DEFAULT_MEASURES, MEASURES, MeasuredMap
 from jaxplain.runs.photos import PhotoFile, read_file
 from jaxplain.runs.records import error_line, number, numbers, weights_digest
 from jaxplain.runs.sinks import FAILED, OK, MapFolder, Row, RowFile
+from jaxplain.runs.step import Engine, Outcome, Step, View, explain_step
 from jaxplain.runs.subject import method_key
 
 Method = MethodSpec | Callable[..., Any]

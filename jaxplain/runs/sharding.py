@@ -24,8 +24,8 @@ from jaxplain.explanation import Status
 from jaxplain.metrics import insertion_deletion
 from jaxplain.perturb import BASELINES, resize_map
 from jaxplain.runs.dataset import ImageFormat
-from jaxplain.runs.engine import explain_step
-from jaxplain.runs.graphs import GraphSettings, search_step
+from jaxplain.runs.graph_runs import GraphSettings, search_step
+from jaxplain.runs.step import explain_step
 from jaxplain.runs.store import LeafSpec, ResultStore, leaves_of
 from jaxplain.runs.subject import Request, Subject, make_subject, request, subject_keys
 from jaxplain.scores import class_score
@@ -125,7 +125,7 @@ class SagRecipe(Recipe):
     Args:
       size: rows and columns of patches.
       baseline: name of the baseline; see `jaxplain.baseline`.
-      options: further settings of `jaxplain.runs.graphs.GraphSettings`, by name.
+      options: further settings of `jaxplain.runs.graph_runs.GraphSettings`, by name.
 
     Raises:
       ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.

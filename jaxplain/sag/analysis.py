@@ -30,9 +30,7 @@ class DiverseSubset(NamedTuple):
     exact: bool  # proved to be a largest subset, of highest total score; False: the time limit came first
 
 
-def diverse_subset(
-    result: SearchResult, max_overlap: int = 1, *, time_limit: float = 20.0
-) -> DiverseSubset:
+def diverse_subset(result: SearchResult, max_overlap: int = 1, *, time_limit: float = 20.0) -> DiverseSubset:
     """Choose the largest set of explanations that pairwise share at most `max_overlap` patches.
 
     Among the largest sets, one of the highest total score. Solved exactly as an integer linear program (HiGHS,
@@ -122,7 +120,9 @@ class Summary:
     patches: int  # of the grid
     sizes: tuple[int, ...]  # of the explanations, ascending
     diverse: tuple[int, ...]  # largest number of explanations that share at most 0, 1, 2 patches
-    sub_explanations: tuple[int, ...] | None  # sets below them scoring above .8, .7, .6, .5; None: not counted
+    sub_explanations: (
+        tuple[int, ...] | None
+    )  # sets below them scoring above .8, .7, .6, .5; None: not counted
     exact: bool = True  # the diverse subsets are proved largest
     complete: bool = True  # the graph was not cut, so all sub-explanations are counted
 

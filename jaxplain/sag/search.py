@@ -30,7 +30,7 @@ from jaxplain.checks import (
 )
 from jaxplain.explanation import Status
 from jaxplain.perturb import as_baseline, blend, upsample
-from jaxplain.sag.minimal import Group, remove_best, removals
+from jaxplain.sag.minimal import Group, removals, remove_best
 from jaxplain.sag.patches import Scene, best_first, contains_any, pack, successors
 from jaxplain.sag.scoring import SetMemory, SetScores, empty_memory, score_sets
 from jaxplain.scores import Score, as_pytree
@@ -386,9 +386,7 @@ def _score_batch(
     # Under vmap a finished row runs along with the others; it must cost no model calls.
     wanted = wanted & (level.phase != _DONE)
     options = {"grid": settings.grid, "batch_size": settings.batch_size}
-    memory, scored = score_sets(
-        problem.score, problem.scene, level.search.memory, sets, wanted, **options
-    )
+    memory, scored = score_sets(problem.score, problem.scene, level.search.memory, sets, wanted, **options)
     level = level._replace(search=level.search._replace(memory=memory))
     return jax.lax.cond(
         expanding,

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from jaxplain import zoo
 from jaxplain.cli import app as cli
-from jaxplain.cli.batch import _duration, _StopRequest
+from jaxplain.cli.batch_commands import _duration, _StopRequest
 from jaxplain.runs import batch as batches
 
 QUICK = ("--model", "tiny", "--method", "gradient", "--size", "4")

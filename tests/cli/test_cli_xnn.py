@@ -13,10 +13,10 @@ from support.birds import SPECIES, quick_fit, write_birds
 from typer.testing import CliRunner
 
 from jaxplain import masks, xnn, zoo
-from jaxplain.cli import xnn as commands
+from jaxplain.cli import xnn_commands as commands
 from jaxplain.explanation import finished
 from jaxplain.runs import features as feature_module
-from jaxplain.runs.networks import RECORD, load_networks
+from jaxplain.runs.network_runs import RECORD, load_networks
 
 QUICK = ("--model", "tiny", "--epochs", "3", "--features", "kept")
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from jaxplain import files, zoo
 from jaxplain.cli import app as cli
-from jaxplain.cli import compare as command
+from jaxplain.cli import compare_commands as command
 from jaxplain.methods import METHODS
 
 QUICK = ("--models", "tiny", "--size", "4", "--steps", "4")

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import jaxplain
 from jaxplain import zoo
 from jaxplain.cli import app as cli
-from jaxplain.cli import explain as commands
+from jaxplain.cli import explain_commands as commands
 from jaxplain.cli import screen
 from jaxplain.report import figures
 
@@ -166,7 +166,7 @@ def test_the_panel_shows_the_method_and_its_numbers(monkeypatch):
 
 
 def a_program_and_a_photo():
-    from jaxplain.runs.heatmaps import HeatmapSettings, compile_heatmaps, explain_photo
+    from jaxplain.runs.heatmap_runs import HeatmapSettings, compile_heatmaps, explain_photo
 
     program = compile_heatmaps(HeatmapSettings("gradient"), tiny.tiny_model())
     return program, explain_photo(program, photo())
@@ -177,8 +177,8 @@ def test_explain_and_compare_agree_on_a_photo():
     write_photo(Path("photos/a.png"))
     explained("photos/a.png", "--baseline", "noise", "--seed", "2")
     from jaxplain.runs.compare import CompareSettings, compare
-    from jaxplain.runs.engine import Engine, explain_step
     from jaxplain.runs.photos import read_photo
+    from jaxplain.runs.step import Engine, explain_step
 
     options = {"size": 4, "n_steps": 1, "iterations": 1}
     model = zoo.load("tiny")

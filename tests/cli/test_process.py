@@ -55,7 +55,7 @@ sys.path[:0] = [{tests!r}, {site!r}]
 from support import tiny
 from jaxplain import zoo
 from jaxplain.cli import app as cli
-from jaxplain.cli import explain as commands
+from jaxplain.cli import explain_commands as commands
 zoo.MODELS["tiny"] = tiny.ENTRY
 explain_photo, calls = commands.explain_photo, []
 def slow(*args):

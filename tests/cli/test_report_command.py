@@ -12,7 +12,7 @@ from support.tiny import write_photo
 from typer.testing import CliRunner
 
 from jaxplain import zoo
-from jaxplain.cli import report as command
+from jaxplain.cli import report_commands as command
 from jaxplain.files import OutputError
 from jaxplain.methods import METHODS, MethodSpec
 
@@ -91,7 +91,7 @@ def test_what_failed_is_on_the_page_and_on_the_screen(monkeypatch):
     write_photo(Path("a.png"))
     flat = MethodSpec(lambda score, image, baseline: image[:4, :4, 0] * 0, "Flat", "A method of your own.")
     monkeypatch.setitem(METHODS, "flat", flat)
-    monkeypatch.setattr("jaxplain.runs.report.graph_view", lambda *args: 1 / 0)
+    monkeypatch.setattr("jaxplain.runs.report_runs.graph_view", lambda *args: 1 / 0)
     done = run("a.png", *PLAIN[:4], "--methods", "flat,gradient", "--no-sanity")
     assert done.exit_code == 0, done.output
     assert "Failed on this photo: Flat." in read().text

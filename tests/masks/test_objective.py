@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from jaxplain.masks.penalties import edge_weights
 
 from jaxplain import paths
 from jaxplain.masks import objective as obj
-from jaxplain.masks.penalties import edge_weights
 from jaxplain.masks.recipes import IGOS, IGOS_PLUS, IGOS_PP
 
 FORMS = {"igos": IGOS, "igos+": IGOS_PLUS, "igos++": IGOS_PP}

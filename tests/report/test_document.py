@@ -11,7 +11,7 @@ from support.page_reader import assert_self_contained
 from jaxplain.explanation import Status
 from jaxplain.methods import METHODS
 from jaxplain.report import document
-from jaxplain.runs.report import MethodReport, SanityCheck
+from jaxplain.runs.report_runs import MethodReport, SanityCheck
 
 
 @pytest.fixture(autouse=True)

@@ -126,8 +126,8 @@ def test_each_photo_is_read_and_decoded_once_for_all_methods(model, photos, monk
 
 def test_the_map_is_that_of_the_engine(model, photos):
     """`compare` and `explain` give the same map for the same photo, method and seed."""
-    from jaxplain.runs.engine import Engine, explain_step
     from jaxplain.runs.photos import read_photo
+    from jaxplain.runs.step import Engine, explain_step
 
     settings = CompareSettings(seed=3, baseline="noise", curve_steps=4)
     found = compare(photos[:1], [model], {"noisy": noisy}, sizes=(4,), settings=settings)

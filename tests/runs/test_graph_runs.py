@@ -11,7 +11,7 @@ from support import slow_sag, tiny
 import jaxplain as jx
 from jaxplain import sag, zoo
 from jaxplain.explanation import Status
-from jaxplain.runs.graphs import (
+from jaxplain.runs.graph_runs import (
     RECORD,
     GraphSettings,
     check_grid,
@@ -123,7 +123,7 @@ def test_every_number_of_the_record_is_in_the_library_s_answer(tmp_path):
 
 
 def test_the_graph_and_a_heatmap_of_a_photo_share_one_random_baseline():
-    from jaxplain.runs.heatmaps import HeatmapSettings, compile_heatmaps, explain_photo
+    from jaxplain.runs.heatmap_runs import HeatmapSettings, compile_heatmaps, explain_photo
 
     _, graphed = explained(baseline="noise", seed=3)
     heatmaps = compile_heatmaps(HeatmapSettings("gradient", baseline="noise", seed=3), tiny.tiny_model())

@@ -12,7 +12,7 @@ from support.tiny import LABELS, QUICK, SIDE, assert_bit_equal, photo, tiny_mode
 import jaxplain as jx
 from jaxplain.explanation import Status
 from jaxplain.methods import METHODS, parameters
-from jaxplain.runs.heatmaps import (
+from jaxplain.runs.heatmap_runs import (
     RECORD,
     HeatmapSettings,
     check_fits,

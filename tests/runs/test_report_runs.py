@@ -5,10 +5,10 @@ import pytest
 from support import report_runs, tiny
 
 from jaxplain.methods import METHODS, MethodSpec
-from jaxplain.runs import report
+from jaxplain.runs import report_runs as report
 from jaxplain.runs.compare import CompareSettings, compare
-from jaxplain.runs.heatmaps import HeatmapSettings, compile_heatmaps, explain_photo
-from jaxplain.runs.report import ReportSettings, check_report
+from jaxplain.runs.heatmap_runs import HeatmapSettings, compile_heatmaps, explain_photo
+from jaxplain.runs.report_runs import ReportSettings, check_report
 
 
 @pytest.fixture(autouse=True)

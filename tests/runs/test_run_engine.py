@@ -9,8 +9,8 @@ from support.tiny import LABELS, Tiny, photo, tiny_model, weights
 import jaxplain as jx
 from jaxplain.explanation import Status
 from jaxplain.methods import METHODS
-from jaxplain.runs.engine import Engine, Step, explain_step
 from jaxplain.runs.records import details, error_line, number, plain, weights_digest
+from jaxplain.runs.step import Engine, Step, explain_step
 from jaxplain.runs.subject import content_words, image_key, method_key
 
 

@@ -1,7 +1,7 @@
 """Quick reports of the toy classifier."""
 
-from jaxplain.runs import report
-from jaxplain.runs.graphs import GraphSettings
+from jaxplain.runs import report_runs as report
+from jaxplain.runs.graph_runs import GraphSettings
 from jaxplain.runs.photos import read_photo
 from support import tiny
 

@@ -7,7 +7,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from jaxplain.methods import METHODS
-from jaxplain.runs.engine import Engine
+from jaxplain.runs.step import Engine
 from jaxplain.zoo import Classifier, InputSpec, ModelEntry, imagenet_labels
 from jaxplain.zoo.layers import Linear, Slot, load_slots
 

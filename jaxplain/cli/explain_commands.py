@@ -40,7 +40,7 @@ from jaxplain.cli.run import (
 )
 from jaxplain.explanation import Status
 from jaxplain.files import check_writable
-from jaxplain.runs.heatmaps import (
+from jaxplain.runs.heatmap_runs import (
     PRESETS,
     RECORD,
     ExplainedPhoto,

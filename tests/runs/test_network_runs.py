@@ -15,7 +15,7 @@ from jaxplain import masks, perturb, xnn
 from jaxplain.explanation import Explanation, Status, finished
 from jaxplain.report import networks as pages
 from jaxplain.runs import features as feature_module
-from jaxplain.runs import networks as runs
+from jaxplain.runs import network_runs as runs
 from jaxplain.runs import subject
 from jaxplain.runs.features import FeatureStore, class_folders, labelled_photos
 from jaxplain.runs.records import weights_digest

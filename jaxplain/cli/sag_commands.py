@@ -39,7 +39,7 @@ from jaxplain.cli.run import (
 )
 from jaxplain.explanation import Status
 from jaxplain.files import check_writable
-from jaxplain.runs.graphs import (
+from jaxplain.runs.graph_runs import (
     MAX_CHILDREN,
     RECORD,
     GraphedPhoto,

@@ -14,9 +14,9 @@ from jaxplain import sag
 from jaxplain.checks import check_choice, check_positive_int, check_seed
 from jaxplain.explanation import Status
 from jaxplain.perturb import BASELINES
-from jaxplain.runs.engine import Engine, Program, Step, View
 from jaxplain.runs.photos import Photo
 from jaxplain.runs.records import number, origin, to_json
+from jaxplain.runs.step import Engine, Program, Step, View
 from jaxplain.runs.subject import Subject
 from jaxplain.scores import KINDS, class_score
 

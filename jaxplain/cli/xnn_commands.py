@@ -15,7 +15,7 @@ from jaxplain.cli.options import CLOSER, Images, Model, Out, Seed, Weights, exam
 from jaxplain.explanation import Status
 from jaxplain.files import check_replaceable, check_writable
 from jaxplain.report import networks as pages
-from jaxplain.runs import networks
+from jaxplain.runs import network_runs as networks
 from jaxplain.runs.features import Extraction, FeatureStore, LabelledPhoto, class_folders, labelled_photos
 from jaxplain.runs.photos import Photo, distinct
 from jaxplain.runs.records import weights_digest

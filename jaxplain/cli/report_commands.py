@@ -36,9 +36,9 @@ from jaxplain.cli.run import (
 )
 from jaxplain.files import OutputError, check_writable, write_atomic
 from jaxplain.methods import choose
-from jaxplain.runs.graphs import GraphedPhoto
+from jaxplain.runs.graph_runs import GraphedPhoto
 from jaxplain.runs.photos import Photo
-from jaxplain.runs.report import (
+from jaxplain.runs.report_runs import (
     DEFAULT_METHODS,
     PhotoReport,
     ReportProgram,

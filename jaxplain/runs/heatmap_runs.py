@@ -13,9 +13,9 @@ from jaxplain.explanation import Explanation, Status
 from jaxplain.methods import METHODS, MethodSpec, parameters, takes
 from jaxplain.metrics import Curves
 from jaxplain.perturb import BASELINES, resize_map
-from jaxplain.runs.engine import Engine, Program, View, explain_step
 from jaxplain.runs.photos import Photo
 from jaxplain.runs.records import details, npy, number, numbers, origin, plain, to_json
+from jaxplain.runs.step import Engine, Program, View, explain_step
 from jaxplain.scores import KINDS
 
 RECORD = "result.json"  # the file that marks a folder as a result

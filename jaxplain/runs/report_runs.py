@@ -21,11 +21,11 @@ from jaxplain.methods import MethodSpec, choose
 from jaxplain.metrics import Curves
 from jaxplain.perturb import BASELINES
 from jaxplain.runs.compare import at_size, measure_map, randomized
-from jaxplain.runs.engine import Engine, Outcome, Step, View, explain_step
-from jaxplain.runs.graphs import GraphedPhoto, GraphProgram, GraphSettings, compile_graphs, graph_view
-from jaxplain.runs.heatmaps import check_size
+from jaxplain.runs.graph_runs import GraphedPhoto, GraphProgram, GraphSettings, compile_graphs, graph_view
+from jaxplain.runs.heatmap_runs import check_size
 from jaxplain.runs.measures import MeasuredMap
 from jaxplain.runs.records import error_line
+from jaxplain.runs.step import Engine, Outcome, Step, View, explain_step
 from jaxplain.runs.subject import Subject
 
 DEFAULT_METHODS = ("gradient", "smooth-grad", "integrated-gradients", "grad-cam", "igos", "igos++")
