@@ -301,7 +301,7 @@ def checkpoints(model, images):
 def test_blocks_are_found_wherever_they_are(scene, images):
     """In a score, in a wrapper, in a trunk; and the model itself does not change."""
     srae = xnn.SRAE(xnn.SRAEConfig(features=16, widths=(8,), n_features=3), rngs=nnx.Rngs(0))
-    network = xnn.ExplanationNetwork(xnn.Trunk(scene.model), xnn.Head(scene.model), srae, targets=1)
+    network = xnn.ExplanationNetwork(xnn.Trunk(scene.model), xnn.ClassifierHead(scene.model), srae, targets=1)
     blocks = checkpoints(rematerialize(scene.model), images)
     assert blocks >= len(scene.model.blocks)
     for model in (scene.score, lower_precision(scene.model), network, network.feature_score(0)):
