@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any
 
 import jax
@@ -200,6 +202,8 @@ def _explain_all(
             remarks.append(f"{photo.path}: {explained.status.message}")
         yield _row(names[photo.path], explained)
 
+    # Compiling leaves the interpreter idle for seconds, in which matplotlib is imported for the pictures.
+    Thread(target=import_module, args=["jaxplain.report.figures"], daemon=True).start()
     tally = for_each(paths, partial(compile_heatmaps, settings, classifier), rows)
     kept = f"Their results are in {out_dir}. {LEFT}"
     finish(tally, _results_table(tally.program, out_dir), remarks, kept=kept)

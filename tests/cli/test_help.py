@@ -85,10 +85,10 @@ def test_every_option_says_what_it_is_and_its_default(path):
         if option.name == "help":
             continue
         assert len(option.help or "") > 10, f"{option.name} has no help"
-        told = (
+        message = (
             option.default not in (None, [], ()) or option.show_default or "default:" in option.help.lower()
         )
-        assert option.required or option.is_flag or told, f"{option.name} does not say its default"
+        assert option.required or option.is_flag or message, f"{option.name} does not say its default"
 
 
 @every()
