@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 import jaxplain as jx
-from jaxplain.zoo import Classifier, InputSpec
+from jaxplain.zoo import InputSpec, ZooClassifier
 from jaxplain.zoo.conv import max_pool
 from jaxplain.zoo.efficientnet import MBConvBlock, relu6
 from jaxplain.zoo.layers import Conv, Linear
@@ -21,7 +21,7 @@ def stem(conv, images):
     return max_pool(relu6(conv(images)), 3, stride=1, padding=((1, 1), (1, 1)))
 
 
-class Small(Classifier):
+class Small(ZooClassifier):
     """Few input channels, max pool, depthwise of both strides, a dense 3 x 3: what platforms differ in."""
 
     def __init__(self, *, rngs):

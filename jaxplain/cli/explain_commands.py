@@ -178,14 +178,14 @@ def _demo_photo() -> Path:
     )
 
 
-def _compile_probabilities(classifier: zoo.Classifier) -> Callable[..., Any]:
+def _compile_probabilities(classifier: zoo.ZooClassifier) -> Callable[..., Any]:
     image = jax.ShapeDtypeStruct((*classifier.spec.size, 3), np.float32)
     probabilities = jax.jit(lambda model, image: jax.nn.softmax(model(image[None])[0]))
     return probabilities.lower(classifier, image).compile()
 
 
 def _explain_all(
-    settings: HeatmapSettings, classifier: zoo.Classifier, images: list[Path], out_dir: Path
+    settings: HeatmapSettings, classifier: zoo.ZooClassifier, images: list[Path], out_dir: Path
 ) -> None:
     """Explain all photos with the same compiled programs, show a table, and exit with the right status."""
     check_fits(settings, classifier)

@@ -21,7 +21,7 @@ from jaxplain import scores
 from jaxplain.checks import as_image, as_key, check_callable, check_choice, check_floats, check_positive_int
 from jaxplain.explanation import Explanation, call_method
 from jaxplain.metrics.causal import Curves, adversarial_rise, insertion_deletion
-from jaxplain.metrics.layers import LayerStructure, layer_structure
+from jaxplain.metrics.parameter_layers import LayerStructure, layer_structure
 from jaxplain.metrics.similarity import Similarity, compare_maps
 from jaxplain.perturb import as_baseline
 

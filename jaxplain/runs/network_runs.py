@@ -232,7 +232,7 @@ class PhotoReading(NamedTuple):
 class LoadedNetworks(NamedTuple):
     """Explanation networks read from a folder; all photos, classes and x-features share one compilation."""
 
-    classifier: zoo.Classifier
+    classifier: zoo.ZooClassifier
     probe: xnn.Probe
     names: tuple[str, ...]  # of all classes of the probe
     explained: dict[str, ExplanationNetwork]

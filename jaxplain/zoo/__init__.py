@@ -13,7 +13,7 @@ from pathlib import Path
 from flax import nnx
 
 from jaxplain.checks import check_choice
-from jaxplain.zoo.classifier import Classifier, InputSpec, find_class, imagenet_labels
+from jaxplain.zoo.classifier import InputSpec, ZooClassifier, find_class, imagenet_labels
 from jaxplain.zoo.efficientnet import EfficientNetLite
 from jaxplain.zoo.resnet import ResNet
 from jaxplain.zoo.squeezenet import SqueezeNet
@@ -23,10 +23,10 @@ from jaxplain.zoo.weights import read_state_dict
 
 __all__ = [
     "MODELS",
-    "Classifier",
     "InputSpec",
     "ModelEntry",
     "WeightsError",
+    "ZooClassifier",
     "find_class",
     "imagenet_labels",
     "load",
@@ -46,7 +46,7 @@ class ModelEntry:
       package: the importable package that ships them, if there is one.
     """
 
-    build: Callable[..., Classifier]
+    build: Callable[..., ZooClassifier]
     description: str
     weights: str
     package: str | None = None
@@ -94,7 +94,7 @@ def model_names() -> tuple[str, ...]:
 
 def load(
     name: str, *, weights: str | os.PathLike[str] | None = None, labels: tuple[str, ...] | None = None
-) -> Classifier:
+) -> ZooClassifier:
     """Load a pretrained classifier.
 
     Args:

@@ -37,7 +37,7 @@ TORCHVISION = InputSpec(
 """The input space of most weights that torchvision publishes."""
 
 
-class Classifier(nnx.Module):
+class ZooClassifier(nnx.Module):
     """Base of the zoo's classifiers: images [N, H, W, 3] in model space -> logits [N, K].
 
     A classifier is a pytree (its parameters are the leaves) and passes through `jax.jit` as an argument.

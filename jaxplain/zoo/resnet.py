@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from jaxplain.zoo.classifier import TORCHVISION, Classifier
+from jaxplain.zoo.classifier import TORCHVISION, ZooClassifier
 from jaxplain.zoo.conv import max_pool
 from jaxplain.zoo.layers import Conv, Linear, Slot
 
@@ -59,7 +59,7 @@ class ResidualBlock(nnx.Module):
         return jax.nn.relu(self.convs[-1](hidden) + shortcut)
 
 
-class ResNet(Classifier):
+class ResNet(ZooClassifier):
     """ResNet: 512 penultimate features (ResNet-18) or 2048 (ResNet-50), last convolution 7 x 7.
 
     The weights have torchvision's names.

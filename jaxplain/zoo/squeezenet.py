@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jaxplain.zoo.classifier import TORCHVISION, Classifier, InputSpec
+from jaxplain.zoo.classifier import TORCHVISION, InputSpec, ZooClassifier
 from jaxplain.zoo.conv import ceil_padding, max_pool
 from jaxplain.zoo.layers import Conv, Slot
 
@@ -45,7 +45,7 @@ class Fire(nnx.Module):
         return jax.nn.relu(jnp.concatenate([self.expand1x1(squeezed), self.expand3x3(squeezed)], axis=-1))
 
 
-class SqueezeNet(Classifier):
+class SqueezeNet(ZooClassifier):
     """SqueezeNet 1.0; last fire module 13 x 13 x 512 at 227 pixels.
 
     It classifies every position and averages the results, so that nothing smaller than all the maps

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxplain.zoo.classifier import TORCHVISION, Classifier
+from jaxplain.zoo.classifier import TORCHVISION, ZooClassifier
 from jaxplain.zoo.conv import max_pool
 from jaxplain.zoo.layers import Conv, Linear, Slot
 
@@ -17,7 +17,7 @@ _GRID = 7  # side of the maps that the linear layers see
 _HIDDEN = 4096
 
 
-class VGG19(Classifier):
+class VGG19(ZooClassifier):
     """VGG-19: 4096 penultimate features (after their ReLU), last convolution 14 x 14 x 512.
 
     The weights have torchvision's names.

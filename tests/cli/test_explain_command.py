@@ -585,7 +585,7 @@ def test_a_log_gets_a_line_a_step():
 
 def test_a_long_step_is_not_taken_for_dead(monkeypatch, capsys):
     monkeypatch.setattr(screen, "_LOG_SECONDS", 0.05)
-    with screen.Bar(2) as bar:
+    with screen.ProgressBar(2) as bar:
         bar.tell("compiling")
         time.sleep(0.3)
     said = capsys.readouterr().err.splitlines()
