@@ -89,6 +89,8 @@ def value_and_grad(
     The model's own parameters are not differentiated, and only the running sum of the gradient is kept from
     one batch of `batch_size` images to the next. An item that is not live does not contribute to it.
 
+    Arguments: see `evaluate`.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxplain import funnel
