@@ -188,17 +188,23 @@ def parameter_randomization(
         image,
         baseline,
         as_key(key, "parameter_randomization"),
-        structure=structure,
-        rows=rows,
-        mode=mode,
-        replacement=replacement,
+        choices=_RandomizationChoices(structure, rows, mode, replacement),
     )
     return ParameterRandomization(
         tuple(structure.names[row] for row in rows), original, randomized, *similarity
     )
 
 
-@partial(jax.jit, static_argnames=("structure", "rows", "mode", "replacement"))
+class _RandomizationChoices(NamedTuple):
+    """The static half of `parameter_randomization`."""
+
+    structure: LayerStructure
+    rows: tuple[int, ...]  # positions of the layers in `structure`
+    mode: str
+    replacement: str
+
+
+@partial(jax.jit, static_argnames="choices")
 def _randomization(
     explain: Explain,
     score: Any,
@@ -206,11 +212,9 @@ def _randomization(
     baseline: Array | None,
     key: Array,
     *,
-    structure: LayerStructure,
-    rows: tuple[int, ...],
-    mode: str,
-    replacement: str,
+    choices: _RandomizationChoices,
 ) -> tuple[Explanation, Explanation, Similarity]:
+    structure, rows, mode, replacement = choices
     for_parameters, for_method = jax.random.split(key)
     arrays = jax.tree_util.tree_leaves(_model_of(score))
     others = _replacements(structure, arrays, for_parameters, replacement)
