@@ -124,7 +124,9 @@ def cells_and_shifts(key, shape, grid, probability):
     return jax.random.bernoulli(cells_key, probability, grid).astype(jnp.float32), sizes, shifts
 
 
-@pytest.mark.parametrize("grid", [(2, 3), pytest.param((1, 1), marks=pytest.mark.slow), (6, 8)])
+@pytest.mark.parametrize(
+    "grid", [(2, 3), *(pytest.param(grid, marks=pytest.mark.slow) for grid in ((1, 1), (6, 8)))]
+)
 def test_rise_masks_are_upsampled_and_cropped(grid):
     masks = attributions.rise_masks(KEY, SHAPE[:2], n_samples=4, grid=grid, probability=0.4)
     for index, mask in enumerate(masks):
@@ -134,6 +136,7 @@ def test_rise_masks_are_upsampled_and_cropped(grid):
         close(mask, large[shifts[0] : shifts[0] + 6, shifts[1] : shifts[1] + 8])
 
 
+@pytest.mark.slow
 def test_rise_masks_keep_every_pixel_equally_often():
     masks = attributions.rise_masks(KEY, (12, 12), n_samples=3000, grid=3, probability=0.3)
     assert masks.min() == 0

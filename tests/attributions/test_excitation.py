@@ -39,7 +39,7 @@ def passed_down(relevance, x, weights):
     return total * np.sign(x)
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 999))
 def test_two_layers_against_a_loop_over_neurons(seed):
     """Inputs and hidden activations of both signs (a linear bottleneck), biases, a ReLU on top of them."""
@@ -57,7 +57,7 @@ def test_two_layers_against_a_loop_over_neurons(seed):
     np.testing.assert_allclose(winning_probabilities(network, jnp.asarray(x), 1), expected, atol=1e-5)
 
 
-@settings(max_examples=2)
+@pytest.mark.slow
 @given(seed=st.integers(0, 999))
 def test_nothing_is_lost_where_all_excite(seed):
     """With positive weights and inputs the probabilities sum to 1 through every kind of layer."""
@@ -78,6 +78,7 @@ def test_nothing_is_lost_where_all_excite(seed):
     assert float(found.min()) >= 0
 
 
+@pytest.mark.slow
 def test_a_convolution_is_the_matrix_that_it_stands_for():
     kernel, top, images = numbers(0, 3, 3, 2, 3), numbers(1, 3, 4), abs(numbers(2, 1, 5, 5, 2))
 
@@ -188,7 +189,7 @@ def model():
     ("layer", "contrastive"),
     [
         ("maps", False),
-        ("image", True),
+        pytest.param("image", True, marks=pytest.mark.slow),
         pytest.param("maps", True, marks=pytest.mark.slow),
         pytest.param("image", False, marks=pytest.mark.slow),
     ],

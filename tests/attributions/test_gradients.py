@@ -158,6 +158,7 @@ def test_more_adaptive_nodes_leave_a_smaller_error():
     assert errors[2] < errors[1] / 3 < errors[0] / 9
 
 
+@pytest.mark.slow
 def test_adaptive_rows_of_a_batch_have_their_own_nodes():
     """The score jumps at another place in each row."""
 
@@ -182,7 +183,7 @@ def test_no_difference_has_no_relative_error():
 # Over noisy copies
 
 
-@pytest.mark.parametrize("batch_size", [3, 50])
+@pytest.mark.parametrize("batch_size", [3, pytest.param(50, marks=pytest.mark.slow)])
 def test_smooth_grad_and_var_grad_are_the_loop(batch_size):
     noise = 0.3 * normal(7, 7, *SHAPE)
     slopes = np.stack([slope(IMAGE + sample) for sample in noise])
@@ -194,7 +195,9 @@ def test_smooth_grad_and_var_grad_are_the_loop(batch_size):
     assert int(mean.evaluations) == int(variance.evaluations) == 7
 
 
-@pytest.mark.parametrize("method", [attributions.smooth_grad, attributions.var_grad])
+@pytest.mark.parametrize(
+    "method", [attributions.smooth_grad, pytest.param(attributions.var_grad, marks=pytest.mark.slow)]
+)
 def test_the_noise_is_drawn_from_the_key(method):
     keys = [jax.random.fold_in(KEY, sample) for sample in range(5)]
     noise = jnp.stack([jax.random.normal(key, SHAPE) for key in keys])

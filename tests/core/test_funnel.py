@@ -108,7 +108,7 @@ def test_every_batch_size_gives_the_loop(batch_size):
     np.testing.assert_allclose(values, loop(problem).values, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=SLOW)])
 def test_few_images(count):
     problem = make(count=count)
     for batch_size in (1, 3, None):
@@ -150,7 +150,7 @@ def test_vmap_gives_the_loop(names):
     ("outer", "inner"),
     [
         ({"params"}, {"score"}),
-        ({"context"}, {"items", "weights"}),
+        pytest.param({"context"}, {"items", "weights"}, marks=SLOW),
         pytest.param({"score"}, {"params"}, marks=SLOW),
         pytest.param({"score"}, {"score"}, marks=SLOW),
     ],
@@ -445,6 +445,7 @@ def test_derivatives_are_those_of_the_loop(batch_size, derivatives_of_the_loop):
     assert_same_derivatives(found, derivatives_of_the_loop(problem))
 
 
+@pytest.mark.slow
 def test_derivatives_of_scores_alone():
     def values(run):
         return lambda problem: funnel.Evaluated(run(problem), ())

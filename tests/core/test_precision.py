@@ -207,7 +207,10 @@ def test_wrapping_again_changes_the_dtype_and_nests_nothing(scene):
 # ------------------------------------------------------------------------------------------- forwarding
 
 
-@pytest.mark.parametrize("way", [lower_precision, rematerialize, Rematerialized])
+@pytest.mark.parametrize(
+    "way",
+    [lower_precision, pytest.param(rematerialize, marks=SLOW), pytest.param(Rematerialized, marks=SLOW)],
+)
 def test_a_wrapped_classifier_replaces_the_classifier(scene, images, way):
     """With everything that the package reads from a classifier."""
     wrapped, model = way(scene.model), scene.model
@@ -259,6 +262,7 @@ def test_other_families_work_with_it(scene, way):
     assert trunk(scene.image[None]).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_equal_wrappers_compile_once(scene, images):
     calls = []
 
@@ -298,6 +302,7 @@ def checkpoints(model, images):
     return str(program).count("checkpoint[") + str(program).count("remat2[")
 
 
+@pytest.mark.slow
 def test_blocks_are_found_wherever_they_are(scene, images):
     """In a score, in a wrapper, in a trunk; and the model itself does not change."""
     srae = xnn.SRAE(xnn.SRAEConfig(features=16, widths=(8,), n_features=3), rngs=nnx.Rngs(0))
@@ -335,6 +340,7 @@ def kept(model):
 SHARES = {"efficientnet-lite0": 0.15, "resnet50": 0.5, "vgg19": 0.35, "squeezenet1_0": 0.7}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [name if name == "squeezenet1_0" else pytest.param(name, marks=SLOW) for name in SHARES],
