@@ -117,7 +117,8 @@ def search_step(settings: GraphSettings) -> Step:
     }
 
     def run(classifier: Any, subject: Subject) -> sag.SearchResult:
-        scene = class_score(classifier, subject.target, settings.kind), subject.image, subject.baseline  # type: ignore[arg-type]
+        score = class_score(classifier, subject.target, settings.kind)  # type: ignore[arg-type]
+        scene: tuple[Any, Any, Any] = score, subject.image, subject.baseline
         proposed: dict[str, Any] = {}
         if settings.candidates is not None:
             proposal = sag.proposal_map(*scene, **shared)
