@@ -176,6 +176,12 @@ def check_where(holds: Callable[[np.ndarray], Any], values: Any, message: str) -
 # Options
 
 
+def check_callable(value: Any, name: str) -> None:
+    """Raise a TypeError unless a value can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, got {type(value).__name__}.")
+
+
 def as_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf) -> Array:
     """Return one number as float32 []; a concrete one must lie in low..high.
 
@@ -217,12 +223,6 @@ def as_pair(value: Pair, name: str) -> tuple[int, int]:
     if len(value) != 2:
         raise ValueError(f"{name} must be one whole number or (rows, columns), got {value!r}.")
     return check_positive_int(value[0], name), check_positive_int(value[1], name)
-
-
-def check_callable(value: Any, name: str) -> None:
-    """Raise a TypeError unless a value can be called."""
-    if not callable(value):
-        raise TypeError(f"{name} must be a function, got {type(value).__name__}.")
 
 
 def check_batch_size(batch_size: int | None) -> int | None:
