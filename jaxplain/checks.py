@@ -176,12 +176,6 @@ def check_where(holds: Callable[[np.ndarray], Any], values: Any, message: str) -
 # Options
 
 
-def check_callable(value: Any, name: str) -> None:
-    """Raise a TypeError unless a value can be called."""
-    if not callable(value):
-        raise TypeError(f"{name} must be a function, got {type(value).__name__}.")
-
-
 def as_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf) -> Array:
     """Return one number as float32 []; a concrete number must lie in low..high.
 
@@ -249,7 +243,6 @@ def as_pair(value: Pair, name: str) -> tuple[int, int]:
     return check_positive_int(value[0], name), check_positive_int(value[1], name)
 
 
-<<<<<<< HEAD
 def as_grid(value: Pair, image_shape: tuple[int, ...], name: str = "grid") -> tuple[int, int]:
     """Return the (rows, columns) of a grid or map over an image [H, W, C], no finer than its pixels.
 
@@ -271,8 +264,6 @@ def check_callable(value: Any, name: str) -> None:
         raise TypeError(f"{name} must be a function, got {type(value).__name__}.")
 
 
-=======
->>>>>>> w-metrics
 def check_batch_size(batch_size: int | None) -> int | None:
     """Return the images per model call; None chooses by platform. Errors as in `check_positive_int`."""
     return None if batch_size is None else check_positive_int(batch_size, "batch_size")
