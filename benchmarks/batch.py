@@ -30,10 +30,10 @@ BACKWARD = 8 * 4 * 3
 FORWARD = 8 * 4 * 4 + 4 + 2 + 2 * 51 + 1
 
 
-def bare_loop(model: jx.zoo.Classifier, image: jax.Array) -> Callable[[], None]:
+def bare_loop(model: jx.zoo.ZooClassifier, image: jax.Array) -> Callable[[], None]:
     """The passes of one image through the model and nothing else."""
 
-    def passes(model: jx.zoo.Classifier, image: jax.Array) -> jax.Array:
+    def passes(model: jx.zoo.ZooClassifier, image: jax.Array) -> jax.Array:
         def score(image: jax.Array) -> jax.Array:
             return jax.nn.softmax(model(image[None]))[0, 0]
 
@@ -53,7 +53,7 @@ def bare_loop(model: jx.zoo.Classifier, image: jax.Array) -> Callable[[], None]:
 class Copies:
     """A data set of photos that come again and again, under names of their own."""
 
-    def __init__(self, model: jx.zoo.Classifier, paths: list[Path], count: int) -> None:
+    def __init__(self, model: jx.zoo.ZooClassifier, paths: list[Path], count: int) -> None:
         self.model, self.paths = model, paths
         self.identities = [f"{number} {paths[number % len(paths)].name}" for number in range(count)]
 
@@ -92,7 +92,9 @@ def flat(count: int) -> None:
         pixels = np.random.default_rng(number).integers(0, 256, (28, 28, 3), np.uint8)
         return Example(str(number), np.kron(pixels, np.ones((8, 8, 1), np.uint8)))
 
-    def explain(model: jx.zoo.Classifier, image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
+    def explain(
+        model: jx.zoo.ZooClassifier, image: jax.Array, target: jax.Array, key: jax.Array
+    ) -> jax.Array:
         return jx.attributions.input_x_gradient(jx.class_score(model, target), image).importance
 
     def on_progress(progress: Progress) -> None:

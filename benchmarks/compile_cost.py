@@ -1,4 +1,4 @@
-"""What compiling an explanation costs: CPU seconds of XLA, and how many copies of the network a program holds.
+"""What compiling an explanation costs: XLA's CPU seconds, and how many copies of the network a program holds.
 
     python benchmarks/compile_cost.py
 

@@ -40,7 +40,7 @@ def cost(rule: str, steps: int) -> float:
     return steps + FORWARD * (int(found.evaluations) - steps - 2)
 
 
-def baselines(model: jx.zoo.Classifier, image) -> dict:
+def baselines(model: jx.zoo.ZooClassifier, image) -> dict:
     """By name."""
     return {
         "blur": jx.blur_baseline(image),

@@ -44,12 +44,12 @@ def label(photo: Path) -> int:
     return int(foolbox_name[1] if foolbox_name else photo.name.split("_")[0])
 
 
-def squeezed(photo: Path, model: jx.zoo.Classifier):
+def squeezed(photo: Path, model: jx.zoo.ZooClassifier):
     """The whole photo squeezed to the model's input, bilinearly, in model space."""
     return model.normalize(resize(jx.load_image(photo), model.spec.size))
 
 
-def named_right(paths: list[Path], model: jx.zoo.Classifier) -> list[Path]:
+def named_right(paths: list[Path], model: jx.zoo.ZooClassifier) -> list[Path]:
     """The photos whose top prediction is the class that the file name gives."""
     predict = jax.jit(jx.top_class)
     return [

@@ -93,7 +93,7 @@ def line(name: str, row: dict) -> str:
     return f"{name} {row['map']:9} {row['dtype']:9} {figures}"
 
 
-def abstract(name: str) -> jx.zoo.Classifier:
+def abstract(name: str) -> jx.zoo.ZooClassifier:
     """A network of the zoo without numbers: memory is a matter of shapes."""
     build = jx.zoo.MODELS[name].build
     return nnx.eval_shape(lambda: build(name, jx.zoo.imagenet_labels(), rngs=nnx.Rngs(0)))

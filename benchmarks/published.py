@@ -29,7 +29,7 @@ def main() -> None:
             print(f"  {name:32} {error:.1e}")
 
 
-def errors(model: jx.zoo.Classifier, golden) -> dict[str, float]:
+def errors(model: jx.zoo.ZooClassifier, golden) -> dict[str, float]:
     """Largest absolute differences; for gradients the relative norm of the difference."""
     image, baseline = model.normalize(golden["rgb"]), model.normalize(golden["blurred"])
     logits = jax.jit(lambda model, images: model(images))(model, jnp.stack([image, baseline]))

@@ -119,7 +119,7 @@ class Passes(NamedTuple):
 # -------------------------------------------------------------------------------------- models and pictures
 
 
-def load(name: str) -> jx.zoo.Classifier:
+def load(name: str) -> jx.zoo.ZooClassifier:
     if name == "efficientnet-lite0":
         return jx.zoo.load(name)
     model = jx.zoo.MODELS[name].build(name, jx.zoo.imagenet_labels(), rngs=nnx.Rngs(0))
@@ -143,7 +143,7 @@ class Pictures(NamedTuple):
     targets: Array  # int32 [N]
 
 
-def some_images(model: jx.zoo.Classifier, count: int) -> Array:
+def some_images(model: jx.zoo.ZooClassifier, count: int) -> Array:
     """Different images in model space: [count, H, W, 3]."""
     try:
         paths = photos.foolbox() if find_spec("foolbox") else [photos.cat()]
@@ -154,7 +154,7 @@ def some_images(model: jx.zoo.Classifier, count: int) -> Array:
     return jnp.stack(moved)
 
 
-def some_pictures(model: jx.zoo.Classifier, count: int) -> Pictures:
+def some_pictures(model: jx.zoo.ZooClassifier, count: int) -> Pictures:
     images = some_images(model, count)
     logits = jax.jit(lambda model, images: jax.lax.map(lambda image: model(image[None])[0], images))
     return Pictures(
@@ -511,7 +511,7 @@ def torch_device() -> str | None:
 
 def against_torch(
     options: argparse.Namespace,
-    model: jx.zoo.Classifier,
+    model: jx.zoo.ZooClassifier,
     pictures: Pictures,
     fastest: dict[tuple[int, str], Fastest],
     deadline: float,
@@ -538,7 +538,7 @@ def against_torch(
 
 
 def torch_row(
-    options: argparse.Namespace, model: jx.zoo.Classifier, pictures: Pictures, ours: Fastest, device: str
+    options: argparse.Namespace, model: jx.zoo.ZooClassifier, pictures: Pictures, ours: Fastest, device: str
 ) -> dict[str, Any]:
     import torch
     import torch_igos

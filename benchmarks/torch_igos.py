@@ -23,7 +23,7 @@ TERMS = ((0, False), (1, True), (2, False), (2, True))  # layer (x, y, their pro
 # ------------------------------------------------------------------------------------------------ networks
 
 
-def network(name: str, model: jx.zoo.Classifier, device: str, dtype: torch.dtype) -> nn.Module:
+def network(name: str, model: jx.zoo.ZooClassifier, device: str, dtype: torch.dtype) -> nn.Module:
     """The PyTorch network with the weights of a model of the zoo."""
     found = lite0() if name == "efficientnet-lite0" else ResNet(model)
     found = found.eval().requires_grad_(False).to(device, dtype)

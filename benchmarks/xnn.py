@@ -23,10 +23,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxplain.jobs.features import FeatureStore, LabelledPhoto
 
 import jaxplain as jx
 from jaxplain import xnn
+from jaxplain.explanation import Status
+from jaxplain.runs.features import FeatureStore, LabelledPhoto
 
 SPECIES = (
     "Glaucous_winged_Gull", "Heermann_Gull", "Ivory_Gull", "Eared_Grebe", "Horned_Grebe", "Pied_billed_Grebe",
@@ -79,8 +80,9 @@ def table(options, features, labels, names, test, probe) -> None:
             )
         )
         seconds = time.perf_counter() - start
-        ask = jax.jit(xnn.diagnose)
-        measured = ask(found.srae, features[test], before[:, target], every_logit=before, label=target)
+        measured = xnn.diagnose(
+            found.srae, features[test], before[:, target], every_logit=before, label=target
+        )
         own = test & (labels == target)
         few = xnn.significant(found.srae.contributions(features[own])).sum(1).mean()
         after = xnn.replace_logit(before, target, found.srae(features[test])[:, 0])
@@ -100,7 +102,7 @@ def table(options, features, labels, names, test, probe) -> None:
             f"  R2 {measured.r2:.4f}  rmse {measured.rmse:.3f}  significant own {few:.2f} all "
             f"{measured.significant:.2f}  pull-away {measured.pull_away:.3f}  correlation "
             f"{measured.correlation:.3f}  rebuilt {measured.reconstructed:.4f}  dominance "
-            f"{measured.dominance:.2f}  dead {measured.dead}  {xnn.Status(int(found.status)).name} "
+            f"{measured.dominance:.2f}  dead {measured.dead}  {Status(int(found.status)).name} "
             f"rounds {found.rounds}  {seconds:.1f} s",
             flush=True,
         )
