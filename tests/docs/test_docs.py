@@ -240,11 +240,13 @@ def public(thing):
     if not inspect.ismodule(thing):
         return {}
     inside = "jaxplain." if hasattr(thing, "__path__") else f"{thing.__name__}."
+    names = getattr(thing, "__all__", [name for name in vars(thing) if not name.startswith("_")])
+    members = {name: getattr(thing, name) for name in names}
     return {
         name: member
-        for name, member in vars(thing).items()
-        if name in getattr(thing, "__all__", (name,)) and not name.startswith("_") and (inspect.isfunction(member) or inspect.isclass(member))
-        if f"{member.__module__}.".startswith(inside)
+        for name, member in members.items()
+        if (inspect.isfunction(member) or inspect.isclass(member))
+        and f"{member.__module__}.".startswith(inside)
     }
 
 
