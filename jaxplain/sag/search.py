@@ -73,8 +73,8 @@ class SearchHistory(NamedTuple):
 class SearchResult:
     """Minimal sufficient explanations of one image, in the valid ones of R rows.
 
-    `search` fills the first `len(result)` rows, ordered by size and then by falling score. Each explanation is
-    sufficient, no single patch can be removed from it, and no two are equal.
+    `search` fills the first `len(result)` rows, ordered by size and then by falling score. Each explanation
+    is sufficient, no single patch can be removed from it, and no two are equal.
     """
 
     explanations: Array  # bool [R, P], True where a patch is shown

@@ -9,7 +9,7 @@ from itertools import combinations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import slow_sag
 from support.patch_scores import Table, as_sets, monotone_table, random_table, scene_of, search
@@ -103,7 +103,7 @@ def test_diverse_subsets_at_the_edges():
 
 # --- graphs
 
-OPTIONS = {"grid": (3, 3), "beam_width": 126, "max_explanations": 126, "threshold": 0.7}
+OPTIONS = {"grid": (3, 3), "beam_width": 12, "max_explanations": 12, "threshold": 0.7}
 
 
 def slow_graph(score, explanations, above):
@@ -127,6 +127,7 @@ def sets_of(graph):
 
 
 @given(seeds, st.sampled_from([0.0, 0.4, 0.8]), st.booleans())
+@settings(max_examples=12)
 def test_a_graph_against_recursion(seed, above, monotone):
     table = monotone_table(seed) if monotone else random_table(seed)
     result = search(table, **OPTIONS)
@@ -151,6 +152,7 @@ def test_a_graph_against_recursion(seed, above, monotone):
 
 
 @given(seeds, st.integers(1, 3))
+@settings(max_examples=12)
 def test_few_children_are_those_of_largest_drop(seed, most):
     """Grown with few children or pruned afterwards, and never cut off from an explanation."""
     table = monotone_table(seed, levels=1000)
@@ -296,10 +298,11 @@ def test_statistics_of_nothing_are_refused():
 
 
 @given(seeds)
+@settings(max_examples=12)
 def test_a_summary_counts(seed):
     """Sub-explanations are counted from the definition: sets reached from the explanations."""
     table = monotone_table(seed)
-    result = search(table, **(OPTIONS | {"max_explanations": 12}))
+    result = search(table, **OPTIONS)
     graph = jx.sag.graph(table, *scene_of((3, 3)), result)
     summary = jx.sag.summarize(result, graph)
     whole = float(result.image_score)
@@ -358,6 +361,7 @@ def test_support_of_sets_that_were_not_measured():
 
 
 @given(seeds)
+@settings(max_examples=12)
 def test_a_full_graph_never_errs_about_its_own_sets(seed):
     table = monotone_table(seed, levels=1000)
     result = search(table, **OPTIONS)
