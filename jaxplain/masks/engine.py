@@ -20,7 +20,7 @@ from jax import Array
 from jaxplain.checks import refuse_derivatives
 from jaxplain.explanation import Explanation, Status, finished
 from jaxplain.masks import objective as obj
-from jaxplain.masks.descent import Descent, CandidateLosses, Start
+from jaxplain.masks.descent import CandidateLosses, Descent, Start
 
 
 class MaskHistory(NamedTuple):
