@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracles
 import pytest
+from support import oracles
 
 import jaxplain as jx
 from jaxplain import Status, paths

@@ -6,8 +6,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
+from support import oracles
 
 from jaxplain import Status
 from jaxplain.masks import extremal_perturbation

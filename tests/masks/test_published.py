@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from published import eight_bit_blur, foolbox_photos, squeezed
+from support.published import eight_bit_blur, foolbox_photos, squeezed
 
 import jaxplain as jx
 from jaxplain import paths

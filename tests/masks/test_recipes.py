@@ -7,8 +7,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
+from support import oracles
 
 import jaxplain as jx
 from jaxplain import Status, paths

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 from flax import nnx
 from jax import export
+from support import small
 
 import jaxplain as jx
 from jaxplain import attributions, masks, metrics, sag, xnn, zoo
