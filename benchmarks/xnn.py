@@ -80,9 +80,8 @@ def table(options, features, labels, names, test, probe) -> None:
             )
         )
         seconds = time.perf_counter() - start
-        measured = xnn.diagnose(
-            found.srae, features[test], before[:, target], every_logit=before, label=target
-        )
+        truth = before[:, target]
+        measured = xnn.diagnose(found.srae, features[test], truth, every_logit=before, label=target)
         own = test & (labels == target)
         few = xnn.significant(found.srae.contributions(features[own])).sum(1).mean()
         after = xnn.replace_logit(before, target, found.srae(features[test])[:, 0])

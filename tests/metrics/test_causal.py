@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
+from support import oracles
 
 import jaxplain as jx
 from jaxplain import insertion_deletion, metrics
