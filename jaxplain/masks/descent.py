@@ -146,7 +146,7 @@ class BestStep:
         return jnp.asarray(self.first_change, jnp.float32)
 
     def move(self, start: Start, state: Array, measure: CandidateLosses) -> Move:
-        """CandidateLosses all candidates and take the lowest."""
+        """Measure all candidates and take the lowest."""
         powers = jnp.arange(self.candidates) - self.width
         changes = state * jnp.asarray(self.decay**powers, jnp.float32)  # [A]
         steps = changes / _at_least_tiny(jnp.mean(jnp.abs(start.grads)))

@@ -20,7 +20,7 @@ from jax import Array
 from jaxplain.checks import refuse_derivatives
 from jaxplain.explanation import Explanation, Status, finished
 from jaxplain.masks import objective as obj
-from jaxplain.masks.descent import Descent, CandidateLosses, Start
+from jaxplain.masks.descent import CandidateLosses, Descent, Start
 
 
 class MaskHistory(NamedTuple):
@@ -171,7 +171,7 @@ def _keep_better(state: _MaskState, loss: Array) -> _MaskState:
 def _last_measured(
     choices: EngineChoices, problem: obj.Problem, end: _MaskState, history: MaskHistory, key: Array | None
 ) -> tuple[_MaskState, MaskHistory]:
-    """CandidateLosses the last masks, after which no gradient comes; losses move to the iteration that they end."""
+    """Measure the last masks, after which no gradient comes; losses move to the iteration that they end."""
     last_key, _ = _keys(key, jnp.int32(choices.iterations))
     problem = problem._replace(coefficients=problem.coefficients._replace(l1=end.l1))
     last = obj.path_losses(choices.setup(), problem, end.masks[None], last_key)
