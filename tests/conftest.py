@@ -1,7 +1,6 @@
 """Settings of the whole test process, and a tiny scene that compiles fast."""
 
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,11 +57,6 @@ def strict_and_quick(request):
     jax.config.update("jax_disable_most_optimizations", False)
     # Thousands of compiled programs in one process run into the system's limit of memory maps.
     jax.clear_caches()
-
-
-def pytest_itemcollected(item):
-    """Names of tests are the same in all processes: addresses of functions are left out."""
-    item._nodeid = re.sub(r" at 0x[0-9a-f]+", "", item.nodeid)
 
 
 def _unexpected_skips(terminal):

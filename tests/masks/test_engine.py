@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from support import oracles
+from support.ids import stable
 
 import jaxplain as jx
 from jaxplain import Status, paths
@@ -103,7 +104,7 @@ def whole_run(method, scene, baselines, options):
         ("igos++", 2, {}),
         slow("igos++", 1, {"descent": Nesterov(5.0)}),  # too long a step: the best mask is not the last
     ],
-    ids=str,
+    ids=stable,
 )
 def test_a_whole_run_is_the_loop(scene, method, baselines, options):
     several = jnp.stack([scene.baseline, jnp.zeros_like(scene.image)][:baselines])
@@ -189,7 +190,7 @@ class Visits:
         ([np.nan, np.nan, np.nan, np.inf], None),
         ([np.nan] * 4, None),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_the_lowest_loss_wins_and_nan_never_does(scene, losses, best):
     visits = Visits(jnp.array([0.2, 0.4, 0.6, 0.8]), jnp.array(losses, jnp.float32))
@@ -371,7 +372,7 @@ def weight_products(lowered):
         ("igos+", {"descent": Optax(optax.sgd(1.0)), "search": "path"}),
         ("igos+", {"descent": FixedStep()}),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_a_program_has_two_copies_of_the_model(scene, method, options):
     """One forward, one forward and backward: three times the products of a forward pass. See DESIGN, rule on
@@ -426,7 +427,7 @@ class Seen:
         slow("igos", {"descent": Nesterov(1.0), "search": "path"}),
         ("igos", {"descent": Nesterov(1.0), "search": "gradient"}),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_evaluations_are_the_images_that_the_model_saw(scene, method, options):
     seen = Seen()
