@@ -29,7 +29,7 @@ from jaxplain.report import figures
 QUICK = ("--model", "tiny", "--size", "4", "--iterations", "1", "--steps", "1")
 KEPT = (
     "1 of 3 photos done. Their results are in jaxplain-out. "
-    "To continue, give the command the photos that are left."
+    "To continue, run the command on the remaining photos."
 )
 FILES = {
     "heatmap.png",
