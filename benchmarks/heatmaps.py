@@ -23,9 +23,7 @@ import numpy as np
 import jaxplain as jx
 from jaxplain.methods import METHODS, choose, parameters
 
-MASK_METHODS = tuple(
-    name for name in METHODS if name.startswith("igos") or name == "meaningful-perturbation"
-)
+MASK_METHODS = tuple(name for name in METHODS if name.startswith("igos") or name == "meaningful-perturbation")
 
 
 def measure(options: argparse.Namespace, method: str, model: jx.zoo.Classifier) -> dict[str, Any]:

@@ -196,9 +196,7 @@ def slow(options: argparse.Namespace, model: jx.zoo.Classifier, paths: list[Path
 
 
 @jax.jit
-def score_one(
-    score: jx.ClassScore, image: jax.Array, baseline: jax.Array, patches: jax.Array
-) -> jax.Array:
+def score_one(score: jx.ClassScore, image: jax.Array, baseline: jax.Array, patches: jax.Array) -> jax.Array:
     return score(show(Scene(image, baseline), patches, GRID)[None])[0]
 
 
