@@ -15,9 +15,7 @@ import jaxplain as jx
 def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--model", nargs="+", default=[f"efficientnet-lite{number}" for number in range(3)])
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="weights of a model without its own"
-    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a model without its own")
     options = parser.parse_args()
     paths = harness.chosen_photos(options)
     correct = {}

@@ -35,9 +35,7 @@ def cat() -> Path:
 def _data_of(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
-        raise FileNotFoundError(
-            f'{package}, which has the photos, is not installed: pip install -e ".[bench]"'
-        )
+        raise FileNotFoundError(f'{package} is not installed, which has photos: pip install -e ".[bench]"')
     return Path(spec.submodule_search_locations[0], "data")
 
 

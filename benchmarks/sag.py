@@ -165,7 +165,7 @@ def bare(options: argparse.Namespace, model: jx.zoo.Classifier, paths: list[Path
 
 
 def slow(options: argparse.Namespace, model: jx.zoo.Classifier, paths: list[Path]) -> list[dict]:
-    """Compare the sets and model calls of the compiled search with those of a Python program without a memory."""
+    """Compare sets and model calls of the compiled search with those of a slow one in Python."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from support import slow_sag
 
@@ -180,15 +180,15 @@ def slow(options: argparse.Namespace, model: jx.zoo.Classifier, paths: list[Path
             return np.asarray(score_one(asked.score, asked.image, asked.baseline, shown))
 
         expected = slow_sag.beam_search(
-            score_of, PATCHES, 0.9, width=5, candidates=15, max_size=20, max_roots=30,
+            score_of, PATCHES, 0.9, width=5, candidates=15, max_size=20, max_explanations=30,
             proposal=np.asarray(asked.proposal).reshape(-1),
         )  # fmt: skip
         sets = {frozenset(result.patches(row)) for row in np.flatnonzero(result.valid)}
         calls, slow_calls = int(result.evaluations), expected.asked
-        rows.append({"photo": path.name, "sets": len(sets), "same": sets == expected.roots})
+        rows.append({"photo": path.name, "sets": len(sets), "same": sets == expected.explanations})
         rows[-1] |= {"calls": calls, "slow_calls": slow_calls}
         print(
-            f"  {path.name:24} {len(sets):2} sets, the same: {sets == expected.roots}; model calls {calls}, "
+            f"  {path.name:24} {len(sets):2} sets, the same: {sets == expected.explanations}; model calls {calls}, "
             f"slow search {slow_calls} ({slow_calls / calls:.2f} times)",
             flush=True,
         )
