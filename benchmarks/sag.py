@@ -188,7 +188,7 @@ def slow(options: argparse.Namespace, model: jx.zoo.Classifier, paths: list[Path
         rows.append({"photo": path.name, "sets": len(sets), "same": sets == expected.explanations})
         rows[-1] |= {"calls": calls, "slow_calls": slow_calls}
         print(
-            f"  {path.name:24} {len(sets):2} sets, the same: {sets == expected.explanations}; model calls {calls}, "
+            f"  {path.name:24} {len(sets):2} sets, the same: {rows[-1]['same']}; model calls {calls}, "
             f"slow search {slow_calls} ({slow_calls / calls:.2f} times)",
             flush=True,
         )

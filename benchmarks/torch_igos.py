@@ -127,7 +127,7 @@ def igos_pp(
     chosen: Mapping[str, Any],
     batch: int,
 ) -> Callable[[], tuple[Tensor, dict[str, int]]]:
-    """Return a function that explains B images [B, H, W, 3]; it returns masks [B, h, w] and numbers of passes.
+    """Return a function that explains images [B, H, W, 3] and returns masks [B, h, w] and pass counts.
 
     chosen: all options of `jaxplain.igos_pp` with a number for `l2`; see `jaxplain.methods.parameters`.
     """
