@@ -28,10 +28,10 @@ BACKWARD = 8 * 4 * 3
 FORWARD = 8 * 4 * 4 + 4 + 2 + 2 * 51 + 1
 
 
-def bare_loop(model: jx.zoo.Classifier, image: jax.Array) -> Callable[[], jax.Array]:
+def bare_loop(model: jx.zoo.ZooClassifier, image: jax.Array) -> Callable[[], jax.Array]:
     """Return a compiled call that makes the passes of one image and nothing else."""
 
-    def passes(model: jx.zoo.Classifier, image: jax.Array) -> jax.Array:
+    def passes(model: jx.zoo.ZooClassifier, image: jax.Array) -> jax.Array:
         def score(image: jax.Array) -> jax.Array:
             return jax.nn.softmax(model(image[None]))[0, 0]
 
@@ -51,7 +51,7 @@ def bare_loop(model: jx.zoo.Classifier, image: jax.Array) -> Callable[[], jax.Ar
 class RepeatedPhotos:
     """A data set in which a few photos recur under different names."""
 
-    def __init__(self, model: jx.zoo.Classifier, paths: list[Path], count: int) -> None:
+    def __init__(self, model: jx.zoo.ZooClassifier, paths: list[Path], count: int) -> None:
         self.model, self.paths = model, paths
         self.identities = [f"{number} {paths[number % len(paths)].name}" for number in range(count)]
 
@@ -61,7 +61,7 @@ class RepeatedPhotos:
         return Example(self.identities[index], self.model.crop_and_resize(rgb))
 
 
-def overhead(model: jx.zoo.Classifier, images: int, rounds: int) -> list[dict[str, float]]:
+def overhead(model: jx.zoo.ZooClassifier, images: int, rounds: int) -> list[dict[str, float]]:
     """Measure seconds per image of the run and of the bare loop, alternately."""
     paths = harness.foolbox()
     data = RepeatedPhotos(model, paths, images)
@@ -79,7 +79,7 @@ def overhead(model: jx.zoo.Classifier, images: int, rounds: int) -> list[dict[st
     return rows
 
 
-def memory(model: jx.zoo.Classifier, count: int) -> list[float]:
+def memory(model: jx.zoo.ZooClassifier, count: int) -> list[float]:
     """Measure resident memory in the course of a run over many images, in MiB."""
     sizes: list[float] = []
 
@@ -87,7 +87,9 @@ def memory(model: jx.zoo.Classifier, count: int) -> list[float]:
         pixels = np.random.default_rng(number).integers(0, 256, (28, 28, 3), np.uint8)
         return Example(str(number), np.kron(pixels, np.ones((8, 8, 1), np.uint8)))
 
-    def explain(model: jx.zoo.Classifier, image: jax.Array, target: jax.Array, key: jax.Array) -> jax.Array:
+    def explain(
+        model: jx.zoo.ZooClassifier, image: jax.Array, target: jax.Array, key: jax.Array
+    ) -> jax.Array:
         return jx.attributions.input_x_gradient(jx.class_score(model, target), image).importance
 
     def on_progress(progress: Progress) -> None:

@@ -43,7 +43,7 @@ def cost(rule: str, steps: int) -> float:
     return steps + FORWARD * (int(explanation.evaluations) - steps - 2)
 
 
-def make_baseline(name: str, model: jx.zoo.Classifier, image: jax.Array) -> jax.Array:
+def make_baseline(name: str, model: jx.zoo.ZooClassifier, image: jax.Array) -> jax.Array:
     if name == "blur":
         return jx.blur_baseline(image)
     black = jnp.zeros_like(image)
@@ -51,7 +51,7 @@ def make_baseline(name: str, model: jx.zoo.Classifier, image: jax.Array) -> jax.
 
 
 def measure(
-    model: jx.zoo.Classifier, path: Path, settings: list[Setting], baselines: list[str]
+    model: jx.zoo.ZooClassifier, path: Path, settings: list[Setting], baselines: list[str]
 ) -> dict[Measurement, float]:
     """Return the relative errors on one photo."""
     image = harness.squeezed(path, model)

@@ -50,17 +50,17 @@ def label(photo: Path) -> int:
     return int(foolbox_name[1] if foolbox_name else photo.name.split("_")[0])
 
 
-def squeezed(photo: Path, model: jx.zoo.Classifier) -> jax.Array:
+def squeezed(photo: Path, model: jx.zoo.ZooClassifier) -> jax.Array:
     """Return the whole photo in model space, resized bilinearly without keeping its aspect ratio."""
     return model.normalize(resize(jx.load_image(photo), model.spec.size))
 
 
-def cropped(photo: Path, model: jx.zoo.Classifier) -> jax.Array:
+def cropped(photo: Path, model: jx.zoo.ZooClassifier) -> jax.Array:
     """Return the photo with the model's own preprocessing."""
     return model.preprocess(jx.load_image(photo))
 
 
-def correctly_classified(paths: list[Path], model: jx.zoo.Classifier) -> list[Path]:
+def correctly_classified(paths: list[Path], model: jx.zoo.ZooClassifier) -> list[Path]:
     """Return the photos whose top prediction is the class in their file name."""
     predict = jax.jit(jx.top_class)
     return [path for path in paths if int(predict(model, cropped(path, model))) == label(path)]

@@ -26,7 +26,7 @@ from jaxplain.methods import METHODS, choose, parameters
 MASK_METHODS = tuple(name for name in METHODS if name.startswith("igos") or name == "meaningful-perturbation")
 
 
-def measure(options: argparse.Namespace, method: str, model: jx.zoo.Classifier) -> dict[str, Any]:
+def measure(options: argparse.Namespace, method: str, model: jx.zoo.ZooClassifier) -> dict[str, Any]:
     """Explain all photos with one method; return means over photos, and the rows."""
     published = jx.masks.PAPER[method] if options.paper else {}
     settings = {"size": options.size, **published, **dict(options.option)}

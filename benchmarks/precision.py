@@ -39,7 +39,7 @@ FIGURES = ("probability", "difference", "deletion_auc", "insertion_auc", "rank_c
 # Quality
 
 
-def measure(model: Any, exact: jx.zoo.Classifier, path: Path) -> list[dict[str, Any]]:
+def measure(model: Any, exact: jx.zoo.ZooClassifier, path: Path) -> list[dict[str, Any]]:
     """Make both maps of a photo with one classifier and measure them with the exact one."""
     image = harness.squeezed(path, model)
     baseline = jx.blur_baseline(image)
@@ -98,13 +98,13 @@ def line(name: str, row: dict[str, Any]) -> str:
 # Memory
 
 
-def abstract(name: str) -> jx.zoo.Classifier:
+def abstract(name: str) -> jx.zoo.ZooClassifier:
     """Return a network of the zoo without numbers, because memory depends on shapes only."""
     build = jx.zoo.MODELS[name].build
     return nnx.eval_shape(lambda: build(name, jx.zoo.imagenet_labels(), rngs=nnx.Rngs(0)))
 
 
-def variants(plain: jx.zoo.Classifier) -> dict[str, Any]:
+def variants(plain: jx.zoo.ZooClassifier) -> dict[str, Any]:
     low = jax.eval_shape(jx.lower_precision, plain)
     return {
         "float32": plain,

@@ -27,7 +27,7 @@ FIELDS = {
 }  # fmt: skip
 
 
-def errors(model: jx.zoo.Classifier, golden: Mapping[str, np.ndarray]) -> dict[str, float]:
+def errors(model: jx.zoo.ZooClassifier, golden: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Return the largest absolute differences; for gradients the relative norm of the difference."""
     image, baseline = model.normalize(golden["rgb"]), model.normalize(golden["blurred"])
     logits = jax.jit(lambda model, images: model(images))(model, jnp.stack([image, baseline]))

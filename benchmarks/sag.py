@@ -41,11 +41,13 @@ PATCHES = GRID[0] * GRID[1]
 # Explanations
 
 
-def explanations(options: argparse.Namespace, model: jx.zoo.Classifier, paths: list[Path]) -> list[dict]:
+def explanations(options: argparse.Namespace, model: jx.zoo.ZooClassifier, paths: list[Path]) -> list[dict]:
     return [measure(options, model, paths, name) for name in options.baseline]
 
 
-def measure(options: argparse.Namespace, model: jx.zoo.Classifier, paths: list[Path], baseline: str) -> dict:
+def measure(
+    options: argparse.Namespace, model: jx.zoo.ZooClassifier, paths: list[Path], baseline: str
+) -> dict:
     """Search all photos with one baseline."""
     settings = GraphSettings(grid=GRID, baseline=baseline, candidates=options.candidates or None)
     program = compile_graphs(settings, model)
@@ -119,7 +121,7 @@ class Question(NamedTuple):
         return jx.sag.search(self.score, self.image, self.baseline, proposal=self.proposal)
 
 
-def question(model: jx.zoo.Classifier, path: Path) -> Question:
+def question(model: jx.zoo.ZooClassifier, path: Path) -> Question:
     image = harness.cropped(path, model)
     score = jx.class_score(model, jx.top_class(model, image))
     baseline = jx.blur_baseline(image)
@@ -137,7 +139,7 @@ def bare_calls(score: jx.ClassScore, images: jax.Array, count: int, *, batch_siz
     return jax.lax.fori_loop(0, count // batch_size, step, 0.0)
 
 
-def bare(options: argparse.Namespace, model: jx.zoo.Classifier, paths: list[Path]) -> list[dict]:
+def bare(options: argparse.Namespace, model: jx.zoo.ZooClassifier, paths: list[Path]) -> list[dict]:
     """Compare searches with the same number of bare model calls, alternately."""
     rows = []
     print("search relative to bare model calls, seconds")
@@ -164,7 +166,7 @@ def bare(options: argparse.Namespace, model: jx.zoo.Classifier, paths: list[Path
     return rows
 
 
-def slow(options: argparse.Namespace, model: jx.zoo.Classifier, paths: list[Path]) -> list[dict]:
+def slow(options: argparse.Namespace, model: jx.zoo.ZooClassifier, paths: list[Path]) -> list[dict]:
     """Compare sets and model calls of the compiled search with those of a slow one in Python."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from support import slow_sag

@@ -33,7 +33,7 @@ CHECKS = ("parameter_randomization", "target_randomization")
 SIZE, EPSILON = 28, 0.047
 
 
-def sanity(model: jx.zoo.Classifier, paths: list[Path], methods: list[str]) -> list[Any]:
+def sanity(model: jx.zoo.ZooClassifier, paths: list[Path], methods: list[str]) -> list[Any]:
     comparison = compare(paths, [model], methods, sizes=(SIZE,), settings=CompareSettings(CHECKS))
     summaries = summarize_rows(comparison.rows, CHECKS)
     print("method                parameters shuffled   other class   photos")
@@ -45,7 +45,7 @@ def sanity(model: jx.zoo.Classifier, paths: list[Path], methods: list[str]) -> l
     return [{"method": summary.method, **summary.measures} for summary in summaries]
 
 
-def adversarial(model: jx.zoo.Classifier, paths: list[Path], methods: list[str]) -> list[dict[str, Any]]:
+def adversarial(model: jx.zoo.ZooClassifier, paths: list[Path], methods: list[str]) -> list[dict[str, Any]]:
     rows = []
     print("method                clean rise   attacked rise   photos fooled")
     for name in methods:

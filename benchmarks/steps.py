@@ -25,7 +25,7 @@ RISE_SHARE = 8  # RISE needs so many model calls per image that fewer images fil
 # Models and pictures
 
 
-def load(name: str) -> jx.zoo.Classifier:
+def load(name: str) -> jx.zoo.ZooClassifier:
     if name == "efficientnet-lite0":
         return jx.zoo.load(name)
     model = jx.zoo.MODELS[name].build(name, jx.zoo.imagenet_labels(), rngs=nnx.Rngs(0))
@@ -49,7 +49,7 @@ class Pictures(NamedTuple):
     targets: Array  # int32 [N]
 
 
-def some_images(model: jx.zoo.Classifier, count: int) -> Array:
+def some_images(model: jx.zoo.ZooClassifier, count: int) -> Array:
     """Return different images in model space: [count, H, W, 3]."""
     photos = None
     for paths in (harness.foolbox, lambda: [harness.cat()]):
@@ -62,7 +62,7 @@ def some_images(model: jx.zoo.Classifier, count: int) -> Array:
     return jnp.stack(shifted)
 
 
-def some_pictures(model: jx.zoo.Classifier, count: int) -> Pictures:
+def some_pictures(model: jx.zoo.ZooClassifier, count: int) -> Pictures:
     images = some_images(model, count)
     targets = jax.jit(lambda model, images: jax.lax.map(partial(jx.top_class, model), images))(model, images)
     return Pictures(images, jax.jit(jax.vmap(jx.blur_baseline))(images), targets.astype(jnp.int32))

@@ -33,7 +33,7 @@ def torch_device() -> str | None:
 
 def compare(
     options: argparse.Namespace,
-    model: jx.zoo.Classifier,
+    model: jx.zoo.ZooClassifier,
     pictures: Any,
     fastest: list[Fastest],
     deadline: float,
@@ -66,7 +66,7 @@ def compare(
 
 
 def _compare_one(
-    options: argparse.Namespace, model: jx.zoo.Classifier, pictures: Any, ours: Fastest, device: str
+    options: argparse.Namespace, model: jx.zoo.ZooClassifier, pictures: Any, ours: Fastest, device: str
 ) -> dict[str, Any]:
     setting = ours.setting
     title = f"size {setting.size} {setting.dtype}"

@@ -24,7 +24,7 @@ TERMS = ((0, False), (1, True), (2, False), (2, True))  # layer (x, y, their pro
 # Networks
 
 
-def network(name: str, model: jx.zoo.Classifier, device: str, dtype: torch.dtype) -> nn.Module:
+def network(name: str, model: jx.zoo.ZooClassifier, device: str, dtype: torch.dtype) -> nn.Module:
     """Return the PyTorch network with the weights of a model of the zoo."""
     copy = lite0() if name == "efficientnet-lite0" else ResNet(model)
     copy = copy.eval().requires_grad_(False).to(device, dtype)

@@ -1,6 +1,6 @@
-"""Results that appear whole or not at all, and output errors that say what to do.
+"""Atomic writes of files and folders, and output errors that say what to do.
 
-A crash, a full disk or Ctrl-C leaves the previous result as it was; nobody ever reads half a file.
+A crash, a full disk or Ctrl-C leaves the previous result unchanged; no reader ever sees half a file.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _REASONS = {
 
 
 class OutputError(OSError):
-    """A place that results cannot be written to. The message names the path, the reason and the way out.
+    """Results cannot be written to a path. The message names the path, the reason and a remedy.
 
     Attributes:
-        errno: the system's error number, or None where jaxplain itself refuses the place.
+      errno: the system's error number, or None where jaxplain itself refuses the path.
     """
 
     def __init__(self, message: str, number: int | None = None) -> None:
@@ -43,21 +43,21 @@ class OutputError(OSError):
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that readers see the old content or all of the new, never a part.
+    """Write a file so that readers see either the old or the new content, never a part of it.
 
-    The bytes go to a temporary name in the same folder, reach the disk, and only then take the final name.
-    On any failure, Ctrl-C included, the temporary is removed and an existing file stays as it was. Where
-    ``path`` is a symbolic link, the file it points to is replaced.
+    The bytes are written and synced to a temporary file in the same folder, which is then renamed. After any
+    failure, including Ctrl-C, the temporary file is removed and an existing file is unchanged. If `path` is a
+    symbolic link, its target is replaced.
 
     Args:
-        path: the file; its folder must exist.
-        data: the whole content.
+      path: the file; its folder must exist.
+      data: the complete content.
 
     Raises:
-        OutputError: the folder is missing, not writable or full, or ``path`` is a folder.
+      OutputError: the folder is missing, not writable or full, or `path` is a folder.
 
     Example:
-        >>> write_atomic("/tmp/mask.bin", b"abc")
+      >>> write_atomic("/tmp/mask.bin", b"abc")
     """
     path = Path(os.path.realpath(path))
     temporary = _sibling(path)
@@ -74,17 +74,17 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def append_durably(path: str | os.PathLike[str], data: bytes) -> None:
-    """Add bytes to the end of a file: all of them, on the disk when this returns, or none.
+    """Append bytes to a file: all of them, synced to the disk, or none.
 
     Args:
-        path: the file; made if it is not there.
-        data: what to add.
+      path: the file; created if it is missing.
+      data: the bytes to append.
 
     Raises:
-        OutputError: the folder is missing, not writable or full, or ``path`` is a folder.
+      OutputError: the folder is missing, not writable or full, or `path` is a folder.
 
     Example:
-        >>> append_durably("rows.txt", b"one more")
+      >>> append_durably("rows.txt", b"one more")
     """
     try:
         with open(path, "ab") as file:
@@ -105,30 +105,30 @@ def append_durably(path: str | os.PathLike[str], data: bytes) -> None:
 def staged_folder(
     final: str | os.PathLike[str], *, marker: str | os.PathLike[str] | None = None
 ) -> Iterator[Path]:
-    """Fill a folder of results that replaces the previous one only when all is written.
+    """Fill a folder that replaces the previous one only when everything is written.
 
-    The body of the ``with`` writes into a temporary sibling folder. When it ends well, an existing folder is
-    moved aside, the new one takes its name, and the old one is deleted; should that swap fail, the old one
-    is moved back. On any exception in the body, Ctrl-C included, the temporary is removed and ``final`` is
-    untouched. (The system offers no exchange of two folders in one step: a power cut between the two
-    renames leaves the old result beside ``final``, under a name starting with ``.jaxplain-``.)
+    The body of the `with` statement writes into a temporary sibling folder. If it succeeds, an existing
+    folder is moved aside, the new one takes its name, and the old one is deleted; if that swap fails, the old
+    one is moved back. After any exception in the body, including Ctrl-C, the temporary folder is removed and
+    `final` is unchanged. (No system call exchanges two folders: a power cut between the two renames leaves
+    the old result next to `final`, under a name starting with `.jaxplain-`.)
 
     Args:
-        final: the folder to make or replace; missing parents are created.
-        marker: a file name (relative to the folder) that tells a result folder from any other. If given, an
-            existing folder that is neither empty nor holds this file is refused, so that a mistyped output
-            folder does not cost someone their holiday photos.
+      final: the folder to create or replace; missing parents are created.
+      marker: a file name (relative to the folder) that identifies a result folder. If given, an existing
+        folder that is neither empty nor holds this file is refused, so that a mistyped output folder
+        cannot delete other data.
 
     Yields:
-        The temporary folder to write into.
+      The temporary folder to write into.
 
     Raises:
-        OutputError: ``final`` is a file, the current folder or one around it, or lacks the marker; its parent
-            cannot be written; or the disk filled up while the body wrote.
+      OutputError: `final` is a file, contains or is the current folder, or lacks the marker; its parent
+        is not writable; or the disk filled up while the body was writing.
 
     Example:
-        >>> with staged_folder("/tmp/jaxplain-doc", marker="result.json") as folder:
-        ...     _ = (folder / "result.json").write_text("{}")
+      >>> with staged_folder("/tmp/jaxplain-doc", marker="result.json") as folder:
+      ...     _ = (folder / "result.json").write_text("{}")
     """
     final = Path(os.path.realpath(final))
     check_replaceable(final, marker)
@@ -138,35 +138,35 @@ def staged_folder(
         yield staging
         _swap(staging, final, aside)
     except OSError as error:
-        # Only a full disk is surely about the output; other errors of the body are its own.
+        # Only a full disk is certainly about the output; other errors of the body are its own.
         if error.errno in _FULL and not isinstance(error, OutputError):
             raise _output_error(final, error) from error
         raise
     finally:
-        if aside.exists() and not final.exists():  # the swap stopped between its two moves
+        if aside.exists() and not final.exists():  # the swap stopped between its two renames
             os.rename(aside, final)
         for leftover in (staging, aside):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def check_writable(folder: str | os.PathLike[str]) -> Path:
-    """Make sure that results can be written, before hours of work depend on it.
+    """Check that results can be written, before hours of work depend on it.
 
-    Creates the folder if needed and really writes (and removes) a small file in it: permission bits tell
-    nothing to root, on network disks, or about free space.
+    Creates the folder if needed, then writes and removes a small file: permission bits are meaningless for
+    root and on network disks, and say nothing about free space.
 
     Args:
-        folder: the output folder.
+      folder: the output folder.
 
     Returns:
-        The folder as a `Path`.
+      The folder as a `Path`.
 
     Raises:
-        OutputError: it cannot be made, is not a folder, or is read-only, forbidden or full.
+      OutputError: it cannot be created, is not a folder, or is read-only, forbidden or full.
 
     Example:
-        >>> check_writable("/tmp/jaxplain-doc").name
-        'jaxplain-doc'
+      >>> check_writable("/tmp/jaxplain-doc").name
+      'jaxplain-doc'
     """
     folder = Path(folder)
     probe = _sibling(folder / "probe")
@@ -176,9 +176,9 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
             _write_durably(probe, bytes(_PROBE_BYTES))
         finally:
             probe.unlink(missing_ok=True)
-    except FileNotFoundError as error:  # though it was just made, or in a place such as /proc
+    except FileNotFoundError as error:  # although it was just created, or in a place such as /proc
         raise OutputError(
-            f"cannot write {folder}: nothing can be made there. Choose another folder.", error.errno
+            f"cannot write {folder}: nothing can be created there. Choose another folder.", error.errno
         ) from error
     except OSError as error:
         raise _output_error(folder, error) from error
@@ -186,17 +186,17 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
 
 def check_replaceable(final: str | os.PathLike[str], marker: str | os.PathLike[str] | None) -> None:
-    """Refuse to replace what is not, or may not be, an older result; `staged_folder` asks this itself.
+    """Refuse to replace anything but an older result; `staged_folder` calls this itself.
 
     Args:
-        final: the folder that a result would replace.
-        marker: a file name that tells a result folder from any other.
+      final: the folder to be replaced.
+      marker: a file name that identifies a result folder; None accepts any folder.
 
     Raises:
-        OutputError: ``final`` is a file, the current folder or one around it, or lacks the marker.
+      OutputError: `final` is a file, contains or is the current folder, or lacks the marker.
 
     Example:
-        >>> check_replaceable("/tmp/jaxplain-nothing-here", "result.json")
+      >>> check_replaceable("/tmp/jaxplain-nothing-here", "result.json")
     """
     final = Path(os.path.realpath(final))
     if not final.exists():
@@ -206,7 +206,7 @@ def check_replaceable(final: str | os.PathLike[str], marker: str | os.PathLike[s
     with contextlib.suppress(FileNotFoundError):  # the current folder may itself be gone
         if Path.cwd().resolve().is_relative_to(final):
             raise OutputError(
-                f"cannot replace {final}: it is, or holds, the current folder. Name a new folder inside it."
+                f"cannot replace {final}: it is, or contains, the current folder. Choose a folder inside it."
             )
     if marker is not None and not (final / marker).exists() and any(final.iterdir()):
         raise OutputError(
@@ -216,18 +216,18 @@ def check_replaceable(final: str | os.PathLike[str], marker: str | os.PathLike[s
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:
-    """The system's error as one that names the place, the reason and the way out."""
+    """Convert a system error to one that names the path, the reason and a remedy."""
     reason = _REASONS.get(error.errno or 0) or f"{error.strerror or error}. Choose another folder."
     return OutputError(f"cannot write {path}: {reason}", error.errno)
 
 
 def _sibling(path: Path) -> Path:
-    """A fresh hidden name beside `path`; not built on its name, which may have the longest length allowed."""
+    """Return a new hidden path next to `path`; not derived from its name, which may have maximal length."""
     return path.parent / f".jaxplain-{secrets.token_hex(8)}.tmp"
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    """Create a file that must not exist, with the usual permissions (tempfile would make it private)."""
+    """Create a new file with the usual permissions (tempfile would make it private)."""
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
@@ -235,9 +235,9 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Push a file's data or a folder's names to the disk.
+    """Sync a file's data or a folder's entries to the disk.
 
-    Some systems cannot sync a folder, and that is no reason to fail; lost data is.
+    Some systems cannot sync a folder, which is no reason to fail; lost data is.
     """
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -251,16 +251,16 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    """A rename can reach the disk before the data it names; so the data goes first."""
+    """Sync all files of a folder: a rename may reach the disk before the data, so the data goes first."""
     for parent, _, names in os.walk(folder):
         for path in (Path(parent) / name for name in names):
-            if path.is_file():  # opening a pipe would wait for ever
+            if path.is_file():  # opening a pipe would block forever
                 _sync(path)
         _sync(Path(parent))
 
 
 def _make_folder(staging: Path, final: Path) -> None:
-    """Make the temporary folder and its missing parents, blaming `final`, the name that the user knows."""
+    """Create the temporary folder and its missing parents; errors name `final`, which the user knows."""
     try:
         staging.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
@@ -269,7 +269,7 @@ def _make_folder(staging: Path, final: Path) -> None:
 
 
 def _swap(staging: Path, final: Path, aside: Path) -> None:
-    """Put `staging` in the place of `final`. If it stops halfway, the caller moves `aside` back."""
+    """Replace `final` by `staging`. If this stops halfway, the caller moves `aside` back."""
     try:
         _sync_tree(staging)
         if final.exists():

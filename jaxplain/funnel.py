@@ -89,6 +89,8 @@ def value_and_grad(
     The model's own parameters are not differentiated, and only the running sum of the gradient is kept from
     one batch of `batch_size` images to the next. An item that is not live does not contribute to it.
 
+    Arguments: see `evaluate`.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxplain import funnel
@@ -113,6 +115,10 @@ class _Size(NamedTuple):
 
     batch_size: int  # at most
     usually_live: int | None  # number of rows that are live in most calls; None: not known
+
+    def times(self, runs: int) -> "_Size":
+        """Return the size for several runs in one."""
+        return self if self.usually_live is None else self._replace(usually_live=runs * self.usually_live)
 
     def of_live(self, count: int) -> int:
         """Return the images per call where only some of `count` rows are live."""
@@ -180,7 +186,7 @@ def _batched(plan: _Plan, work: _Work) -> Evaluated:
     @custom_vmap
     def run(work: _Work) -> Evaluated:
         if work.rows.length() == 0:  # a vmap over no images
-            return Evaluated(jnp.zeros(0), _zero_grads(work))
+            return Evaluated(jnp.zeros(0, jnp.float32), _zero_grads(work))
         return _scan(plan, work) if work.rows.live is None else _loop_over_live(plan, work)
 
     @run.def_vmap
@@ -216,9 +222,8 @@ def _flattened(plan: _Plan, work: _Work, mapped: _Work, axis_size: int) -> tuple
     rows = jax.tree_util.tree_map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
     numbers = jnp.repeat(jnp.arange(axis_size, dtype=jnp.int32), _length(work, mapped))
     rows = rows._replace(items=(numbers, rows.items))
-    usually_live = None if plan.size.usually_live is None else plan.size.usually_live * axis_size
-    plan = plan._replace(draw=draw, size=plan.size._replace(usually_live=usually_live))
-    return plan, _Work(shared, params, (work.context, differing), rows)
+    joined = plan._replace(draw=draw, size=plan.size.times(axis_size))
+    return joined, _Work(shared, params, (work.context, differing), rows)
 
 
 def _length(work: _Work, mapped: _Work) -> int:
@@ -389,7 +394,7 @@ def _loop_over_live(plan: _Plan, work: _Work) -> Evaluated:
         return Evaluated(state.values.at[chosen].set(found.values), grads)
 
     batches = (jnp.sum(rows.live) + size - 1) // size
-    start = Evaluated(jnp.full(count, jnp.nan), _zero_grads(work))
+    start = Evaluated(jnp.full(count, jnp.nan, jnp.float32), _zero_grads(work))
     end = jax.lax.fori_loop(0, batches, step, start)
     return end._replace(values=jnp.where(rows.live, end.values, jnp.nan))
 

@@ -1,7 +1,7 @@
-"""Photos from disk as plain arrays: every file becomes uint8 RGB ``[H, W, 3]`` or an `ImageError`.
+"""Photos from disk as plain arrays: every file becomes uint8 RGB [H, W, 3], or an `ImageError`.
 
-This is the rim that touches files. Nothing here knows of models or of JAX; the arrays go to a
-model's own ``preprocess``. Colour profiles are ignored, as most image loaders do: samples are taken as sRGB.
+Nothing here depends on models or on JAX; a model's own `preprocess` takes the arrays. Color profiles are
+ignored, as in most image loaders: samples are taken as sRGB.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
 }
 
-# Drawings, not photos; Pillow would start an outside program (Ghostscript) on the file to paint them.
+# Drawings, not photos; Pillow would run an external program (Ghostscript) on the file to render them.
 _VECTOR_FORMATS = frozenset({"EPS", "WMF"})
 
 _EXIF_ORIENTATION = 0x0112
@@ -37,36 +37,36 @@ _TIFF_WHITE_IS_ZERO = 0
 
 
 class ImageError(ValueError):
-    """A file that cannot be used as a photo. The message names the path, the reason and the way out."""
+    """A file that cannot be used as a photo. The message names the path, the reason and a remedy."""
 
 
 def load_image(path: str | os.PathLike[str]) -> Rgb:
-    """Read a photo as uint8 RGB, upright, whatever kind of file it comes from.
+    """Read a photo as uint8 RGB, upright, from any kind of image file.
 
-    The EXIF orientation is applied. Greyscale, palette, 1-bit and CMYK/YCCK files are converted to RGB
-    (CMYK JPEGs with inverted samples as Adobe writes them, as Pillow does). Transparent pixels are
-    composited over white. Greyscale of more than 8 bits is rescaled, not clipped: the white level is
-    65535, or 4095 in a 12-bit TIFF; a file of 32-bit integers is read as if it held 16-bit samples. Of an
-    animation or a multi-page file the first frame is taken.
+    The EXIF orientation is applied. Grayscale, palette, 1-bit and CMYK/YCCK files are converted to RGB (CMYK
+    JPEGs may have inverted samples, as Adobe writes them). Transparent pixels are composited over white.
+    Grayscale of more than 8 bits is rescaled, not clipped: the white level is 65535, or 4095 in a 12-bit
+    TIFF; a file of 32-bit integers is read as if it held 16-bit samples. Only the first frame of an animation
+    or a multi-page file is read.
 
-    A truncated file is refused, never loaded in part (unless the program has itself set
-    ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``).
+    A truncated file is refused, never loaded partially (unless the program itself has set
+    `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`).
 
     Args:
-        path: a file in any raster format that Pillow reads (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, ...).
+      path: a file in any raster format that Pillow reads (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, ...).
 
     Returns:
-        uint8 ``[H, W, 3]``, values 0 to 255, a fresh C-contiguous array.
+      uint8 `[H, W, 3]`, values 0 to 255, a new C-contiguous array.
 
     Raises:
-        ImageError: the path is missing or not a file; the file is empty, not an image, damaged, truncated,
-            without pixels, a vector drawing, of floating-point samples, of integers outside 0 to 65535, or
-            larger than ``PIL.Image.MAX_IMAGE_PIXELS`` (the guard against decompression bombs).
+      ImageError: the path is missing or not a file; the file is empty, not an image, damaged, truncated,
+        without pixels, a vector drawing, has floating-point samples or integers outside 0 to 65535, or
+        is larger than `PIL.Image.MAX_IMAGE_PIXELS` (the guard against decompression bombs).
 
     Example:
-        >>> photo = load_image("cat.jpg")  # doctest: +SKIP
-        >>> photo.shape, photo.dtype  # doctest: +SKIP
-        ((300, 451, 3), dtype('uint8'))
+      >>> photo = load_image("cat.jpg")  # doctest: +SKIP
+      >>> photo.shape, photo.dtype  # doctest: +SKIP
+      ((300, 451, 3), dtype('uint8'))
     """
     path = Path(path)
     return decode_image(read_image_file(path), path)
@@ -94,31 +94,32 @@ def decode_image(data: bytes, path: Path) -> Rgb:
             upright = _apply_orientation(_to_rgb(image, path), _orientation(image))
     except ImageError:
         raise
-    except Exception as error:  # some forty decoders, each with its own exceptions for bad bytes
+    except Exception as error:  # Pillow's forty decoders each have their own exceptions for bad bytes
         raise ImageError(f"{path}: {_explain(error)}") from error
-    return np.array(upright, order="C")  # Pillow's own buffer is read-only, and turning only makes views
+    # Pillow's own buffer is read-only, and applying the orientation only makes views.
+    return np.array(upright, order="C")
 
 
 def resize(image: Rgb, size: tuple[int, int], *, method: ResizeMethod = "bilinear") -> Rgb:
-    """Resize a photo to an exact size; the aspect ratio is not kept (it squeezes).
+    """Resize a photo to an exact size, without keeping its aspect ratio.
 
-    Pillow does the work, so shrinking is antialiased (except for "nearest").
+    Downsizing is antialiased, except for "nearest".
 
     Args:
-        image: uint8 ``[H, W, 3]``.
-        size: ``(height, width)`` of the result in pixels, both at least 1.
-        method: "bilinear", "bicubic", "lanczos" or "nearest".
+      image: uint8 `[H, W, 3]`.
+      size: `(height, width)` of the result in pixels, both at least 1.
+      method: "bilinear", "bicubic", "lanczos" or "nearest".
 
     Returns:
-        uint8 ``[height, width, 3]``, always a new array.
+      uint8 `[height, width, 3]`, always a new array.
 
     Raises:
-        TypeError: ``image`` is not uint8.
-        ValueError: ``image`` is not ``[H, W, 3]``, a size below 1, or an unknown method.
+      TypeError: `image` is not uint8.
+      ValueError: `image` is not `[H, W, 3]`, a size below 1, or an unknown method.
 
     Example:
-        >>> resize(np.zeros((300, 451, 3), np.uint8), (224, 224), method="bicubic").shape
-        (224, 224, 3)
+      >>> resize(np.zeros((300, 451, 3), np.uint8), (224, 224), method="bicubic").shape
+      (224, 224, 3)
     """
     check_rgb(image)
     if method not in _RESAMPLING:
@@ -130,22 +131,22 @@ def resize(image: Rgb, size: tuple[int, int], *, method: ResizeMethod = "bilinea
 
 
 def center_crop(image: Rgb, fraction: float) -> Rgb:
-    """Cut the central square whose side is ``round(fraction * min(H, W))`` pixels, at least 1.
+    """Crop the central square with a side of `round(fraction * min(H, W))` pixels, at least 1.
 
     Args:
-        image: uint8 ``[H, W, 3]``.
-        fraction: share of the shorter side to keep, above 0 and at most 1.
+      image: uint8 `[H, W, 3]`.
+      fraction: part of the shorter side to keep, above 0 and at most 1.
 
     Returns:
-        uint8 ``[side, side, 3]``, a copy. Where the margin is odd, the extra pixel is at the bottom or right.
+      uint8 `[side, side, 3]`, a copy. Where the margin is odd, the extra pixel is at the bottom or right.
 
     Raises:
-        TypeError: ``image`` is not uint8.
-        ValueError: ``image`` is not ``[H, W, 3]``, or ``fraction`` is not in (0, 1].
+      TypeError: `image` is not uint8.
+      ValueError: `image` is not `[H, W, 3]`, or `fraction` is not in (0, 1].
 
     Example:
-        >>> center_crop(np.zeros((300, 451, 3), np.uint8), 0.875).shape
-        (262, 262, 3)
+      >>> center_crop(np.zeros((300, 451, 3), np.uint8), 0.875).shape
+      (262, 262, 3)
     """
     check_rgb(image)
     if not 0.0 < fraction <= 1.0:
@@ -157,17 +158,17 @@ def center_crop(image: Rgb, fraction: float) -> Rgb:
 
 
 def check_rgb(image: Rgb) -> None:
-    """Refuse what is not a photo in memory.
+    """Check that an array is a photo.
 
     Args:
-        image: should be uint8 ``[H, W, 3]``, H and W at least 1.
+      image: expected to be uint8 `[H, W, 3]`, H and W at least 1.
 
     Raises:
-        TypeError: not uint8 (floats in 0..1 or 0..255 are never guessed at).
-        ValueError: another shape.
+      TypeError: not uint8 (the range of floats is never guessed).
+      ValueError: another shape.
 
     Example:
-        >>> check_rgb(np.zeros((2, 2, 3), np.uint8))
+      >>> check_rgb(np.zeros((2, 2, 3), np.uint8))
     """
     dtype = getattr(image, "dtype", type(image).__name__)
     if dtype != np.uint8:
@@ -177,7 +178,7 @@ def check_rgb(image: Rgb) -> None:
 
 
 def _check_file(path: Path) -> None:
-    """Say plainly what is wrong with a path, before Pillow says it in riddles."""
+    """Check a path; Pillow's own errors are cryptic."""
     if os.path.isdir(path):
         raise ImageError(f"{path}: is a folder, not an image. Name the files in it, such as {path}/*.jpg.")
     if not os.path.lexists(path):
@@ -189,7 +190,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_header(image: Image.Image, path: Path) -> None:
-    """Refuse before decoding: after it, a bomb would have gone off."""
+    """Check the header, before a decompression bomb is decoded."""
     if image.format in _VECTOR_FORMATS:
         raise ImageError(f"{path}: {image.format} is a vector drawing. Export it as PNG or JPEG first.")
     if image.width < 1 or image.height < 1:
@@ -208,7 +209,7 @@ _BOMB_ADVICE = "Scale the image down first, or raise PIL.Image.MAX_IMAGE_PIXELS 
 
 
 def _explain(error: Exception) -> str:
-    """Reason and advice for what Pillow raised."""
+    """Return the reason and the remedy for an exception of Pillow."""
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"{str(error).rstrip('.')}. {_BOMB_ADVICE}"
     if isinstance(error, UnidentifiedImageError):
@@ -223,15 +224,15 @@ def _explain(error: Exception) -> str:
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Rgb:
-    """A loaded Pillow image of any mode as uint8 ``[H, W, 3]``."""
+    """Convert a loaded Pillow image of any mode to uint8 [H, W, 3]."""
     if image.mode == "F":
         raise ImageError(
-            f"{path}: holds floating-point samples (mode F), whose white level the file does not tell. "
+            f"{path}: holds floating-point samples (mode F), whose white level is unknown. "
             "Scale it to 0..255 and save it as an 8-bit PNG."
         )
     if image.mode.startswith("I"):
-        return np.repeat(_wide_grey(image, path)[:, :, None], 3, axis=2)
-    if image.mode == "La":  # premultiplied grey: Pillow converts it in two steps only
+        return np.repeat(_wide_gray(image, path)[:, :, None], 3, axis=2)
+    if image.mode == "La":  # premultiplied gray: Pillow converts it only in two steps
         image = image.convert("LA")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
@@ -239,34 +240,34 @@ def _to_rgb(image: Image.Image, path: Path) -> Rgb:
     return np.asarray(image.convert("RGB"))
 
 
-def _wide_grey(image: Image.Image, path: Path) -> Rgb:
-    """Greyscale of more than 8 bits as uint8 ``[H, W]``, rescaled; Pillow's own conversion clips at 255."""
+def _wide_gray(image: Image.Image, path: Path) -> Rgb:
+    """Rescale grayscale of more than 8 bits to uint8 [H, W]; Pillow's own conversion clips at 255."""
     samples = np.asarray(image).astype(np.int64)
     tags = getattr(image, "tag_v2", {})
     white = 4095 if tags.get(_TIFF_BITS_PER_SAMPLE) == (12,) else 65535
     if samples.min() < 0 or samples.max() > white:
         raise ImageError(
             f"{path}: integer samples from {samples.min()} to {samples.max()} (mode {image.mode}) do not fit "
-            f"0..{white}, so what is white is unknown. Scale it to 0..255 and save it as an 8-bit PNG."
+            f"0..{white}, so the white level is unknown. Scale it to 0..255 and save it as an 8-bit PNG."
         )
-    grey = (samples * 255 + white // 2) // white
+    gray = (samples * 255 + white // 2) // white
     if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
-        grey = 255 - grey
-    key = image.info.get("transparency")  # a PNG may name one grey value as see-through
+        gray = 255 - gray
+    key = image.info.get("transparency")  # a PNG may declare one gray value transparent
     if isinstance(key, int):
-        grey[samples == key] = 255
-    return grey.astype(np.uint8)
+        gray[samples == key] = 255
+    return gray.astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 (upright) where there is none or the block is damaged, as in viewers."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if it is missing or damaged, as image viewers do."""
     with contextlib.suppress(Exception):
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     return 1
 
 
 def _apply_orientation(rgb: Rgb, orientation: int) -> Rgb:
-    """Turn stored pixels upright. Orientations 5 to 8 swap height and width."""
+    """Rotate stored pixels upright. Orientations 5 to 8 swap height and width."""
     if orientation in (5, 6, 7, 8):
         rgb = rgb.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):  # after the transpose, mirror left-right ...

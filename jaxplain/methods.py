@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxplain import attributions, masks
 from jaxplain.checks import check_choice
-from jaxplain.explanation import Explanation, call_method, finished
+from jaxplain.explanation import Explanation, call_method
 from jaxplain.explanation import takes as takes
 
 
@@ -21,32 +21,6 @@ class MethodSpec(NamedTuple):
     description: str  # one line for people
     reference: str = ""
     uses_baseline: bool = True  # False: runs do not pass their baseline, the method's own default applies
-
-
-def _old(
-    function: Callable[..., Any], needs: str = "sbk"
-) -> Callable[..., Any]:  # TRANSITIONAL: goes when families are merged
-    def method(
-        score: Any,
-        image: Array,
-        baseline: Array | None = None,
-        *,
-        key: Any = None,
-        batch_size: int | None = None,
-        size: int = 28,
-    ) -> Explanation:
-        given: dict[str, Any] = {"key": key} if "k" in needs else {}
-        given |= {"size": size} if "z" in needs else {}
-        first = (score,) if "s" in needs else (score.classifier,)
-        second = (baseline,) if "b" in needs else () if "s" in needs else (score.target,)
-        found = function(*first, image, *second, **given)
-        if hasattr(found, "mask"):
-            return Explanation(1.0 - found.mask, found.status, found.evaluations, found)
-        if not hasattr(found, "status"):
-            return finished(found, jnp.zeros(()), 0)
-        return Explanation(found.saliency, found.status, found.evaluations, found)
-
-    return method
 
 
 _IGOS_PP_PAPER = "Khorram, Lawson, Fuxin. ACM CHIL 2021"

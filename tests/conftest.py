@@ -46,7 +46,7 @@ def _is_one_of(request, names):
 
 @pytest.fixture(autouse=True, scope="module")
 def strict_and_quick(request):
-    """No array grows an axis unasked, so that a mask [h, w] times an image [H, W, C] is an error and not a wrong
+    """No array may grow an axis implicitly: a mask [h, w] times an image [H, W, C] is an error, not a wrong
     picture.
 
     Hundreds of tiny programs are compiled without most optimisations, which takes half as long.

@@ -8,9 +8,9 @@ import numpy as np
 from flax import nnx
 
 import jaxplain as jx
-from jaxplain.zoo import Classifier, InputSpec
+from jaxplain.zoo import InputSpec, ZooClassifier
 from jaxplain.zoo.conv import max_pool
-from jaxplain.zoo.efficientnet import Block, relu6
+from jaxplain.zoo.efficientnet import MBConvBlock, relu6
 from jaxplain.zoo.layers import Conv, Linear
 
 SIDE = 16
@@ -21,21 +21,23 @@ def stem(conv, images):
     return max_pool(relu6(conv(images)), 3, stride=1, padding=((1, 1), (1, 1)))
 
 
-class Small(Classifier):
+class Small(ZooClassifier):
     """Few input channels, max pool, depthwise of both strides, a dense 3 x 3: what platforms differ in."""
 
     def __init__(self, *, rngs):
         self.name, self.labels = "small", LABELS
         self.spec = InputSpec((SIDE, SIDE), mean=(127.5,) * 3, scale=(64.0,) * 3, crop=1.0)
         self.stem = Conv(3, 8, 3, stride=2, padding="same", rngs=rngs)
-        self.blocks = nnx.List([Block(8, 8, 3, 1, 1, rngs=rngs), Block(8, 12, 3, 2, 1, rngs=rngs)])
+        self.blocks = nnx.List(
+            [MBConvBlock(8, 8, 3, 1, 1, rngs=rngs), MBConvBlock(8, 12, 3, 2, 1, rngs=rngs)]
+        )
         self.last = Conv(12, 16, 3, padding=1, rngs=rngs)
         self.classify = Linear(16, len(LABELS), rngs=rngs)
 
     def feature_maps(self, images):
         hidden = self.block(stem, self.stem, images)
         for block in self.blocks:
-            hidden = self.block(Block.__call__, block, hidden)
+            hidden = self.block(MBConvBlock.__call__, block, hidden)
         return relu6(self.last(hidden))
 
     def head(self, features):

@@ -44,7 +44,9 @@ class Given(NamedTuple):
 
     @property
     def network(self):
-        return xnn.ExplanationNetwork(xnn.Trunk(self.model), xnn.Head(self.model), self.srae, targets=1)
+        return xnn.ExplanationNetwork(
+            xnn.Trunk(self.model), xnn.ClassifierHead(self.model), self.srae, targets=1
+        )
 
 
 @pytest.fixture(scope="module")

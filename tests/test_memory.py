@@ -10,11 +10,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from flax import nnx
 
 import jaxplain as jx
-from jaxplain.masks import BestStep, LineSearch
 
 SIDE = 64
 PICTURE = SIDE * SIDE * 3 * 4  # bytes
@@ -44,30 +42,6 @@ def temporary_bytes(function, *arguments):
 def one_call(batch_size):
     """Forward and backward of one batch."""
     return temporary_bytes(jax.value_and_grad(lambda images: SCORE(images).sum()), pictures(batch_size))
-
-
-def explain(score, image, baseline, key, **options):
-    plain = {"size": 14, "iterations": 3, "steps": 4, "noise": 0.2, "search": "path"}
-    return jx.igos_pp(score, image, baseline, key=key, **(plain | {"descent": LineSearch()} | options))
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "images", "options"),
-    [
-        (4, 1, {"search": "endpoint"}),
-        (1, 1, {"iterations": 50, "steps": 60, "descent": BestStep(candidates=20)}),
-        (1, 8, {}),
-    ],
-    ids=str,
-)
-def test_a_run_needs_one_call_and_a_few_pictures(batch_size, images, options):
-    run, arguments = partial(explain, batch_size=batch_size, **options), (pictures(), pictures())
-    key = jax.random.key(0)
-    if images > 1:
-        run = jax.vmap(run, in_axes=(None, 0, 0, 0))
-        arguments, key = (pictures(images), pictures(images)), jax.random.split(key, images)
-    needed = temporary_bytes(run, SCORE, *arguments, key)
-    assert needed <= 1.75 * one_call(batch_size) + 6 * PICTURE * images
 
 
 def test_curves_need_one_call_and_a_few_pictures():

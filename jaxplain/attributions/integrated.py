@@ -52,7 +52,8 @@ def integrated_gradients(
       n_steps: number of gradients (static).
       rule: quadrature rule (static). "adaptive" first scores n_steps / 2 images along the path and places
         more nodes where the slope of the score changes; "gauss_legendre" is better for a smooth network;
-        "midpoint" and "riemann" (right-hand sum) are equidistant. See `jaxplain.paths`.
+        "midpoint" and "riemann" (right-hand sum) are equidistant. See `jaxplain.paths`. Derivatives of the
+        result treat the nodes as fixed.
       reduce: how channels become importance (static); see `reduce_channels`.
 
     Returns:
@@ -114,7 +115,9 @@ def _integrated(
     ends, shift = _PathEnds(image, baseline), jnp.zeros_like(image)
     places = paths.pilot(n_steps) if path is None else jnp.array([0.0, 1.0])
     scored = funnel.evaluate(score, _point_on_path, shift, ends, places, batch_size=batch_size)
-    nodes, weights = paths.adaptive(scored, n_steps) if path is None else path
+    # Derivatives of the result treat the nodes as fixed: with few nodes, the derivative of the quadrature
+    # error with respect to them can be several times that of the integral, and it costs a backward pass.
+    nodes, weights = paths.adaptive(jax.lax.stop_gradient(scored), n_steps) if path is None else path
     found = funnel.value_and_grad(score, _point_on_path, shift, ends, nodes, weights, batch_size=batch_size)
     attribution = (image - baseline) * found.grads
     difference = scored[-1] - scored[0]

@@ -122,7 +122,7 @@ def _checked_probability(probability: float | Array) -> Array:
     return number
 
 
-class _MaskedImage(NamedTuple):
+class _RiseImage(NamedTuple):
     """What all masked images share."""
 
     image: Array  # [H, W, C]
@@ -144,7 +144,7 @@ def _rise(
 ) -> Explanation:
     shape = (image.shape[0], image.shape[1])
     keys = _mask_keys(key, n_samples)
-    context = _MaskedImage(image, baseline, probability)
+    context = _RiseImage(image, baseline, probability)
     values = funnel.evaluate(score, partial(_render_masked, grid), (), context, keys, batch_size=batch_size)
 
     @jax.checkpoint  # a backward pass draws the masks again; otherwise it would keep all of them
@@ -159,7 +159,7 @@ def _rise(
     return finished(importance, values, n_samples, AttributionDetails(importance))
 
 
-def _render_masked(grid: tuple[int, int], _: tuple, context: _MaskedImage, key: Array) -> Array:
+def _render_masked(grid: tuple[int, int], _: tuple, context: _RiseImage, key: Array) -> Array:
     shape = (context.image.shape[0], context.image.shape[1])
     return blend(context.image, context.baseline, _rise_mask(shape, grid, context.probability, key))
 

@@ -153,7 +153,7 @@ def batch(
         classifier = load_classifier(model, weights)
         index = None if target is None else zoo.find_class(target, classifier.labels)
         photos = Photos(paths, classifier, root=folder, target=index)
-        with _stop_on_signals() as stop, screen.Bar(len(paths)) as bar:
+        with _stop_on_signals() as stop, screen.ProgressBar(len(paths)) as bar:
 
             def on_phase(phase: Phase) -> None:
                 stop.after_step = phase is Phase.EXPLAINING
@@ -229,7 +229,7 @@ def _stop_on_signals() -> Iterator[_StopRequest]:
 class _ProgressDisplay:
     """Shows progress: a bar on a terminal, occasional lines in a log."""
 
-    def __init__(self, bar: screen.Bar) -> None:
+    def __init__(self, bar: screen.ProgressBar) -> None:
         self._bar, self._shown = bar, 0
 
     def __call__(self, progress: batches.Progress) -> None:

@@ -125,7 +125,7 @@ def compare(
         rows, maps = _open(out, settings)
         scope: dict[str, Any] = {"sizes": sizes, "settings": settings, "rows": rows, "maps": maps}
         interrupted = False
-        with screen.Bar(comparisons.planned_rows(chosen, sizes, classifiers, len(photos))) as bar:
+        with screen.ProgressBar(comparisons.planned_rows(chosen, sizes, classifiers, len(photos))) as bar:
             work = partial(
                 comparisons.compare, photos, classifiers, chosen,
                 **scope, keep_maps=sheet, on_progress=partial(_show_progress, bar),
@@ -146,13 +146,13 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _classifiers(names: list[str], weights: Path | None) -> list[zoo.Classifier]:
+def _classifiers(names: list[str], weights: Path | None) -> list[zoo.ZooClassifier]:
     if weights is not None and len(names) > 1:
         raise ValueError("--weights is the file of one model; name one with --models.")
     return [load_classifier(name, weights) for name in dict.fromkeys(names)]
 
 
-def _show_progress(bar: screen.Bar, doing: str, rows: int) -> None:
+def _show_progress(bar: screen.ProgressBar, doing: str, rows: int) -> None:
     if rows:
         bar.advance(rows)
     else:
@@ -183,7 +183,7 @@ def _open(out: Path, settings: CompareSettings) -> tuple[RowFile, MapFolder]:
     return RowFile(_beside(out, "-rows.jsonl"), settings.record()), MapFolder(_beside(out, "-maps"))
 
 
-def _write(out: Path, comparison: Comparison, classifiers: Sequence[zoo.Classifier]) -> list[Path]:
+def _write(out: Path, comparison: Comparison, classifiers: Sequence[zoo.ZooClassifier]) -> list[Path]:
     """Write tables and pictures, and return their paths.
 
     NAME.md, NAME.csv, NAME.json, NAME-photos.csv, and for each size NAME-sheet-SIZE.png and
@@ -208,7 +208,7 @@ def _write(out: Path, comparison: Comparison, classifiers: Sequence[zoo.Classifi
     return paths
 
 
-def pictures(comparison: Comparison, classifier: zoo.Classifier, size: int) -> dict[str, bytes]:
+def pictures(comparison: Comparison, classifier: zoo.ZooClassifier, size: int) -> dict[str, bytes]:
     """Draw what there is of a classifier at a size: "sheet", the contact sheet, and "curves", mean curves."""
     from jaxplain.report import figures  # matplotlib, which only this needs
 
@@ -224,7 +224,7 @@ def pictures(comparison: Comparison, classifier: zoo.Classifier, size: int) -> d
 
 
 def _sheet_lines(
-    comparison: Comparison, classifier: zoo.Classifier, rows: list[Row], methods: list[str]
+    comparison: Comparison, classifier: zoo.ZooClassifier, rows: list[Row], methods: list[str]
 ) -> Iterator[list]:
     """Yield the tiles of each photo with maps: the photo, and its overlay for every method."""
     from jaxplain.report import figures

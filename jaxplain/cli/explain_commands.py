@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any
 
 import jax
@@ -176,14 +178,14 @@ def _demo_photo() -> Path:
     )
 
 
-def _compile_probabilities(classifier: zoo.Classifier) -> Callable[..., Any]:
+def _compile_probabilities(classifier: zoo.ZooClassifier) -> Callable[..., Any]:
     image = jax.ShapeDtypeStruct((*classifier.spec.size, 3), np.float32)
     probabilities = jax.jit(lambda model, image: jax.nn.softmax(model(image[None])[0]))
     return probabilities.lower(classifier, image).compile()
 
 
 def _explain_all(
-    settings: HeatmapSettings, classifier: zoo.Classifier, images: list[Path], out_dir: Path
+    settings: HeatmapSettings, classifier: zoo.ZooClassifier, images: list[Path], out_dir: Path
 ) -> None:
     """Explain all photos with the same compiled programs, show a table, and exit with the right status."""
     check_fits(settings, classifier)
@@ -200,6 +202,8 @@ def _explain_all(
             remarks.append(f"{photo.path}: {explained.status.message}")
         yield _row(names[photo.path], explained)
 
+    # Compiling leaves the interpreter idle for seconds, in which matplotlib is imported for the pictures.
+    Thread(target=import_module, args=["jaxplain.report.figures"], daemon=True).start()
     tally = for_each(paths, partial(compile_heatmaps, settings, classifier), rows)
     kept = f"Their results are in {out_dir}. {LEFT}"
     finish(tally, _results_table(tally.program, out_dir), remarks, kept=kept)

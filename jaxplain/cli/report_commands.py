@@ -127,7 +127,9 @@ def make_report(
         _report_all(settings, classifier, distinct(images), out)
 
 
-def _report_all(settings: ReportSettings, classifier: zoo.Classifier, paths: list[Path], out: Path) -> None:
+def _report_all(
+    settings: ReportSettings, classifier: zoo.ZooClassifier, paths: list[Path], out: Path
+) -> None:
     """Report all photos with the same compiled programs, show a table, and exit with the right status."""
     from jaxplain.report import document  # matplotlib and jinja2, which other commands need not load
 

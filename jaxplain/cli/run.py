@@ -33,7 +33,7 @@ _NAME_COLUMNS = 8  # at least, however narrow the screen
 Result = TypeVar("Result")
 
 
-def load_classifier(name: str, weights: Path | None = None) -> zoo.Classifier:
+def load_classifier(name: str, weights: Path | None = None) -> zoo.ZooClassifier:
     """Load a classifier of the zoo, and show that it is being loaded.
 
     Raises:
@@ -94,7 +94,7 @@ def for_each(
     """
     tally = Tally(len(paths))
     try:
-        with screen.Bar(len(paths)) as bar:
+        with screen.ProgressBar(len(paths)) as bar:
             on_start(bar.tell)
             for photo in _readable(paths, bar, tally):
                 if tally.program is None:
@@ -109,7 +109,7 @@ def for_each(
     return tally
 
 
-def _readable(paths: list[Path], bar: screen.Bar, tally: Tally) -> Iterator[Photo]:
+def _readable(paths: list[Path], bar: screen.ProgressBar, tally: Tally) -> Iterator[Photo]:
     for path in paths:
         photo = None
         with tally.noting_failure(path):

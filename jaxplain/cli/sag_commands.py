@@ -310,7 +310,7 @@ def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[P
 
 
 def _explain_folder(
-    paths: list[Path], classifier: zoo.Classifier, settings: GraphSettings, tally: Tally
+    paths: list[Path], classifier: zoo.ZooClassifier, settings: GraphSettings, tally: Tally
 ) -> list[Summary]:
     check_grid(settings, classifier)
     summaries: list[Summary] = []

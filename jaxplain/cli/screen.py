@@ -75,7 +75,7 @@ def waiting(doing: str) -> Iterator[None]:
         yield
 
 
-class Bar:
+class ProgressBar:
     """The progress of a run: a bar on a terminal, removed when done; in a log, one line per step.
 
     A step may take minutes; so that it does not look hung, a log gets a line at least every ten seconds.

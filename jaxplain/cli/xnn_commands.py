@@ -148,14 +148,14 @@ def fit(
 
 def _extract(store: FeatureStore, photos: list[LabelledPhoto]) -> Extraction:
     missing = len(store.missing(photos))
-    with screen.Bar(missing) as bar:
+    with screen.ProgressBar(missing) as bar:
         if missing:
             bar.tell(f"features of {missing} photos")
         return store.extract(photos, bar.advance)  # in this thread, so that Ctrl-C lets it store what it has
 
 
 def _fit(settings: networks.FitSettings, data: networks.FeatureDataset) -> networks.FittedNetworks:
-    with screen.Bar(len(settings.explained) + 1) as bar:  # and the probe
+    with screen.ProgressBar(len(settings.explained) + 1) as bar:  # and the probe
         return run.interruptible(partial(networks.fit_networks, settings, data, bar.tell, bar.advance))
 
 
@@ -264,7 +264,7 @@ def report(folder: NetworkFolder, pairs: Pairs = None, out_dir: ReportFolder = N
         check_replaceable(target, pages.REPORT_RECORD)
         check_writable(target.parent)
         try:
-            with screen.Bar(pages.count_maps(loaded, len(chosen))) as bar:
+            with screen.ProgressBar(pages.count_maps(loaded, len(chosen))) as bar:
                 bar.tell("compiling")
 
                 def on_map(doing: str) -> None:

@@ -20,7 +20,7 @@ from jax import Array
 from jaxplain.checks import refuse_derivatives
 from jaxplain.explanation import Explanation, Status, finished
 from jaxplain.masks import objective as obj
-from jaxplain.masks.descent import Descent, Measure, Start
+from jaxplain.masks.descent import Descent, MeasureLosses, Start
 
 
 class MaskHistory(NamedTuple):
@@ -185,12 +185,12 @@ def _keys(key: Array | None, iteration: Array) -> tuple[Array | None, Array | No
     return gradient_key, search_key
 
 
-def _measure(choices: EngineChoices, problem: obj.Problem, key: Array | None) -> Measure:
+def _measure(choices: EngineChoices, problem: obj.Problem, key: Array | None) -> MeasureLosses:
     setup = choices.setup()
 
     def measure(candidates: Array, needed: Array | None = None) -> Array:
         if choices.search == "gradient":
-            return jnp.full(len(candidates), jnp.nan)  # not known, never the best
+            return jnp.full(len(candidates), jnp.nan, jnp.float32)  # not known, never the best
         if choices.search == "endpoint":
             return obj.endpoint_losses(setup, problem, candidates, needed)
         return obj.path_losses(setup, problem, candidates, key, needed)

@@ -127,6 +127,7 @@ def extremal_perturbation(
       ((2, 8, 8), True)
     """
     image = as_image(image)
+    baseline = as_baseline(baseline, image)
     numbers = {"weight": weight, "growth": growth, "rate": rate, "momentum": momentum}
     choices = _ExtremalChoices(
         iterations=check_positive_int(iterations, "iterations"),
@@ -138,7 +139,7 @@ def extremal_perturbation(
     problem = _ExtremalProblem(
         score=scores.as_pytree(score),
         image=image,
-        baseline=as_baseline(baseline, image),
+        baseline=baseline,
         areas=_checked_areas(areas),
         **{name: as_number(value, name) for name, value in numbers.items()},
     )

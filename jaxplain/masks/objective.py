@@ -210,9 +210,7 @@ def slopes(setup: Setup, problem: Problem, masks: Array, key: Array | None, with
         references=References(
             image_score=ends[0],
             baseline_score=jnp.mean(ends[1:]),
-            endpoint_loss=jnp.float32(jnp.nan)
-            if at_end is None
-            else jnp.sum(at_end.weight * last) + penalties,
+            endpoint_loss=penalties + (jnp.nan if at_end is None else jnp.sum(at_end.weight * last)),
         ),
     )
 
@@ -291,7 +289,7 @@ class _PathItems(NamedTuple):
     baseline: Column  # int32 [N]
     weight: Column  # [N], of the score in the objective
     is_plain: Column  # bool [N], without noise, jitter and gradient
-    key: Any = None  # [N], for noise and jitter
+    key: Any = None  # random keys [N] for noise and jitter
 
 
 class _PathContext(NamedTuple):
@@ -379,7 +377,7 @@ def _draw(layers: Array, context: _PathContext, item: _PathItems) -> Array:
     # The insertion path is the deletion path with image and baseline swapped.
     end = jnp.where(item.insertion, baseline, context.image)
     start = jnp.where(item.insertion, context.image, baseline)
-    return blend(end, start, item.node * mask)
+    return blend(end, start, jnp.asarray(item.node) * mask)
 
 
 def _draw_random(layers: Array, context: _PathContext, item: _PathItems) -> Array:

@@ -487,35 +487,39 @@ def _optimized(
     rule = paths.RULES[check_choice(options.rule, paths.RULES, "rule")]
     sigma = as_number(options.sigma, "sigma")
     check_where(lambda s: s > 0, sigma, f"sigma must be above 0, got {sigma}.")  # flat areas: 0 / 0
-    return _compiled_engine(
-        choices,
-        scores.as_pytree(score),
-        image,
-        baselines,
-        coefficients,
-        sigma,
-        rule(check_positive_int(options.n_steps, "n_steps")),
-        _checked_descent(options.descent, choices.search),
-        _initial_masks(objective, options.init, shape),
-        _needed_key(options.key, coefficients),
+    given = _EngineArguments(
+        score=scores.as_pytree(score),
+        image=image,
+        baselines=baselines,
+        coefficients=coefficients,
+        sigma=sigma,
+        path=rule(check_positive_int(options.n_steps, "n_steps")),
+        descent=_checked_descent(options.descent, choices.search),
+        masks=_initial_masks(objective, options.init, shape),
+        key=_needed_key(options.key, coefficients),
     )
+    return _compiled_engine(choices, given)
+
+
+class _EngineArguments(NamedTuple):
+    """The traced half of a mask optimization."""
+
+    score: Any
+    image: Array  # [H, W, C]
+    baselines: Array  # [K, H, W, C]
+    coefficients: Coefficients
+    sigma: Array  # []
+    path: paths.Path
+    descent: Descent
+    masks: Array  # [M, h, w]
+    key: Array | None
 
 
 @partial(jax.jit, static_argnums=0)
-def _compiled_engine(
-    choices: EngineChoices,
-    score: Any,
-    image: Array,
-    baselines: Array,
-    coefficients: Coefficients,
-    sigma: Array,
-    path: paths.Path,
-    descent: Descent,
-    masks: Array,
-    key: Array | None,
-) -> Explanation:
-    problem = Problem(score, image, baselines, edge_weights(image, sigma), path, coefficients)
-    return optimize_mask(choices, problem, descent, masks, key)
+def _compiled_engine(choices: EngineChoices, given: _EngineArguments) -> Explanation:
+    edges = edge_weights(given.image, given.sigma)
+    problem = Problem(given.score, given.image, given.baselines, edges, given.path, given.coefficients)
+    return optimize_mask(choices, problem, given.descent, given.masks, given.key)
 
 
 def _coefficients(options: MaskOptions, side: int) -> Coefficients:

@@ -14,10 +14,10 @@ from jaxplain.metrics.confidence import Confidence as Confidence
 from jaxplain.metrics.confidence import average_drop as average_drop
 from jaxplain.metrics.confidence import confidence_on_explanation as confidence_on_explanation
 from jaxplain.metrics.confidence import increase_in_confidence as increase_in_confidence
-from jaxplain.metrics.layers import layer_names as layer_names
 from jaxplain.metrics.localization import box_mask as box_mask
 from jaxplain.metrics.localization import energy_pointing_game as energy_pointing_game
 from jaxplain.metrics.localization import pointing_game as pointing_game
+from jaxplain.metrics.parameter_layers import layer_names as layer_names
 from jaxplain.metrics.sanity import AdversarialCheck as AdversarialCheck
 from jaxplain.metrics.sanity import AdversarialPhoto as AdversarialPhoto
 from jaxplain.metrics.sanity import ParameterRandomization as ParameterRandomization

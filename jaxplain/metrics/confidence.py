@@ -23,7 +23,7 @@ class Confidence(NamedTuple):
     after: Array  # [], score of what the map keeps of it; NaN for a constant map
 
 
-class _MaskedImage(NamedTuple):
+class _ShownImage(NamedTuple):
     image: Array  # [H, W, C]
     baseline: Array  # [H, W, C]
     kept: Array  # [H, W], 0 to 1
@@ -147,11 +147,11 @@ def _confidence(
     lowest = jnp.min(full)
     spread = jnp.max(full) - lowest
     kept = jnp.where(spread > 0, (full - lowest) / spread, 0.0)
-    context = _MaskedImage(image, baseline, kept)
+    context = _ShownImage(image, baseline, kept)
     whole = jnp.array([True, False])
     before, after = funnel.evaluate(score, _draw, (), context, whole, batch_size=batch_size)
     return Confidence(before, jnp.where(spread > 0, after, jnp.nan))
 
 
-def _draw(_: tuple, context: _MaskedImage, whole: Array) -> Array:
+def _draw(_: tuple, context: _ShownImage, whole: Array) -> Array:
     return jnp.where(whole, context.image, blend(context.image, context.baseline, context.kept))

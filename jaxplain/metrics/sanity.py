@@ -21,7 +21,7 @@ from jaxplain import scores
 from jaxplain.checks import as_image, as_key, check_callable, check_choice, check_floats, check_positive_int
 from jaxplain.explanation import Explanation, call_method
 from jaxplain.metrics.causal import Curves, adversarial_rise, insertion_deletion
-from jaxplain.metrics.layers import LayerStructure, layer_structure
+from jaxplain.metrics.parameter_layers import LayerStructure, layer_structure
 from jaxplain.metrics.similarity import Similarity, compare_maps
 from jaxplain.perturb import as_baseline
 
@@ -188,17 +188,23 @@ def parameter_randomization(
         image,
         baseline,
         as_key(key, "parameter_randomization"),
-        structure=structure,
-        rows=rows,
-        mode=mode,
-        replacement=replacement,
+        choices=_RandomizationChoices(structure, rows, mode, replacement),
     )
     return ParameterRandomization(
         tuple(structure.names[row] for row in rows), original, randomized, *similarity
     )
 
 
-@partial(jax.jit, static_argnames=("structure", "rows", "mode", "replacement"))
+class _RandomizationChoices(NamedTuple):
+    """The static half of `parameter_randomization`."""
+
+    structure: LayerStructure
+    rows: tuple[int, ...]  # positions of the layers in `structure`
+    mode: str
+    replacement: str
+
+
+@partial(jax.jit, static_argnames="choices")
 def _randomization(
     explain: Explain,
     score: Any,
@@ -206,11 +212,9 @@ def _randomization(
     baseline: Array | None,
     key: Array,
     *,
-    structure: LayerStructure,
-    rows: tuple[int, ...],
-    mode: str,
-    replacement: str,
+    choices: _RandomizationChoices,
 ) -> tuple[Explanation, Explanation, Similarity]:
+    structure, rows, mode, replacement = choices
     for_parameters, for_method = jax.random.split(key)
     arrays = jax.tree_util.tree_leaves(_model_of(score))
     others = _replacements(structure, arrays, for_parameters, replacement)
@@ -268,6 +272,7 @@ def _chosen_layers(names: tuple[str, ...], layers: Layers) -> list[int]:
     return sorted({names.index(check_choice(name, names, "layer")) for name in layers})
 
 
+@partial(jax.jit, static_argnames=("structure", "replacement"))
 def _replacements(
     structure: LayerStructure, arrays: Sequence[Array], key: Array, replacement: str
 ) -> list[Array]:

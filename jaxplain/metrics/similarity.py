@@ -1,6 +1,6 @@
 """Similarity of two maps: rank correlation and structural similarity."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -148,6 +148,11 @@ def compare_maps(first: Array, second: Array, image_size: tuple[int, int]) -> Si
       >>> [round(float(value), 2) for value in found]
       [1.0, 0.88, 1.0]
     """
+    return _compare(jnp.asarray(first), jnp.asarray(second), image_size=tuple(image_size))
+
+
+@partial(jax.jit, static_argnames="image_size")
+def _compare(first: Array, second: Array, *, image_size: tuple[int, int]) -> Similarity:
     return Similarity(
         rank_correlation(first, second),
         rank_correlation(jnp.abs(first), jnp.abs(second)),

@@ -239,12 +239,24 @@ def infidelity(
         jnp.asarray(importance, jnp.float32),
         as_key(key, "infidelity"),
         0.1 * (jnp.max(image) - jnp.min(image)) if noise is None else noise,
-        kind=kind,
-        perturbation=perturbation,
-        max_side=_as_max_side(max_side, min(image.shape[:2])),
-        n_samples=check_positive_int(n_samples, "n_samples"),
-        batch_size=batch_size,
+        choices=_InfidelityChoices(
+            kind=kind,
+            perturbation=perturbation,
+            max_side=_as_max_side(max_side, min(image.shape[:2])),
+            n_samples=check_positive_int(n_samples, "n_samples"),
+            batch_size=batch_size,
+        ),
     )
+
+
+class _InfidelityChoices(NamedTuple):
+    """The static half of `infidelity`."""
+
+    kind: str
+    perturbation: str
+    max_side: int
+    n_samples: int
+    batch_size: int | None
 
 
 def _check_attribution(importance: Any, shape: tuple[int, ...]) -> None:
@@ -273,7 +285,7 @@ def _as_max_side(max_side: int | None, shorter: int) -> int:
     return int(max_side)
 
 
-@partial(jax.jit, static_argnames=("kind", "perturbation", "max_side", "n_samples", "batch_size"))
+@partial(jax.jit, static_argnames="choices")
 def _infidelity(
     score: scores.Score,
     image: Array,
@@ -282,12 +294,9 @@ def _infidelity(
     key: Array,
     noise: Array,
     *,
-    kind: str,
-    perturbation: str,
-    max_side: int,
-    n_samples: int,
-    batch_size: int | None,
+    choices: _InfidelityChoices,
 ) -> Infidelity:
+    kind, perturbation, max_side, n_samples, batch_size = choices
     context = _Probed(image, baseline, jnp.asarray(noise, image.dtype))
     probes = _probes(key, (image.shape[0], image.shape[1]), max_side, n_samples)
     change = _square if perturbation == "square" else _gaussian

@@ -21,7 +21,7 @@ from jaxplain.images import ImageError, load_image
 from jaxplain.runs.photos import check_folder, photos_in
 from jaxplain.runs.records import npz, weights_digest
 from jaxplain.xnn import FeatureLayer, Trunk
-from jaxplain.zoo import Classifier
+from jaxplain.zoo import ZooClassifier
 
 _CHUNK = 256  # photos per file of the store
 _BATCH = {"cpu": 8}  # images per model call, by platform
@@ -81,7 +81,7 @@ class FeatureStore:
       layer: a layer of `jaxplain.xnn.Trunk`.
     """
 
-    def __init__(self, root: Path, classifier: Classifier, layer: FeatureLayer) -> None:
+    def __init__(self, root: Path, classifier: ZooClassifier, layer: FeatureLayer) -> None:
         self.classifier, self.layer = classifier, layer
         spec = hashlib.sha256(repr((classifier.spec, layer)).encode()).hexdigest()[:8]
         self.folder = root / f"{classifier.name}-{weights_digest(classifier)}-{layer}-{spec}"
@@ -160,7 +160,7 @@ class FeatureStore:
 
 
 def _batched_features(
-    classifier: Classifier, layer: FeatureLayer, photos: list[LabelledPhoto], failures: dict[str, str]
+    classifier: ZooClassifier, layer: FeatureLayer, photos: list[LabelledPhoto], failures: dict[str, str]
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield features by digest, one batch at a time; photos that cannot be read are added to `failures`."""
     run = jax.jit(lambda trunk, images: trunk(images))

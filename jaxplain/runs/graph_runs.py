@@ -117,12 +117,13 @@ def search_step(settings: GraphSettings) -> Step:
     }
 
     def run(classifier: Any, subject: Subject) -> sag.SearchResult:
-        scene = class_score(classifier, subject.target, settings.kind), subject.image, subject.baseline  # type: ignore[arg-type]
-        proposed: dict[str, Any] = {}
+        score = class_score(classifier, subject.target, settings.kind)  # type: ignore[arg-type]
+        image, baseline = subject.image, subject.baseline
+        given = shared | options
         if settings.candidates is not None:
-            proposal = sag.proposal_map(*scene, **shared)
-            proposed = {"proposal": proposal, "candidates": settings.candidates}
-        return sag.search(*scene, **shared, **options, **proposed)
+            proposal = sag.proposal_map(score, image, baseline, **shared)
+            given |= {"proposal": proposal, "candidates": settings.candidates}
+        return sag.search(score, image, baseline, **given)
 
     compiled_in = replace(settings, target=None, seed=0, max_overlap=0, shown=1)
     return Step(f"sag {compiled_in}", run)

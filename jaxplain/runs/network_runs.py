@@ -232,7 +232,7 @@ class PhotoReading(NamedTuple):
 class LoadedNetworks(NamedTuple):
     """Explanation networks read from a folder; all photos, classes and x-features share one compilation."""
 
-    classifier: zoo.Classifier
+    classifier: zoo.ZooClassifier
     probe: xnn.Probe
     names: tuple[str, ...]  # of all classes of the probe
     explained: dict[str, ExplanationNetwork]
@@ -270,10 +270,9 @@ class LoadedNetworks(NamedTuple):
         if name is None:
             name = max(self.explained, key=lambda one: logits[self.names.index(one)])
         srae = self.explained[name].srae
-        contributions = srae.contributions(photo.features[None])
-        significant = np.asarray(xnn.significant(contributions)[0])
+        contributions = np.asarray(srae.contributions(photo.features[None])[0])
+        significant = np.asarray(xnn.significant(jnp.asarray(contributions[None]))[0])
         predicted = float(srae(photo.features[None])[0, 0])
-        contributions = np.asarray(contributions[0])
         ranked = [int(k) for k in np.argsort(-contributions) if significant[k]]
         maps = {k: self.look(name, k, photo) for k in ranked}
         return PhotoReading(name, logits, predicted, contributions, significant, maps)

@@ -33,9 +33,9 @@ class DiverseSubset(NamedTuple):
 def diverse_subset(result: SearchResult, max_overlap: int = 1, *, time_limit: float = 20.0) -> DiverseSubset:
     """Choose the largest set of explanations that pairwise share at most `max_overlap` patches.
 
-    Among the largest sets, one of the highest total score. Solved exactly as an integer linear program (HiGHS,
-    through SciPy): for any `max_overlap + 1` patches, at most one of the explanations that contain them all.
-    Runs on the host.
+    Among the largest sets, one of the highest total score. Solved exactly as an integer linear program
+    (HiGHS, through SciPy), with one constraint per `max_overlap + 1` patches: at most one of the explanations
+    that contain them all. Runs on the host.
 
     Args:
       result: of `search`, for one image.

@@ -82,7 +82,7 @@ class AttentionGraph:
         return None if at is None else self.nodes[at]
 
     def pruned(self, max_children: int) -> "AttentionGraph":
-        """Return the graph with at most `max_children` children per node, those of largest drop; for drawing."""
+        """Return the graph with at most `max_children` children per node, those of largest drop."""
         kept: dict[int, list[Edge]] = {}
         for edge in sorted(self.edges, key=lambda edge: (math.isnan(edge.drop), -edge.drop)):
             if len(siblings := kept.setdefault(edge.parent, [])) < max_children:
@@ -136,7 +136,7 @@ class AttentionGraph:
             raise ValueError(f"this is not the JSON of an attention graph: {error}") from error
 
     def to_dot(self) -> str:
-        """Return the graph in Graphviz's language: relative scores in the nodes, removed patches on the edges."""
+        """Return the graph in Graphviz's language, with relative scores and removed patches."""
         import graphviz
 
         drawing = graphviz.Digraph("sag", node_attr={"shape": "box", "style": "rounded"})

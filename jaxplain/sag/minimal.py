@@ -43,15 +43,16 @@ def remove_best(group: Group, smaller: Array, scores: Array, sufficient_score: A
       scores: [G * max_size], of these sets.
       sufficient_score: [], the lowest sufficient score.
     """
-    groups = group.sets.shape[0]
-    smaller = smaller.reshape(groups, -1, smaller.shape[-1])
-    scores = scores.reshape(groups, -1)
+    groups, patch_count = group.sets.shape
+    smaller, scores = smaller.reshape(groups, -1, patch_count), scores.reshape(groups, -1)
+    count = scores.shape[1]
     retained = jnp.where(scores >= sufficient_score, scores, -jnp.inf)
-    best = jnp.argmax(retained, axis=1)
-    rows = jnp.arange(groups)
-    loses = group.active & jnp.isfinite(retained[rows, best])
+    best = jnp.max(retained, axis=1)
+    places = jnp.arange(count)[None]
+    chosen = places == jnp.min(jnp.where(retained == best[:, None], places, count), axis=1)[:, None]
+    loses = group.active & jnp.isfinite(best)
     return group._replace(
-        sets=jnp.where(loses[:, None], smaller[rows, best], group.sets),
-        scores=jnp.where(loses, scores[rows, best], group.scores),
+        sets=jnp.where(loses[:, None], jnp.any(smaller & chosen[:, :, None], axis=1), group.sets),
+        scores=jnp.where(loses, best, group.scores),
         active=loses,
     )

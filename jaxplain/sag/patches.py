@@ -1,10 +1,11 @@
 """Patches and sets of patches: numbering, rendering, packing into words, ordering.
 
 A grid of rows x cols patches covers the image, numbered 0..P-1 in reading order. A *patch set* is bool [P]:
-True where the patch is shown, False where the baseline replaces it. In shapes, N is a number of sets and W the
-number of 32-bit words of a packed set.
+True where the patch is shown, False where the baseline replaces it. In shapes, N is a number of sets and W
+the number of 32-bit words of a packed set.
 """
 
+from functools import reduce
 from typing import NamedTuple
 
 import jax
@@ -57,15 +58,9 @@ def removals(sets: Array, count: int) -> tuple[Array, Array]:
 
     bool [N, P] -> bool [N, count, P], bool [N, count].
     """
-    places = jnp.arange(count)
-    order = jnp.cumsum(sets, axis=1) - 1  # [N, P], the place of each patch among the set's
-    removed = sets[:, None] & (order[:, None] == places[None, :, None])
-    return sets[:, None] & ~removed, places[None] < jnp.sum(sets, axis=1)[:, None]
-
-
-def contains_any(sets: Array, others: Array, filled: Array) -> Array:
-    """Return which sets contain one of the filled rows of `others`: bool [N, P], [R, P], [R] -> [N]."""
-    return ((~others[None] | sets[:, None]).all(axis=-1) & filled[None]).any(axis=1)
+    exists, members = jax.lax.top_k(sets.astype(jnp.float32), count)  # equal values in ascending order
+    stays = members[:, :, None] != jnp.arange(sets.shape[1])[None, None]
+    return sets[:, None] & stays, exists > 0
 
 
 def pack(sets: Array) -> Array:
@@ -82,18 +77,32 @@ def pack(sets: Array) -> Array:
     return jnp.sum(bits << places, axis=-1, dtype=jnp.uint32)
 
 
-def leaders(words: Array, wanted: Array) -> Array:
-    """Return for each wanted set the first wanted one equal to it: uint32 [N, W], bool [N] -> int32 [N].
+def contains_any(words: Array, others: Array, filled: Array) -> Array:
+    """Return which packed sets contain a filled row: uint32 [N, W], [R, W], bool [R] -> bool [N]."""
+    pairs = zip(words.T, others.T, strict=True)
+    inside = ((~word[:, None] & other[None]) == 0 for word, other in pairs)
+    return jnp.any(reduce(jnp.logical_and, inside, filled[None]), axis=1)
 
-    Sets that are not wanted lead themselves. Exact: packed sets are sorted and compared whole.
+
+def find_rows(words: Array, rows: Array, filled: Array) -> Array:
+    """Return for each packed set the first filled row equal to it, R where there is none.
+
+    uint32 [N, W], [R, W], bool [R] -> int32 [N].
     """
-    count = words.shape[0]
-    rows = jnp.arange(count, dtype=jnp.int32)
-    *keys, order = jax.lax.sort((~wanted, *words.T, rows), num_keys=1 + words.shape[1], is_stable=True)
-    differs = jnp.stack([key[1:] != key[:-1] for key in keys]).any(axis=0)
-    starts = jnp.concatenate([jnp.ones(1, bool), differs | keys[0][1:]])
-    first = jax.lax.cummax(jnp.where(starts, rows, 0))
-    return jnp.zeros(count, jnp.int32).at[order].set(order[first])
+    pairs = zip(words.T, rows.T, strict=True)
+    equal = reduce(jnp.logical_and, (word[:, None] == row[None] for word, row in pairs), filled[None])
+    count = rows.shape[0]
+    return jnp.min(jnp.where(equal, jnp.arange(count, dtype=jnp.int32)[None], count), axis=1)
+
+
+def places(flags: Array) -> Array:
+    """Return for each row how many earlier rows are flagged: bool [N] -> int32 [N].
+
+    A sum over pairs of rows compiles twice as fast as `jnp.cumsum`, and N is small.
+    """
+    rows = jnp.arange(len(flags))
+    earlier = flags[None] & (rows[None] < rows[:, None])
+    return jnp.sum(earlier, axis=1, dtype=jnp.int32)
 
 
 def best_first(groups: Array, scores: Array, words: Array) -> Array:

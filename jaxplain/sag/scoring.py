@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxplain import funnel
-from jaxplain.sag.patches import Scene, leaders, pack, show
+from jaxplain.sag.patches import Scene, find_rows, pack, places, show
 from jaxplain.scores import Score
 
 _BLOCK = 256  # rows of the memory compared at a time
@@ -27,6 +27,7 @@ class SetMemory(NamedTuple):
 class SetScores(NamedTuple):
     """The scores of a batch of N sets."""
 
+    words: Array  # uint32 [N, W], the sets, packed
     scores: Array  # [N]; NaN where not wanted, not finite, or over budget
     first: Array  # bool [N], wanted and not equal to an earlier wanted set
 
@@ -70,7 +71,7 @@ def score_sets(
     A batch that does not fit into the memory is not scored at all.
     """
     words = pack(sets)
-    leader = leaders(words, wanted)
+    leader = find_rows(words, words, wanted)
     first = wanted & (leader == jnp.arange(len(leader)))
     known = _find(memory, words)
     new = first & (known < 0)
@@ -81,7 +82,7 @@ def score_sets(
     scores = jnp.where(wanted & fits, scores[leader], jnp.nan)
     grown = _append(memory, words, scores, new)
     bad = memory.not_finite | jnp.any(new & ~jnp.isfinite(values))
-    return grown._replace(overdrawn=~fits, not_finite=bad), SetScores(scores, first)
+    return grown._replace(overdrawn=~fits, not_finite=bad), SetScores(words, scores, first)
 
 
 def _find(memory: SetMemory, words: Array) -> Array:
@@ -94,17 +95,17 @@ def _find(memory: SetMemory, words: Array) -> Array:
         start = jnp.minimum(number * block, capacity - block)
         rows = jax.lax.dynamic_slice_in_dim(memory.words, start, block)
         filled = start + jnp.arange(block) < memory.used
-        same = (words[:, None, :] == rows[None]).all(axis=-1) & filled[None]
-        return jnp.where(same.any(axis=1), start + jnp.argmax(same, axis=1).astype(jnp.int32), found)
+        row = find_rows(words, rows, filled)
+        return jnp.where(row < block, start + row, found)
 
-    blocks = (memory.used + block - 1) // block
+    blocks = jax.lax.div(memory.used + (block - 1), block)
     return jax.lax.fori_loop(0, blocks, step, jnp.full(words.shape[0], -1, jnp.int32))
 
 
 def _append(memory: SetMemory, words: Array, scores: Array, new: Array) -> SetMemory:
     """Return the memory with the new rows at its end; there is room for them."""
     capacity = memory.words.shape[0]
-    at = jnp.where(new, memory.used + jnp.cumsum(new) - 1, capacity)
+    at = jnp.where(new, memory.used + places(new), capacity)
     return memory._replace(
         words=memory.words.at[at].set(words, mode="drop"),
         scores=memory.scores.at[at].set(scores, mode="drop"),

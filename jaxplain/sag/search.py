@@ -31,7 +31,7 @@ from jaxplain.checks import (
 from jaxplain.explanation import Status
 from jaxplain.perturb import as_baseline, blend, upsample
 from jaxplain.sag.minimal import Group, removals, remove_best
-from jaxplain.sag.patches import Scene, best_first, contains_any, pack, successors
+from jaxplain.sag.patches import Scene, best_first, contains_any, find_rows, pack, places, successors
 from jaxplain.sag.scoring import SetMemory, SetScores, empty_memory, score_sets
 from jaxplain.scores import Score, as_pytree
 
@@ -138,41 +138,36 @@ class _Found(NamedTuple):
 
     sets: Array  # bool [R, P]
     scores: Array  # [R]
-    count: Array  # int32 [], rows in use
+    used: Array  # int32 [], rows in use
+
+
+class _Queue(NamedTuple):
+    """The successors of one size, and the order in which the sufficient ones wait to be reduced."""
+
+    sets: Array  # bool [M, P]
+    scores: Array  # [M]
+    order: Array  # int32 [M + G - 1], rows of the sufficient sets first, best first
+    length: Array  # int32 [], sufficient sets
+    start: Array  # int32 [], place in `order` of the next group
 
 
 class _SearchState(NamedTuple):
-    """The carry of the scan over set sizes."""
+    """The carry of the scan over set sizes, and of the loop over the batches of one size."""
 
-    beam: Array  # bool [B, P], insufficient sets of the size before
+    beam: Array  # bool [B, P], insufficient sets to expand
     alive: Array  # bool [B], which rows of the beam hold a set
+    phase: Array  # int32 [], of the current size
+    queue: _Queue
+    group: Group
     found: _Found
     memory: SetMemory
     image_score: Array  # [], NaN until size 0 is done
     baseline_score: Array  # []
-    levels: Array  # int32 [], size of the last step that did anything
+    best_score: Array  # [], of the sets of the current size
+    levels: Array  # int32 [], largest size tried
 
 
-class _Queue(NamedTuple):
-    """The sufficient sets of one size, best first, waiting to be reduced."""
-
-    sets: Array  # bool [M + G - 1, P]
-    scores: Array  # [M + G - 1]
-    count: Array  # int32 [], rows in use
-    start: Array  # int32 [], first row of the next group
-
-
-_EXPAND, _REDUCE, _DONE = range(3)  # phases of a size
-
-
-class _LevelState(NamedTuple):
-    """The carry of the loop over the batches of one size."""
-
-    search: _SearchState
-    phase: Array  # int32 []
-    queue: _Queue
-    group: Group
-    best_score: Array  # [], of the sets of this size
+_EXPAND, _REDUCE, _DONE = range(3)  # phases of a size: score successors, score removals, nothing left
 
 
 def search(
@@ -301,29 +296,45 @@ def _budget(max_evaluations: int | None, patches: int, successor_count: int) -> 
 def _search(problem: _SearchProblem, *, settings: _SearchSettings) -> SearchResult:
     sizes = jnp.arange(settings.max_size + 1, dtype=jnp.int32)
     step = partial(_search_size, settings, problem)
-    end, history = jax.lax.scan(step, _initial_state(settings, problem), sizes)
+    end, history = jax.lax.scan(step, _initial_state(settings, problem.proposal.shape[0]), sizes)
     return _result(settings, problem, end, history)
 
 
-def _initial_state(settings: _SearchSettings, problem: _SearchProblem) -> _SearchState:
-    patches = problem.proposal.shape[0]
+def _initial_state(settings: _SearchSettings, patches: int) -> _SearchState:
+    rows, groups = settings.max_explanations, settings.group_size
+    nothing, unknown, zero = jnp.zeros((), bool), jnp.full((), jnp.nan, jnp.float32), jnp.zeros((), jnp.int32)
+
+    def repeat(value: Array, *shape: int) -> Array:
+        return jnp.broadcast_to(value, shape)
+
     return _SearchState(
-        beam=jnp.zeros((settings.beam_width, patches), bool),
-        alive=jnp.ones(settings.beam_width, bool),
-        found=_Found(
-            sets=jnp.zeros((settings.max_explanations, patches), bool),
-            scores=jnp.full(settings.max_explanations, jnp.nan, jnp.float32),
-            count=jnp.zeros((), jnp.int32),
+        beam=repeat(nothing, settings.beam_width, patches),
+        alive=repeat(~nothing, settings.beam_width),
+        phase=zero,
+        queue=_Queue(
+            sets=repeat(nothing, settings.proposed, patches),
+            scores=repeat(unknown, settings.proposed),
+            order=repeat(zero, settings.proposed + groups - 1),
+            length=zero,
+            start=zero,
         ),
+        group=Group(
+            sets=repeat(nothing, groups, patches),
+            scores=repeat(unknown, groups),
+            member=repeat(nothing, groups),
+            active=repeat(nothing, groups),
+        ),
+        found=_Found(sets=repeat(nothing, rows, patches), scores=repeat(unknown, rows), used=zero),
         memory=empty_memory(settings.max_evaluations, patches),
-        image_score=jnp.full((), jnp.nan, jnp.float32),
-        baseline_score=jnp.full((), jnp.nan, jnp.float32),
-        levels=jnp.zeros((), jnp.int32),
+        image_score=unknown,
+        baseline_score=unknown,
+        best_score=unknown,
+        levels=zero,
     )
 
 
 def _has_room(settings: _SearchSettings, state: _SearchState) -> Array:
-    return (state.found.count < settings.max_explanations) & ~state.memory.overdrawn
+    return (state.found.used < settings.max_explanations) & ~state.memory.overdrawn
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -335,67 +346,52 @@ def _search_size(
 ) -> tuple[_SearchState, SearchHistory]:
     """Score the sets of one size, reduce the sufficient ones, and choose the next beam; a no-op once done."""
     unfinished = jnp.any(state.alive) & _has_room(settings, state)
-    start = _initial_level(settings, state._replace(levels=jnp.where(unfinished, size, state.levels)))
-    start = start._replace(phase=jnp.where(unfinished, _EXPAND, _DONE).astype(jnp.int32))
+    start = state._replace(
+        phase=jnp.where(unfinished, _EXPAND, _DONE).astype(jnp.int32),
+        best_score=jnp.full_like(state.best_score, jnp.nan),
+        levels=jnp.where(unfinished, size, state.levels),
+    )
     end = jax.lax.while_loop(
-        lambda level: level.phase != _DONE, partial(_score_batch, settings, problem, size), start
+        lambda state: state.phase != _DONE, partial(_score_batch, settings, problem, size), start
     )
-    row = SearchHistory(
-        size=size,
-        best_score=end.best_score / end.search.image_score,
-        explanations=end.search.found.count,
-        evaluations=end.search.memory.used,
-    )
-    return end.search, row
-
-
-def _initial_level(settings: _SearchSettings, state: _SearchState) -> _LevelState:
-    patches, groups = state.beam.shape[1], settings.group_size
-    waiting = settings.proposed + groups - 1
-    return _LevelState(
-        search=state,
-        phase=jnp.zeros((), jnp.int32),
-        queue=_Queue(
-            sets=jnp.zeros((waiting, patches), bool),
-            scores=jnp.full(waiting, jnp.nan, jnp.float32),
-            count=jnp.zeros((), jnp.int32),
-            start=jnp.zeros((), jnp.int32),
-        ),
-        group=Group(
-            sets=jnp.zeros((groups, patches), bool),
-            scores=jnp.full(groups, jnp.nan, jnp.float32),
-            member=jnp.zeros(groups, bool),
-            active=jnp.zeros(groups, bool),
-        ),
-        best_score=jnp.full((), jnp.nan, jnp.float32),
-    )
+    row = SearchHistory(size, end.best_score / end.image_score, end.found.used, end.memory.used)
+    return end, row
 
 
 def _score_batch(
-    settings: _SearchSettings, problem: _SearchProblem, size: Array, level: _LevelState
-) -> _LevelState:
+    settings: _SearchSettings, problem: _SearchProblem, size: Array, state: _SearchState
+) -> _SearchState:
     """Score the batch of the current phase, and do the phase's bookkeeping."""
-    expanding = level.phase == _EXPAND
-    expanded = _expansion(settings, problem, size, level.search)
-    removed = removals(level.group, settings.max_size)
+    expanding = state.phase == _EXPAND
+    expanded = _expansion(settings, problem, size, state)
+    removed = removals(state.group, settings.max_size)
     count = max(len(expanded[1]), len(removed[1]))
     sets, wanted = (
-        jnp.where(expanding, _pad(one, count), _pad(other, count))
-        for one, other in zip(expanded, removed, strict=True)
+        jnp.where(expanding, _pad(larger, count), _pad(smaller, count))
+        for larger, smaller in zip(expanded, removed, strict=True)
     )
     # Under vmap a finished row runs along with the others; it must cost no model calls.
-    wanted = wanted & (level.phase != _DONE)
-    options = {"grid": settings.grid, "batch_size": settings.batch_size}
-    memory, scored = score_sets(problem.score, problem.scene, level.search.memory, sets, wanted, **options)
-    level = level._replace(search=level.search._replace(memory=memory))
-    return jax.lax.cond(
+    wanted = wanted & (state.phase != _DONE)
+    memory, scored = score_sets(
+        problem.score,
+        problem.scene,
+        state.memory,
+        sets,
+        wanted,
+        grid=settings.grid,
+        batch_size=settings.batch_size,
+    )
+    state = jax.lax.cond(
         expanding,
         partial(_after_expansion, settings, problem, size),
         partial(_after_removals, settings, problem),
-        level,
+        state._replace(memory=memory),
         sets,
         scored,
     )
+    # A batch that was not scored ends the search; what is still active then is not minimal.
+    finished = ~jnp.any(state.group.active) | memory.overdrawn
+    return jax.tree_util.tree_map(partial(jnp.where, finished), _next_group(settings, state), state)
 
 
 def _pad(rows: Array, count: int) -> Array:
@@ -424,102 +420,89 @@ def _after_expansion(
     settings: _SearchSettings,
     problem: _SearchProblem,
     size: Array,
-    level: _LevelState,
+    state: _SearchState,
     sets: Array,
     scored: SetScores,
-) -> _LevelState:
+) -> _SearchState:
     """Queue the sufficient sets of one size, and make the best of the others the next beam."""
     count = settings.proposed
-    sets, scores, first = sets[:count], scored.scores[:count], scored.first[:count]
-    at_start, state = size == 0, level.search
+    words, scores, first = (part[:count] for part in scored)
+    at_start = size == 0
     image_score = jnp.where(at_start, scores[1], state.image_score)
-    sufficient_score = problem.threshold * image_score
     # The image is no set of size 0, and an image that scores about nothing has no explanations.
     eligible = first & ~(at_start & (jnp.arange(count) == 1)) & (image_score >= problem.min_score)
-    reaches = scores >= sufficient_score
+    reaches = scores >= problem.threshold * image_score
     # A set whose score is not finite is not expanded, except for the empty set.
     insufficient = eligible & ~reaches & (at_start | ~jnp.isnan(scores))
     sufficient = eligible & reaches
     if not settings.reduce_supersets:
-        filled = jnp.arange(settings.max_explanations) < state.found.count
-        sufficient = sufficient & ~contains_any(sets, state.found.sets, filled)
-    group = jnp.where(sufficient, 0, jnp.where(insufficient, 1, 2))
-    order = best_first(group, scores, pack(sets))
+        filled = jnp.arange(settings.max_explanations) < state.found.used
+        sufficient = sufficient & ~contains_any(words, pack(state.found.sets), filled)
+    order = best_first(jnp.where(sufficient, 0, jnp.where(insufficient, 1, 2)), scores, words)
     waiting = jnp.sum(sufficient, dtype=jnp.int32)
     padded = jnp.pad(order, (0, max(settings.beam_width, settings.group_size - 1)), mode="edge")
-    beam = jax.lax.dynamic_slice_in_dim(padded, waiting, settings.beam_width)
-    queued = padded[: count + settings.group_size - 1]
-    best = jnp.max(jnp.where(first & ~jnp.isnan(scores), scores, -jnp.inf), where=eligible, initial=-jnp.inf)
-    level = level._replace(
-        search=state._replace(
-            beam=sets[beam],
-            alive=jnp.arange(settings.beam_width) < jnp.sum(insufficient),
-            image_score=image_score,
-            baseline_score=jnp.where(at_start, scores[0], state.baseline_score),
+    best = jnp.max(jnp.where(eligible & ~jnp.isnan(scores), scores, -jnp.inf))
+    return state._replace(
+        beam=sets[jax.lax.dynamic_slice_in_dim(padded, waiting, settings.beam_width)],
+        alive=jnp.arange(settings.beam_width) < jnp.sum(insufficient),
+        queue=_Queue(
+            sets=sets[:count],
+            scores=scores,
+            order=padded[: len(state.queue.order)],
+            length=waiting,
+            start=jnp.zeros_like(waiting),
         ),
-        queue=_Queue(sets[queued], scores[queued], waiting, jnp.zeros((), jnp.int32)),
+        image_score=image_score,
+        baseline_score=jnp.where(at_start, scores[0], state.baseline_score),
         best_score=jnp.where(jnp.isfinite(best), best, jnp.nan),
     )
-    return _next_group(settings, level)
 
 
 def _after_removals(
     settings: _SearchSettings,
     problem: _SearchProblem,
-    level: _LevelState,
+    state: _SearchState,
     sets: Array,
     scored: SetScores,
-) -> _LevelState:
-    """Remove one patch from each set of the group; when all are minimal, record them and go to the next."""
-    state, count = level.search, settings.group_size * settings.max_size
+) -> _SearchState:
+    """Remove one patch from each set of the group that can lose one."""
+    count = settings.group_size * settings.max_size
     sufficient_score = problem.threshold * state.image_score
-    group = remove_best(level.group, sets[:count], scored.scores[:count], sufficient_score)
-    # A batch that was not scored decides nothing: its sets stay active, so they are not minimal.
-    spent = state.memory.overdrawn
-    group = group._replace(active=jnp.where(spent, level.group.active, group.active))
-    finished = ~jnp.any(group.active) | spent
-    level = level._replace(
-        search=state._replace(found=_record(state.found, group, group.minimal & finished)), group=group
-    )
-    following = _next_group(settings, level)
-    return jax.tree_util.tree_map(partial(jnp.where, finished), following, level)
+    group = remove_best(state.group, sets[:count], scored.scores[:count], sufficient_score)
+    # A batch that was not scored decides nothing: its sets stay active.
+    active = jnp.where(state.memory.overdrawn, state.group.active, group.active)
+    return state._replace(group=group._replace(active=active))
 
 
-def _next_group(settings: _SearchSettings, level: _LevelState) -> _LevelState:
-    """Take the next group of sufficient sets from the queue, or end the size if there is none or no room.
+def _next_group(settings: _SearchSettings, state: _SearchState) -> _SearchState:
+    """Record the minimal sets of the group and take the next one from the queue, or end the size.
 
-    Groups are as large as the buffer of explanations: what a full one has no room for is not reduced at all.
+    A group is no larger than the buffer of explanations, so little is reduced for which there is no room.
     """
-    queue, size = level.queue, settings.group_size
-    member = queue.start + jnp.arange(size) < queue.count
-    following = jnp.any(member) & _has_room(settings, level.search)
-    group = Group(
-        sets=jax.lax.dynamic_slice_in_dim(queue.sets, queue.start, size),
-        scores=jax.lax.dynamic_slice_in_dim(queue.scores, queue.start, size),
-        member=member,
-        active=member,
-    )
-    return level._replace(
-        phase=jnp.where(following, _REDUCE, _DONE).astype(jnp.int32),
+    queue, size = state.queue, settings.group_size
+    state = state._replace(found=_record(state.found, state.group))
+    waiting = queue.start + jnp.arange(size) < queue.length
+    member = waiting & _has_room(settings, state)
+    rows = jax.lax.dynamic_slice_in_dim(queue.order, queue.start, size)
+    return state._replace(
+        phase=jnp.where(jnp.any(member), _REDUCE, _DONE).astype(jnp.int32),
         queue=queue._replace(start=queue.start + size),
-        group=group,
+        group=Group(queue.sets[rows], queue.scores[rows], member, active=member),
     )
 
 
-def _record(found: _Found, group: Group, minimal: Array) -> _Found:
+def _record(found: _Found, group: Group) -> _Found:
     """Add those minimal sets of a group that are new, as far as there is room."""
-    capacity = found.sets.shape[0]
-    words, known_words = pack(group.sets), pack(found.sets)
-    filled = jnp.arange(capacity) < found.count
-    known = ((words[:, None] == known_words[None]).all(axis=-1) & filled[None]).any(axis=1)
-    equal = (words[:, None] == words[None]).all(axis=-1) & minimal[None]
-    repeated = jnp.tril(equal, -1).any(axis=1)
-    new = minimal & ~known & ~repeated
-    at = jnp.where(new, found.count + jnp.cumsum(new) - 1, capacity)
+    capacity, words, minimal = found.sets.shape[0], pack(group.sets), group.minimal
+    filled = jnp.arange(capacity) < found.used
+    known = find_rows(words, pack(found.sets), filled) < capacity
+    first = find_rows(words, words, minimal) == jnp.arange(len(words))
+    new = minimal & first & ~known
+    at = jnp.where(new, found.used + places(new), capacity)
     return _Found(
         sets=found.sets.at[at].set(group.sets, mode="drop"),
         scores=found.scores.at[at].set(group.scores, mode="drop"),
-        count=jnp.minimum(found.count + jnp.sum(new, dtype=jnp.int32), capacity),
+        used=jnp.minimum(found.used + jnp.sum(new, dtype=jnp.int32), capacity),
     )
 
 
@@ -530,7 +513,7 @@ def _record(found: _Found, group: Group, minimal: Array) -> _Found:
 def _result(
     settings: _SearchSettings, problem: _SearchProblem, end: _SearchState, history: SearchHistory
 ) -> SearchResult:
-    valid = jnp.arange(settings.max_explanations) < end.found.count
+    valid = jnp.arange(settings.max_explanations) < end.found.used
     sizes = jnp.sum(end.found.sets, axis=1, dtype=jnp.int32)
     order = best_first(jnp.where(valid, sizes, end.beam.shape[1] + 1), end.found.scores, pack(end.found.sets))
     scores = end.found.scores[order]
@@ -556,16 +539,15 @@ def _status(settings: _SearchSettings, problem: _SearchProblem, end: _SearchStat
     happened = (
         (end.memory.not_finite, Status.NOT_FINITE),
         (~(end.image_score >= problem.min_score), Status.LOW_SCORE),
-        ((end.found.count == 1) & (end.levels == 0), Status.BASELINE_SUFFICIENT),
+        ((end.found.used == 1) & (end.levels == 0), Status.BASELINE_SUFFICIENT),
         (end.memory.overdrawn, Status.BUDGET_SPENT),
-        (end.found.count == settings.max_explanations, Status.BUFFER_FULL),
-        (end.found.count == 0, Status.NONE_FOUND),
+        (end.found.used == settings.max_explanations, Status.BUFFER_FULL),
+        (end.found.used == 0, Status.NONE_FOUND),
     )
-    return jnp.select(
-        [flag for flag, _ in happened],
-        [jnp.int32(status) for _, status in happened],
-        jnp.int32(Status.OK),
-    )
+    status = jnp.int32(Status.OK)
+    for flag, value in reversed(happened):
+        status = jnp.where(flag, jnp.int32(value), status)
+    return status
 
 
 # ---------------------------------------------------------------------------------------------------------

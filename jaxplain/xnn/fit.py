@@ -187,7 +187,7 @@ def _fit(
         jax.tree_util.tree_map(lambda part: part[rows], raw)  # noqa: B023  called at once
         for rows in (order[: plan.held], order[plan.held :])
     )
-    blank = _scaled_to(SRAE(plan.config, rngs=nnx.Rngs(key)), train)
+    blank = _blank(plan.config, train)
     train, validation = _standardized(blank, train), _standardized(blank, validation)
 
     def one_round(state: _FitState) -> _FitState:
@@ -252,12 +252,15 @@ def _status(srae: SRAE, train: TrainingData, accepted: Array) -> Array:
     return jnp.where(finite, status, Status.NOT_FINITE).astype(jnp.int32)
 
 
-def _scaled_to(srae: SRAE, raw: TrainingData) -> SRAE:
-    """Set the constants of a new SRAE that standardise features and logits; what never varies has scale 1.
+def _blank(config: SRAEConfig, raw: TrainingData) -> SRAE:
+    """Return an SRAE whose constants standardise features and logits, and whose parameters are 0.
 
-    Divided by its own standard deviation alone, a rarely active feature could occasionally lie 60 standard
-    deviations from the mean and dominate the logit; so the median standard deviation counts too.
+    What never varies has scale 1. Divided by its own standard deviation alone, a rarely active feature could
+    occasionally lie 60 standard deviations from the mean and dominate the logit; so the median standard
+    deviation counts too.
     """
+    shapes = nnx.eval_shape(lambda: SRAE(config, rngs=nnx.Rngs(0)))  # initialisers take long to compile
+    srae = jax.tree_util.tree_map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     spread, logit_spread = raw.features.std(0), raw.logits.std(0) / LOGIT_STD
     scale = jnp.hypot(spread, _FLOOR * jnp.median(spread))
     srae.feature_shift[...] = raw.features.mean(0)

@@ -1,7 +1,7 @@
-"""Classifiers as Flax modules, with the weights that Python packages ship or that a file holds.
+"""Classifiers as Flax modules, with weights from Python packages or from files.
 
-`load(name)` gives a callable pytree from images [N, H, W, 3] in the model's own space to logits [N, K] that
-also knows its preprocessing, its labels and its last convolution.
+`load(name)` returns a callable pytree from images [N, H, W, 3] in the model's own space to logits [N, K],
+with its preprocessing, its labels and its last convolution.
 """
 
 import os
@@ -13,20 +13,20 @@ from pathlib import Path
 from flax import nnx
 
 from jaxplain.checks import check_choice
-from jaxplain.zoo.classifier import Classifier, InputSpec
+from jaxplain.zoo.classifier import InputSpec, ZooClassifier, find_class, imagenet_labels
 from jaxplain.zoo.efficientnet import EfficientNetLite
-from jaxplain.zoo.labels import find_class, imagenet_labels
 from jaxplain.zoo.resnet import ResNet
 from jaxplain.zoo.squeezenet import SqueezeNet
+from jaxplain.zoo.tensors import WeightsError
 from jaxplain.zoo.vgg import VGG19
-from jaxplain.zoo.weights import WeightsError, read_state_dict
+from jaxplain.zoo.weights import read_state_dict
 
 __all__ = [
     "MODELS",
-    "Classifier",
     "InputSpec",
     "ModelEntry",
     "WeightsError",
+    "ZooClassifier",
     "find_class",
     "imagenet_labels",
     "load",
@@ -37,16 +37,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that `load` knows.
+    """An entry of the registry of models.
 
     Attributes:
-      build: makes it with random weights, `build(name, labels, rngs=nnx.Rngs(0))`.
+      build: creates it with random weights, `build(name, labels, rngs=nnx.Rngs(0))`.
       description: one line.
       weights: where its published weights come from.
-      package: the importable package that ships them, if any does.
+      package: the importable package that ships them, if there is one.
     """
 
-    build: Callable[..., Classifier]
+    build: Callable[..., ZooClassifier]
     description: str
     weights: str
     package: str | None = None
@@ -88,25 +88,25 @@ _HOW = "weights= in Python, --weights on the command line"
 
 
 def model_names() -> tuple[str, ...]:
-    """Names that `load` knows."""
+    """Return the names of all models."""
     return tuple(MODELS)
 
 
 def load(
     name: str, *, weights: str | os.PathLike[str] | None = None, labels: tuple[str, ...] | None = None
-) -> Classifier:
-    """A pretrained classifier.
+) -> ZooClassifier:
+    """Load a pretrained classifier.
 
     Args:
       name: one of `model_names()`.
-      weights: a PyTorch or safetensors file; None takes the weights that an installed package ships.
-      labels: names of the K classes that the weights tell apart; None: the 1000 of ImageNet.
+      weights: a PyTorch or safetensors file; None uses the weights that an installed package ships.
+      labels: names of the K classes of the weights; None: the 1000 of ImageNet.
 
     Returns:
       The classifier, a pytree whose leaves are its parameters.
 
     Raises:
-      ValueError: unknown name; says which come nearest.
+      ValueError: unknown name; suggests the nearest ones.
       WeightsError: no weights found, a file that cannot be read, or one that does not fit the model.
 
     Example:
@@ -126,7 +126,7 @@ def load(
 
 
 def _shipped_weights(name: str, entry: ModelEntry) -> Path:
-    """The weights file inside the package, which is looked up and not imported."""
+    """Return the weights file inside the package, which is located but not imported."""
     if entry.package is None:
         raise WeightsError(
             f"no package ships weights for {name}: give the path of a file ({_HOW}), such as {entry.weights}."

@@ -1,7 +1,12 @@
-"""What every classifier of the zoo is: a callable pytree that knows its input space and its labels."""
+"""The zoo's classifiers: callable pytrees that know their input space and their labels."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from functools import cache
+from importlib import resources
+from statistics import fmean
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +16,17 @@ from jax import Array
 
 from jaxplain.checks import check_image_batch
 from jaxplain.images import ResizeMethod, center_crop, resize
+from jaxplain.zoo.conv import per_channel
+from jaxplain.zoo.layers import Slot, load_slots
 
 
 class InputSpec(NamedTuple):
-    """A model's own input space and the way a photo gets there."""
+    """A model's input space and how a photo is converted to it."""
 
     size: tuple[int, int]  # rows, columns
     mean: tuple[float, float, float]  # of 0..255, in RGB order
     scale: tuple[float, float, float]
-    crop: float = 0.875  # side of the central square kept, as a share of the shorter side
+    crop: float = 0.875  # side of the central square that is kept, as a fraction of the shorter side
     method: ResizeMethod = "bicubic"
     bgr: bool = False  # the model's channels are blue, green, red
 
@@ -30,73 +37,81 @@ TORCHVISION = InputSpec(
 """The input space of most weights that torchvision publishes."""
 
 
-class Classifier(nnx.Module):
+class ZooClassifier(nnx.Module):
     """Base of the zoo's classifiers: images [N, H, W, 3] in model space -> logits [N, K].
 
     A classifier is a pytree (its parameters are the leaves) and passes through `jax.jit` as an argument.
     Its parts compose: `model(x) == model.head(model.pool(model.feature_maps(x)))`.
 
     Attributes:
-      spec: input size and normalisation.
+      spec: input size and normalization.
       labels: the K class names.
       name: the name under which `jaxplain.zoo.load` knows it.
-      recomputes: blocks keep nothing for the backward pass but what goes into them; see `rematerialized`.
+      recomputes: blocks keep only their inputs for the backward pass; see `rematerialized`.
+      norm_epsilon: of every batch norm in the published weights.
     """
 
     spec: InputSpec
     labels: tuple[str, ...]
     name: str
     recomputes: bool = False
+    norm_epsilon: ClassVar[float] = 0.0
 
     def __repr__(self) -> str:
         # nnx would print every weight.
         return f"{type(self).__name__}({self.name!r}, {len(self.labels)} classes, input {self.spec.size})"
 
     def feature_maps(self, images: Array) -> Array:
-        """Activations of the last convolution: [N, H, W, 3] -> [N, h, w, d]."""
+        """Return the activations of the last convolution: [N, H, W, 3] -> [N, h, w, d]."""
         raise NotImplementedError
 
     def pool(self, maps: Array) -> Array:
-        """From the last convolution to the penultimate features: [N, h, w, d] -> [N, D]."""
+        """Return the penultimate features: [N, h, w, d] -> [N, D]."""
         return jnp.mean(maps, axis=(1, 2))
 
     def head(self, features: Array) -> Array:
-        """From penultimate features to logits: [N, D] -> [N, K]."""
+        """Return the logits: [N, D] -> [N, K]."""
+        raise NotImplementedError
+
+    def slots(self) -> Iterable[Slot]:
+        """Return every layer with the names of its weights in the published PyTorch state dict."""
         raise NotImplementedError
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], *, source: str = "the state dict") -> None:
-        """Take the weights of a PyTorch state dict; `source` names it in errors.
+        """Load the weights of a published PyTorch state dict; `source` names it in errors.
 
         Raises:
           WeightsError: an entry is missing, misshapen or unexpected.
         """
-        raise NotImplementedError
+        load_slots(self.slots(), state, epsilon=self.norm_epsilon, source=source)
 
     def rematerialized(self) -> Self:
-        """The same classifier, sharing its parameters, that computes each block's activations again in the
-        backward pass instead of keeping them; see `jaxplain.rematerialize`."""
+        """Return a classifier with the same parameters that keeps only the inputs of its blocks.
+
+        The backward pass recomputes everything else; see `jaxplain.rematerialize`.
+        """
         copy = jax.tree_util.tree_map(lambda leaf: leaf, self)
         copy.recomputes = True
         return copy
 
     def block(self, function: Callable[..., Array], *arguments: Any) -> Array:
-        """`function(*arguments)`, one block of the network; its layers are among the arguments.
+        """Return `function(*arguments)`, one block of the network; its layers are among the arguments.
 
-        The function is the same object in every call: checkpoints remember what they have traced by it.
+        Pass the same function object in every call: checkpoints cache what they traced by it.
         """
         return jax.checkpoint(function)(*arguments) if self.recomputes else function(*arguments)
 
     def features(self, images: Array) -> Array:
-        """Penultimate features: [N, H, W, 3] -> [N, D]."""
+        """Return the penultimate features: [N, H, W, 3] -> [N, D]."""
         return self.pool(self.feature_maps(images))
 
     def __call__(self, images: Array) -> Array:
-        """Logits: [N, H, W, 3] -> [N, K]."""
+        """Return the logits: [N, H, W, 3] -> [N, K]."""
         check_image_batch(images, channels=3)
         return self.head(self.features(images))
 
     def preprocess(self, rgb: np.ndarray) -> Array:
-        """The model's own preprocessing of one photo: centre crop, resize, normalise.
+        """Apply the model's own preprocessing to one photo: center crop, resize, normalize.
 
         Args:
           rgb: uint8 [H, W, 3], any size; see `jaxplain.load_image`.
@@ -107,16 +122,101 @@ class Classifier(nnx.Module):
         return self.normalize(self.crop_and_resize(rgb))
 
     def crop_and_resize(self, rgb: np.ndarray) -> np.ndarray:
-        """The part of the photo that the model sees: uint8 [H, W, 3] -> uint8 [h, w, 3]."""
+        """Return the part of the photo that the model sees: uint8 [H, W, 3] -> uint8 [h, w, 3]."""
         return resize(center_crop(rgb, self.spec.crop), self.spec.size, method=self.spec.method)
 
     def normalize(self, rgb: np.ndarray | Array) -> Array:
-        """Pixels 0..255 in RGB order [..., 3] -> model space, float32."""
+        """Convert pixels 0..255 in RGB order [..., 3] to model space, float32."""
         pixels = jnp.asarray(rgb, jnp.float32)
-        scaled = (pixels - jnp.array(self.spec.mean)) / jnp.array(self.spec.scale)
+        mean, scale = (per_channel(jnp.array(values), pixels.ndim) for values in self.spec[1:3])
+        scaled = (pixels - mean) / scale
         return scaled[..., ::-1] if self.spec.bgr else scaled
 
     def denormalize(self, images: Array) -> Array:
-        """Model space [..., 3] -> pixels 0..255 in RGB order, float32: the inverse of `normalize`."""
+        """Convert model space [..., 3] to pixels 0..255 in RGB order, float32: the inverse of `normalize`."""
         scaled = images[..., ::-1] if self.spec.bgr else images
-        return scaled * jnp.array(self.spec.scale) + jnp.array(self.spec.mean)
+        mean, scale = (per_channel(jnp.array(values), scaled.ndim) for values in self.spec[1:3])
+        return scaled * scale + mean
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Class names
+
+_SUGGESTIONS = 4
+_LIKENESS = 0.6  # of names that are suggested; 1 is the same name
+
+
+@cache
+def imagenet_labels() -> tuple[str, ...]:
+    """Return the names of the 1000 ImageNet classes in the usual order; all differ, two only in capitals."""
+    text = resources.files("jaxplain.zoo").joinpath("imagenet_labels.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def find_class(name_or_index: str | int, labels: Sequence[str]) -> int:
+    """Return the index of a class.
+
+    Args:
+      name_or_index: an index, also as a string of digits; or a complete name, with spaces or underscores.
+        Case is ignored unless it distinguishes two classes.
+      labels: the class names.
+
+    Raises:
+      ValueError: no such class (suggests the nearest ones), an index out of range, or an ambiguous name.
+
+    Example:
+      >>> find_class("Indigo_Bunting", imagenet_labels())
+      14
+    """
+    text = str(name_or_index).strip()
+    if text.removeprefix("-").isdecimal():
+        return _checked_index(int(text), len(labels))
+    matches = [i for i, label in enumerate(labels) if _spaced(label) == _spaced(text)]
+    if not matches:
+        matches = [i for i, label in enumerate(labels) if _folded(label) == _folded(text)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ValueError(f"several classes are named {text!r}: {_listed(matches, labels)}; give the index.")
+    near = _nearest(text, labels)
+    hint = (
+        f"did you mean {_listed(near, labels)}?" if near else f"give a name or an index below {len(labels)}."
+    )
+    raise ValueError(f"unknown class {text!r}: {hint}")
+
+
+def _checked_index(index: int, classes: int) -> int:
+    if not 0 <= index < classes:
+        raise ValueError(
+            f"class {index} is out of range: there are classes 0..{classes - 1}; choose one of them."
+        )
+    return index
+
+
+def _spaced(name: str) -> str:
+    return " ".join(name.replace("_", " ").split())
+
+
+def _folded(name: str) -> str:
+    return _spaced(name).casefold()
+
+
+def _listed(indices: Sequence[int], labels: Sequence[str]) -> str:
+    return ", ".join(f"{labels[i]!r} ({i})" for i in indices)
+
+
+def _nearest(text: str, labels: Sequence[str]) -> list[int]:
+    """Return the most similar classes, best first."""
+    words = _folded(text).split()
+    likeness = Counter({i: _likeness(words, _folded(label).split()) for i, label in enumerate(labels)})
+    return [i for i, value in likeness.most_common(_SUGGESTIONS) if value >= _LIKENESS]
+
+
+def _likeness(words: Sequence[str], others: Sequence[str]) -> float:
+    """Return how well the words of two names match each other, 0 to 1, so that "cat" is like "tiger cat" and
+    "taby cat" like "tabby"."""
+    if not words or not others:
+        return 0.0
+    ratios = [[SequenceMatcher(None, word, other).ratio() for other in others] for word in words]
+    best = fmean(max(row) for row in ratios), fmean(max(column) for column in zip(*ratios, strict=True))
+    return fmean(best)

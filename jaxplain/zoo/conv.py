@@ -2,8 +2,8 @@
 
 XLA's CPU backend runs grouped convolutions 10 to 90 times slower than the same sum written as shifted
 multiply-adds, and the first layer's convolution (3 input channels) slower than a matrix product over its
-patches. On GPU and TPU the native convolutions are the fast ones. `jax.lax.platform_dependent` keeps both
-in one function; tests hold them equal, values and derivatives.
+patches. On GPU and TPU the native convolutions are faster. `jax.lax.platform_dependent` keeps both in one
+function; tests check that values and derivatives are equal.
 
 In the shape descriptions N is the batch, H and W the rows and columns, C and D channels, k the kernel side.
 """
@@ -23,7 +23,7 @@ _PATCH_CHANNELS = 4  # up to this many input channels a convolution is a matrix 
 
 
 def same_padding(shape: tuple[int, int], kernel: int, stride: int) -> Padding:
-    """TensorFlow's "same" padding: output size ceil(n / stride), the odd zero goes after the image."""
+    """Return TensorFlow's "same" padding: output size ceil(n / stride), an odd zero goes after the image."""
 
     def one_axis(size: int) -> tuple[int, int]:
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -33,7 +33,7 @@ def same_padding(shape: tuple[int, int], kernel: int, stride: int) -> Padding:
 
 
 def ceil_padding(shape: tuple[int, int], side: int, stride: int) -> Padding:
-    """Padding after the image for a last, partly filled window: output size ceil((n - side) / stride) + 1."""
+    """Return padding for a last, partly filled window: output size ceil((n - side) / stride) + 1."""
 
     def one_axis(size: int) -> tuple[int, int]:
         return 0, -(-(size - side) // stride) * stride + side - size
@@ -42,7 +42,7 @@ def ceil_padding(shape: tuple[int, int], side: int, stride: int) -> Padding:
 
 
 def conv2d(images: Array, kernel: Array, *, stride: int = 1, padding: Padding = ((0, 0), (0, 0))) -> Array:
-    """Dense convolution: images [N, H, W, C], kernel [k, k, C, D] -> [N, H', W', D]."""
+    """Apply a dense convolution: images [N, H, W, C], kernel [k, k, C, D] -> [N, H', W', D]."""
     if kernel.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):
         return jnp.matmul(images[:, ::stride, ::stride], kernel[0, 0])
     native = partial(_native, stride=stride, padding=padding)
@@ -65,14 +65,14 @@ def _patch_product(images: Array, kernel: Array, *, stride: int, padding: Paddin
 
 
 def _pad(images: Array, padding: Padding, value: float = 0.0) -> Array:
-    """Pad rows and columns with a value; negative amounts cut."""
+    """Pad rows and columns with a value; negative amounts crop."""
     (top, bottom), (left, right) = padding
     none = (0, 0, 0)
     return lax.pad(images, jnp.array(value, images.dtype), (none, (top, bottom, 0), (left, right, 0), none))
 
 
 def _shifts(padded: Array, side: int, stride: int) -> dict[tuple[int, int], Array]:
-    """The strided view of a padded image that each tap (i, j) of a side x side kernel sees."""
+    """Return the strided view of a padded image that each tap (i, j) of a side x side kernel sees."""
     n, height, width, channels = padded.shape
     rows, cols = (height - side) // stride * stride + 1, (width - side) // stride * stride + 1
     return {
@@ -83,11 +83,11 @@ def _shifts(padded: Array, side: int, stride: int) -> dict[tuple[int, int], Arra
 
 
 def max_pool(images: Array, side: int, *, stride: int, padding: Padding = ((0, 0), (0, 0))) -> Array:
-    """Largest value in every side x side window: [N, H, W, C] -> [N, H', W', C]; padding never wins.
+    """Return the maximum of every side x side window, ignoring padding: [N, H, W, C] -> [N, H', W', C].
 
-    Of equal values the first, row by row, gets the gradient, as in PyTorch; NaN beats every number. Written
-    as maxima of strided slices, along columns and then along rows: forward and backward together take a
-    twentieth of the time of `lax.reduce_window` on a CPU, whose gradient is a scatter.
+    The first of several equal values, row by row, gets the gradient, as in PyTorch; NaN counts as the largest
+    value. Written as maxima of strided slices, along columns and then along rows: forward and backward
+    together take a twentieth of the time of `lax.reduce_window` on a CPU, whose gradient is a scatter.
     """
     pooled = _pad(images, padding, -jnp.inf)
     for axis in (2, 1):
@@ -103,7 +103,7 @@ def _first_of_largest(first: Array, second: Array) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise_conv2d(images: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """Depthwise convolution: images [N, H, W, C], kernel [k, k, C] -> [N, H', W', C]."""
+    """Apply a depthwise convolution: images [N, H, W, C], kernel [k, k, C] -> [N, H', W', C]."""
     return lax.platform_dependent(
         images,
         kernel,
@@ -137,13 +137,13 @@ def _depthwise_native(images: Array, kernel: Array, *, stride: int, padding: Pad
 
 def _depthwise_shifted(images: Array, kernel: Array, *, stride: int, padding: Padding) -> Array:
     shifts = _shifts(_pad(images, padding), kernel.shape[0], stride)
-    return sum_of(view * kernel[tap] for tap, view in shifts.items())
+    return sum_of(view * per_channel(kernel[tap]) for tap, view in shifts.items())
 
 
 def _depthwise_shifted_backward(
     images: Array, kernel: Array, grad: Array, *, stride: int, padding: Padding
 ) -> tuple[Array, Array]:
-    # The kernel's gradient costs nothing where it is not asked for: XLA removes what is not used.
+    # The kernel's gradient costs nothing where it is not requested: XLA removes unused code.
     shifts = _shifts(_pad(images, padding), kernel.shape[0], stride)
     by_tap = jnp.stack([jnp.sum(view * grad, (0, 1, 2)) for view in shifts.values()])
     return _image_gradient(grad, kernel, images.shape, stride, padding), by_tap.reshape(kernel.shape)
@@ -152,8 +152,11 @@ def _depthwise_shifted_backward(
 def _image_gradient(
     grad: Array, kernel: Array, shape: tuple[int, ...], stride: int, padding: Padding
 ) -> Array:
-    """Gradient in the image, phase by phase: the pixels of one phase (row, column modulo the stride) see
-    the same taps, so each phase is a sum of shifted products without a scatter or zeros in between."""
+    """Return the gradient with respect to the images, phase by phase.
+
+    All pixels of one phase (row and column modulo the stride) see the same taps, so that each phase is a sum
+    of shifted products without a scatter and without zeros in between.
+    """
     height, width = shape[1:3]
     side = kernel.shape[0]
     rows = [_phase_taps(phase, padding[0][0], side, stride) for phase in range(stride)]
@@ -168,7 +171,7 @@ def _image_gradient(
 
 
 def _phase_taps(phase: int, before: int, side: int, stride: int) -> list[tuple[int, int]]:
-    """(tap, offset) pairs: pixel q * stride + phase meets `tap` in the gradient's cell q + offset."""
+    """Return (tap, offset) pairs: pixel q * stride + phase meets `tap` in the gradient's cell q + offset."""
     position = phase + before
     return [(tap, (position - tap) // stride) for tap in range(side) if (position - tap) % stride == 0]
 
@@ -191,11 +194,16 @@ def _one_phase(
         start = (0, row - top, col - left, 0)
         return lax.slice(padded, start, (n, start[1] + size[0], start[2] + size[1], channels))
 
-    return sum_of(view(row, col) * kernel[i, j] for i, row in rows for j, col in cols)
+    return sum_of(view(row, col) * per_channel(kernel[i, j]) for i, row in rows for j, col in cols)
+
+
+def per_channel(values: Array, ndim: int = 4) -> Array:
+    """Return values [C] with `ndim` axes, so that they broadcast over the other axes of [N, H, W, C]."""
+    return lax.expand_dims(values, range(ndim - values.ndim))
 
 
 def sum_of(terms: Any) -> Array:
-    """Sum of an iterable of arrays, without the zero that Python's `sum` starts from."""
+    """Return the sum of an iterable of arrays, without the zero that Python's `sum` starts from."""
     total = None
     for term in terms:
         total = term if total is None else total + term

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxplain.zoo.conv import conv2d, depthwise_conv2d, same_padding
+from jaxplain.zoo.conv import conv2d, depthwise_conv2d, per_channel, same_padding
 from jaxplain.zoo.weights import check_fit
 
 
@@ -18,7 +18,7 @@ def _initial(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
 
 
 class Conv(nnx.Module):
-    """Convolution with bias: [N, H, W, C] -> [N, H', W', D]. `padding`: zeros a side, or "same"."""
+    """Convolution with bias: [N, H, W, C] -> [N, H', W', D]. `padding`: zeros on each side, or "same"."""
 
     def __init__(
         self, inputs: int, outputs: int, side: int, *, stride: int = 1, padding: int | str = 0, rngs: nnx.Rngs
@@ -31,7 +31,7 @@ class Conv(nnx.Module):
     def __call__(self, images: Array) -> Array:
         """Apply the layer."""
         pad = _padding(self.padding, images, self.kernel.shape[0], self.stride)
-        return conv2d(images, self.kernel[...], stride=self.stride, padding=pad) + self.bias[...]
+        return conv2d(images, self.kernel[...], stride=self.stride, padding=pad) + per_channel(self.bias[...])
 
 
 class DepthwiseConv(nnx.Module):
@@ -45,7 +45,7 @@ class DepthwiseConv(nnx.Module):
     def __call__(self, images: Array) -> Array:
         """Apply the layer."""
         pad = _padding("same", images, self.kernel.shape[0], self.stride)
-        return depthwise_conv2d(images, self.kernel[...], self.stride, pad) + self.bias[...]
+        return depthwise_conv2d(images, self.kernel[...], self.stride, pad) + per_channel(self.bias[...])
 
 
 class Linear(nnx.Module):
@@ -57,7 +57,7 @@ class Linear(nnx.Module):
 
     def __call__(self, features: Array) -> Array:
         """Apply the layer."""
-        return jnp.matmul(features, self.kernel[...]) + self.bias[...]
+        return jnp.matmul(features, self.kernel[...]) + per_channel(self.bias[...], features.ndim)
 
 
 def _padding(padding: int | str, images: Array, side: int, stride: int) -> tuple:
@@ -80,10 +80,10 @@ _NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
 def load_slots(
     slots: Iterable[Slot], state: Mapping[str, np.ndarray], *, epsilon: float, source: str
 ) -> None:
-    """Write a PyTorch state dict into layers, folding every batch norm (`epsilon`) into its layer.
+    """Load a PyTorch state dict into layers, folding every batch norm (`epsilon`) into its layer.
 
     The layers may be abstract, from `nnx.eval_shape`: their parameters are replaced, not written to. Plain
-    transfers (`device_put`) compile nothing, which every other way of making an array does once a shape.
+    transfers (`device_put`) compile nothing, which every other way of making an array does once per shape.
 
     Raises:
       WeightsError: the first missing, misshapen or unexpected entry, by name; nothing is written then.
@@ -97,7 +97,7 @@ def load_slots(
 
 
 def expected_shapes(slots: Iterable[Slot]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes that the state dict must have."""
+    """Return the names and shapes that the state dict must have."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer, name, norm in slots:
         shapes[f"{name}.weight"] = _torch_shape(layer)

@@ -1,23 +1,22 @@
-"""SqueezeNet 1.0 (Iandola et al., 2016): the accuracy of AlexNet from 5 MB of weights."""
+"""SqueezeNet 1.0 (Iandola et al., 2016): AlexNet's accuracy with 5 MB of weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxplain.zoo.classifier import TORCHVISION, Classifier, InputSpec
+from jaxplain.zoo.classifier import TORCHVISION, InputSpec, ZooClassifier
 from jaxplain.zoo.conv import ceil_padding, max_pool
-from jaxplain.zoo.layers import Conv, Slot, load_slots
+from jaxplain.zoo.layers import Conv, Slot
 
 _CAFFE = InputSpec((227, 227), (123.0, 117.0, 104.0), (1.0,) * 3, crop=227 / 256, method="bilinear", bgr=True)
 
 VARIANTS = {"squeezenet1_0": _CAFFE, "squeezenet1_0-torchvision": TORCHVISION}
-"""One network, two trainings with inputs of their own: its authors' in Caffe, and torchvision's."""
+"""One network, trained twice with different inputs: by its authors in Caffe, and by torchvision."""
 
-# Position in torchvision's sequence -> (squeezed width, half of the outputs); elsewhere are ReLUs and pools.
+# Position in torchvision's sequence -> (squeezed width, half of the outputs); ReLUs and pools lie between.
 _FIRES = {
     3: (16, 64),
     4: (16, 64),
@@ -41,16 +40,17 @@ class Fire(nnx.Module):
         self.expand3x3 = Conv(squeezed, half, 3, padding=1, rngs=rngs)
 
     def __call__(self, images: Array) -> Array:
-        """[N, H, W, inputs] -> [N, H, W, 2 half]."""
+        """Apply the module: [N, H, W, inputs] -> [N, H, W, 2 half]."""
         squeezed = jax.nn.relu(self.squeeze(images))
         return jax.nn.relu(jnp.concatenate([self.expand1x1(squeezed), self.expand3x3(squeezed)], axis=-1))
 
 
-class SqueezeNet(Classifier):
+class SqueezeNet(ZooClassifier):
     """SqueezeNet 1.0; last fire module 13 x 13 x 512 at 227 pixels.
 
-    It classifies every position and averages the outcomes, so nothing smaller than all the maps determines
-    the logits: `pool` only flattens them, position by position, and `head` takes them apart again.
+    It classifies every position and averages the results, so that nothing smaller than all the maps
+    determines the logits: `pool` only flattens them, position by position, and `head` restores them. The
+    weights have torchvision's names.
     """
 
     def __init__(self, name: str, labels: tuple[str, ...], *, rngs: nnx.Rngs):
@@ -66,7 +66,7 @@ class SqueezeNet(Classifier):
         self.classify = Conv(_CHANNELS, len(labels), 1, rngs=rngs)
 
     def feature_maps(self, images: Array) -> Array:
-        """Activations of the last fire module: [N, H, W, 3] -> [N, h, w, 512]."""
+        """Return the activations of the last fire module: [N, H, W, 3] -> [N, h, w, 512]."""
         hidden = self.block(_relu_of, self.stem, images)
         for position, fire in zip(_FIRES, self.fires, strict=True):
             run = _pool_and_fire if position in _POOLS_BEFORE else Fire.__call__
@@ -74,21 +74,22 @@ class SqueezeNet(Classifier):
         return hidden
 
     def pool(self, maps: Array) -> Array:
-        """Flatten, channels fastest: [N, h, w, 512] -> [N, h w 512]; 86,528 features at 227 pixels."""
+        """Flatten, channels last: [N, h, w, 512] -> [N, h w 512]; 86,528 features at 227 pixels."""
         return maps.reshape(len(maps), -1)
 
     def head(self, features: Array) -> Array:
-        """Logits at every position, ReLU, mean: [N, h w 512] -> [N, K]."""
-        positions = features.reshape(len(features), -1, 1, _CHANNELS)  # the shape of the grid plays no part
+        """Return the mean over all positions of their rectified logits: [N, h w 512] -> [N, K]."""
+        positions = features.reshape(len(features), -1, 1, _CHANNELS)  # the shape of the grid does not matter
         return jnp.mean(jax.nn.relu(self.classify(positions)), axis=(1, 2))
 
-    def load_state_dict(self, state: Mapping[str, np.ndarray], *, source: str = "the state dict") -> None:
-        """Take weights with torchvision's names.
-
-        Raises:
-          WeightsError: an entry is missing, misshapen or unexpected.
-        """
-        load_slots(_slots(self), state, epsilon=0.0, source=source)  # no batch norm here
+    def slots(self) -> Iterator[Slot]:
+        """Return every layer with its name in PyTorch."""
+        yield Slot(self.stem, "features.0")
+        for position, fire in zip(_FIRES, self.fires, strict=True):
+            yield Slot(fire.squeeze, f"features.{position}.squeeze")
+            yield Slot(fire.expand1x1, f"features.{position}.expand1x1")
+            yield Slot(fire.expand3x3, f"features.{position}.expand3x3")
+        yield Slot(self.classify, "classifier.1")
 
 
 def _relu_of(conv: Conv, images: Array) -> Array:
@@ -100,15 +101,6 @@ def _pool_and_fire(fire: Fire, maps: Array) -> Array:
 
 
 def _pool(maps: Array) -> Array:
-    """3 x 3 maxima at every second position, a partly filled last window included."""
+    """Return 3 x 3 maxima at every second position, including a partly filled last window."""
     padding = ceil_padding((maps.shape[1], maps.shape[2]), 3, 2)
     return max_pool(maps, 3, stride=2, padding=padding)
-
-
-def _slots(model: SqueezeNet) -> Iterator[Slot]:
-    yield Slot(model.stem, "features.0")
-    for position, fire in zip(_FIRES, model.fires, strict=True):
-        yield Slot(fire.squeeze, f"features.{position}.squeeze")
-        yield Slot(fire.expand1x1, f"features.{position}.expand1x1")
-        yield Slot(fire.expand3x3, f"features.{position}.expand3x3")
-    yield Slot(model.classify, "classifier.1")

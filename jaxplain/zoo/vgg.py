@@ -1,6 +1,6 @@
 """VGG-19 without batch norm (Simonyan and Zisserman, ICLR 2015), the network that I-GOS explains."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +8,20 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jaxplain.zoo.classifier import TORCHVISION, Classifier
+from jaxplain.zoo.classifier import TORCHVISION, ZooClassifier
 from jaxplain.zoo.conv import max_pool
-from jaxplain.zoo.layers import Conv, Linear, Slot, load_slots
+from jaxplain.zoo.layers import Conv, Linear, Slot
 
 _STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # width, convolutions; a max pool ends each
 _GRID = 7  # side of the maps that the linear layers see
 _HIDDEN = 4096
 
 
-class VGG19(Classifier):
-    """VGG-19: 4096 penultimate features (after their ReLU), last convolution 14 x 14 x 512."""
+class VGG19(ZooClassifier):
+    """VGG-19: 4096 penultimate features (after their ReLU), last convolution 14 x 14 x 512.
+
+    The weights have torchvision's names.
+    """
 
     def __init__(self, name: str, labels: tuple[str, ...], *, rngs: nnx.Rngs):
         self.name = name
@@ -35,33 +38,37 @@ class VGG19(Classifier):
         self.classify = Linear(_HIDDEN, len(labels), rngs=rngs)
 
     def feature_maps(self, images: Array) -> Array:
-        """Activations of the last convolution: [N, H, W, 3] -> [N, H/16, W/16, 512]."""
+        """Return the activations of the last convolution: [N, H, W, 3] -> [N, H/16, W/16, 512]."""
         hidden = images
         for number, stage in enumerate(self.stages):
             hidden = self.block(_pool_and_stage if number else _stage, stage, hidden)
         return hidden
 
     def pool(self, maps: Array) -> Array:
-        """The last max pool and the two hidden layers: [N, h, w, 512] -> [N, 4096]."""
+        """Apply the last max pool and the two hidden layers: [N, h, w, 512] -> [N, 4096]."""
         pooled = _average_to_grid(max_pool(maps, 2, stride=2), _GRID)
         flat = pooled.transpose(0, 3, 1, 2).reshape(len(maps), -1)  # the order of PyTorch's weights
         return jax.nn.relu(self.hidden2(jax.nn.relu(self.hidden1(flat))))
 
     def head(self, features: Array) -> Array:
-        """From penultimate features to logits: [N, 4096] -> [N, K]."""
+        """Return the logits: [N, 4096] -> [N, K]."""
         return self.classify(features)
 
-    def load_state_dict(self, state: Mapping[str, np.ndarray], *, source: str = "the state dict") -> None:
-        """Take weights with torchvision's names.
-
-        Raises:
-          WeightsError: an entry is missing, misshapen or unexpected.
-        """
-        load_slots(_slots(self), state, epsilon=0.0, source=source)  # no batch norm here
+    def slots(self) -> Iterator[Slot]:
+        """Return every layer with its name in PyTorch."""
+        position = 0  # in torchvision's sequence of convolutions, ReLUs and pools
+        for stage in self.stages:
+            for conv in stage:
+                yield Slot(conv, f"features.{position}")
+                position += 2
+            position += 1
+        yield Slot(self.hidden1, "classifier.0")
+        yield Slot(self.hidden2, "classifier.3")
+        yield Slot(self.classify, "classifier.6")
 
 
 def _stage(convs: nnx.List, maps: Array) -> Array:
-    """Convolutions, each with ReLU: [N, H, W, C] -> [N, H, W, D]."""
+    """Apply convolutions, each with ReLU: [N, H, W, C] -> [N, H, W, D]."""
     for conv in convs:
         maps = jax.nn.relu(conv(maps))
     return maps
@@ -74,7 +81,7 @@ def _pool_and_stage(convs: nnx.List, maps: Array) -> Array:
 def _average_to_grid(maps: Array, side: int) -> Array:
     """Average over a side x side grid of overlapping cells: [N, h, w, C] -> [N, side, side, C].
 
-    The identity at the size the network was trained with. PyTorch calls it adaptive average pooling.
+    The identity at the size with which the network was trained; PyTorch's adaptive average pooling.
     """
     height, width = maps.shape[1:3]
     if (height, width) == (side, side):
@@ -84,19 +91,10 @@ def _average_to_grid(maps: Array, side: int) -> Array:
 
 
 def _cells(size: int, count: int) -> np.ndarray:
-    """Rows that average `size` places over cell i, [floor(i size / count), ceil((i + 1) size / count))."""
+    """Return a matrix whose row i averages `size` positions over cell i.
+
+    The cell is [floor(i size / count), ceil((i + 1) size / count)).
+    """
     cell, place = np.arange(count)[:, None], np.arange(size)
     inside = (place >= cell * size // count) & (place < -(-(cell + 1) * size // count))
     return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def _slots(model: VGG19) -> Iterator[Slot]:
-    position = 0  # in torchvision's sequence of convolutions, ReLUs and pools
-    for stage in model.stages:
-        for conv in stage:
-            yield Slot(conv, f"features.{position}")
-            position += 2
-        position += 1
-    yield Slot(model.hidden1, "classifier.0")
-    yield Slot(model.hidden2, "classifier.3")
-    yield Slot(model.classify, "classifier.6")

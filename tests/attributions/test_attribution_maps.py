@@ -1,30 +1,22 @@
 """Grad-CAM, RISE and occlusion against loops in NumPy."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
-from attributed import BASELINE, IMAGE, KEY, NET, SHAPE, SMOOTH, TARGET, close, value
+from support.attributed import BASELINE, IMAGE, KEY, NET, SHAPE, SMOOTH, TARGET, close, value
 
 import jaxplain as jx
 from jaxplain import attributions
 
-# -------------------------------------------------------------------------------------------- Grad-CAM
-
-
-def enlarged(small):
-    """Bilinear with aligned corners, one axis after the other."""
-    for axis, size in enumerate(SHAPE[:2]):
-        places = np.linspace(0, small.shape[axis] - 1, size)
-        small = np.apply_along_axis(
-            lambda line, places=places: np.interp(places, np.arange(len(line)), line), axis, small
-        )
-    return small
+# ---------------------------------------------------------------------------------------------------------
+# Grad-CAM
 
 
 def maps_and_slopes(kind):
-    """Maps [3, 4, 2] of the image and the gradient of its score in them, in NumPy."""
+    """Feature maps [3, 4, 2] of the image and the gradient of the score with respect to them, in NumPy."""
     mix, first, second = (np.asarray(leaf, np.float64) for leaf in NET)
     cells = np.array(
         [[IMAGE[2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean((0, 1)) for c in range(4)] for r in range(3)]
@@ -42,10 +34,18 @@ def maps_and_slopes(kind):
 def test_grad_cam_is_its_formula(kind):
     maps, slopes = maps_and_slopes(kind)
     expected = sum(slopes[..., k].mean() * maps[..., k] for k in range(2))
-    found = attributions.grad_cam(NET, IMAGE, TARGET, kind=kind)
-    close(found.attribution, expected)
-    close(found.saliency, enlarged(np.maximum(expected, 0)))
+    found = attributions.grad_cam(jx.class_score(NET, TARGET), IMAGE, kind=kind)
+    close(found.details.attribution, expected)
+    close(found.importance, np.maximum(expected, 0))
     assert int(found.evaluations) == 1
+    own = attributions.grad_cam(jx.class_score(NET, TARGET, kind), IMAGE, kind=None)
+    np.testing.assert_array_equal(own.importance, found.importance)
+
+
+def test_grad_cam_differentiates_the_logit_by_default():
+    score = jx.class_score(NET, TARGET, "probability")
+    found, wanted = (attributions.grad_cam(score, IMAGE, **options) for options in ({}, {"kind": "logit"}))
+    np.testing.assert_array_equal(found.importance, wanted.importance)
 
 
 def test_grad_cam_pp_is_its_formula():
@@ -56,32 +56,65 @@ def test_grad_cam_pp_is_its_formula():
             g = slopes[row, col, k]
             if g > 0:
                 weights[k] += g**2 / (2 * g**2 + maps[..., k].sum() * g**3) * g
-    expected = maps @ weights
-    found = attributions.grad_cam_pp(NET, IMAGE, TARGET)
-    close(found.attribution, expected)
-    close(found.saliency, enlarged(expected))
+    found = attributions.grad_cam_pp(jx.class_score(NET, TARGET), IMAGE)
+    close(found.details.attribution, maps @ weights)
 
 
-@pytest.mark.parametrize("method", [attributions.grad_cam, attributions.grad_cam_pp])
-def test_no_target_is_the_top_prediction(method):
-    top = int(jx.top_class(NET, jnp.asarray(IMAGE)))
-    np.testing.assert_array_equal(method(NET, IMAGE).attribution, method(NET, IMAGE, top).attribution)
+class Plain:
+    """Not a pytree: its weights are constants."""
+
+    def __call__(self, images):
+        return NET(images)
+
+    def feature_maps(self, images):
+        return NET.feature_maps(images)
+
+    def pool(self, maps):
+        return NET.pool(maps)
+
+    def head(self, features):
+        return NET.head(features)
 
 
-def test_grad_cam_of_a_classifier_of_the_zoo():
-    model = tiny.tiny_model()
-    with jax.numpy_rank_promotion("allow"):
-        image = model.preprocess(tiny.photo())
-        maps = np.asarray(model.feature_maps(image[None])[0])
-        found = attributions.grad_cam(model, image, 7)
-    pattern = tiny.weights()["classify.weight"][7].reshape(maps.shape)
-    close(found.attribution, maps @ pattern.mean((0, 1)), 1e-5)
-    assert found.saliency.shape == image.shape[:2]
-    with pytest.raises(ValueError, match=r"target 1000 is out of range: the classifier has classes 0\.\.999"):
-        attributions.grad_cam(model, image, 1000)
+class WithFunction(NamedTuple):
+    """A pytree that also holds a function, like an Equinox module."""
+
+    net: tuple
+    act: object
+
+    def __call__(self, images):
+        return self.net(images)
+
+    def feature_maps(self, images):
+        return self.act(self.net.feature_maps(images))
+
+    def pool(self, maps):
+        return self.net.pool(maps)
+
+    def head(self, features):
+        return self.net.head(features)
 
 
-# ------------------------------------------------------------------------------------------------ RISE
+@pytest.mark.parametrize("method", [attributions.grad_cam, attributions.excitation_backprop])
+@pytest.mark.parametrize("model", [Plain(), WithFunction(NET, jax.nn.relu)], ids=["object", "function"])
+def test_models_that_are_no_pytrees_of_arrays_keep_their_methods(method, model):
+    found = method(jx.class_score(model, TARGET), IMAGE)
+    close(found.importance, method(jx.class_score(NET, TARGET), IMAGE).importance)
+
+
+def test_maps_of_another_shape_are_refused():
+    class Flat(Plain):
+        def feature_maps(self, images):
+            return images.reshape(len(images), -1)
+
+    with pytest.raises(
+        ValueError, match=r"feature_maps must map \[1, H, W, C\] to \[1, h, w, d\], got shape"
+    ):
+        attributions.grad_cam(jx.class_score(Flat(), TARGET), IMAGE)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# RISE
 
 
 def cells_and_shifts(key, shape, grid, probability):
@@ -91,9 +124,11 @@ def cells_and_shifts(key, shape, grid, probability):
     return jax.random.bernoulli(cells_key, probability, grid).astype(jnp.float32), sizes, shifts
 
 
-@pytest.mark.parametrize("grid", [(2, 3), (1, 1), (6, 8)])
-def test_rise_masks_are_enlarged_and_cropped(grid):
-    masks = attributions.rise_masks(KEY, SHAPE[:2], n_masks=6, grid=grid, probability=0.4)
+@pytest.mark.parametrize(
+    "grid", [(2, 3), *(pytest.param(grid, marks=pytest.mark.slow) for grid in ((1, 1), (6, 8)))]
+)
+def test_rise_masks_are_upsampled_and_cropped(grid):
+    masks = attributions.rise_masks(KEY, SHAPE[:2], n_samples=4, grid=grid, probability=0.4)
     for index, mask in enumerate(masks):
         cells, sizes, shifts = cells_and_shifts(jax.random.fold_in(KEY, index), SHAPE[:2], grid, 0.4)
         whole = [(count + 1) * size for count, size in zip(grid, sizes, strict=True)]
@@ -101,42 +136,49 @@ def test_rise_masks_are_enlarged_and_cropped(grid):
         close(mask, large[shifts[0] : shifts[0] + 6, shifts[1] : shifts[1] + 8])
 
 
+@pytest.mark.slow
 def test_rise_masks_keep_every_pixel_equally_often():
-    masks = attributions.rise_masks(KEY, (12, 12), n_masks=3000, grid=3, probability=0.3)
+    masks = attributions.rise_masks(KEY, (12, 12), n_samples=3000, grid=3, probability=0.3)
     assert masks.min() == 0
     assert masks.max() == 1
-    assert np.abs(masks.mean(0) - 0.3).max() < 0.04  # standard error at most 0.0084
+    assert np.abs(masks.mean(0) - 0.3).max() < 0.04  # the standard error is at most 0.0084
 
 
-@pytest.mark.parametrize("baseline", [None, BASELINE])
+@pytest.mark.parametrize("baseline", [None, pytest.param(BASELINE, marks=pytest.mark.slow)])
 def test_rise_is_the_loop(baseline):
-    settings = {"n_masks": 30, "grid": (2, 3), "probability": 0.4}
+    settings = {"n_samples": 30, "grid": (2, 3), "probability": 0.4}
     found = attributions.rise(SMOOTH, IMAGE, baseline, key=KEY, batch_size=7, **settings)
     hidden = np.zeros(SHAPE) if baseline is None else baseline
     total = np.zeros(SHAPE[:2])
     for mask in np.asarray(attributions.rise_masks(KEY, SHAPE[:2], **settings), np.float64):
         shown = IMAGE * mask[..., None] + hidden * (1 - mask[..., None])
         total += value(shown) * mask
-    close(found.saliency, total / 30 / 0.4)
-    np.testing.assert_array_equal(found.saliency, found.attribution)
+    close(found.importance, total / 30 / 0.4)
     assert int(found.evaluations) == 30
 
 
+@pytest.mark.slow
 def test_rise_finds_the_object():
     def score(images):
         return images[:, 2:5, 2:5].mean((1, 2, 3))
 
-    found = attributions.rise(score, jnp.ones((12, 12, 3)), key=KEY, n_masks=400, grid=4, batch_size=100)
-    inside = found.saliency[2:5, 2:5]
-    assert inside.min() > jnp.quantile(found.saliency, 0.8)
+    image = jnp.ones((12, 12, 3))
+    found = attributions.rise(score, image, key=KEY, n_samples=400, grid=4, batch_size=100).importance
+    assert found[2:5, 2:5].min() > jnp.quantile(found, 0.8)
 
 
-# ------------------------------------------------------------------------------------------- occlusion
+# ---------------------------------------------------------------------------------------------------------
+# Occlusion
 
 
 @pytest.mark.parametrize(
     ("window", "stride"),
-    [(2, 2), (3, 2), ((3, 4), (1, 3)), (4, None), ((6, 8), (6, 8)), (1, 1), (5, 3)],
+    [
+        ((3, 4), (1, 3)),
+        (4, None),
+        ((6, 8), (6, 8)),
+        *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((3, 2), (1, 1), (5, 3))),
+    ],
 )
 def test_occlusion_is_the_loop(window, stride):
     found = attributions.occlusion(SMOOTH, IMAGE, BASELINE, window=window, stride=stride, batch_size=3)
@@ -157,5 +199,17 @@ def test_occlusion_is_the_loop(window, stride):
             for r in range(row, min(6, row + height)):
                 for c in range(col, min(8, col + width)):
                     drops[r][c].append(value(IMAGE) - value(hidden))
-    close(found.saliency, [[np.mean(pixel) for pixel in line] for line in drops])
+    close(found.importance, [[np.mean(pixel) for pixel in line] for line in drops])
     assert int(found.evaluations) == windows + 1
+
+
+@pytest.mark.parametrize(("sides", "window"), [((224, 224), 32), ((300, 70), 10), ((6, 8), 1)])
+def test_the_default_window_is_a_seventh_of_the_shorter_side(sides, window):
+    def importance(**options):
+        def score(images):
+            return images.sum((1, 2, 3))
+
+        image = jax.ShapeDtypeStruct((*sides, 3), jnp.float32)
+        return str(jax.make_jaxpr(lambda x: attributions.occlusion(score, x, x, **options).importance)(image))
+
+    assert importance() == importance(window=window, stride=max(1, window // 2))

@@ -30,6 +30,7 @@ from jaxplain.methods import MethodSpec, apply
 COARSE = ["grad_cam", "grad_cam_pp", "excitation_backprop", "contrastive_excitation_backprop"]
 PIXELWISE = ["rise", "occlusion"]
 CONTROLS = ["random_map", "edges"]
+ROWS = ["gradient", "var_grad", "grad_cam", "excitation_backprop", "occlusion"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -89,7 +90,10 @@ def test_no_baseline_is_the_blurred_image(name):
     close(explain(name, IMAGE, None).importance, explain(name, IMAGE, blurred).importance)
 
 
-@pytest.mark.parametrize("name", SAMPLING)
+@pytest.mark.parametrize(
+    "name",
+    ["var_grad", *(pytest.param(name, marks=pytest.mark.slow) for name in SAMPLING if name != "var_grad")],
+)
 def test_the_batch_size_does_not_change_the_result(name):
     some = explain(name, IMAGE)
     one = explain(name, IMAGE, batch_size=1)
@@ -105,7 +109,10 @@ def test_odd_and_large_batches_do_not_change_the_result(name):
         close(explain(name, IMAGE, batch_size=batch_size).details.attribution, some.details.attribution)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ROWS else pytest.param(name, marks=pytest.mark.slow) for name in METHODS],
+)
 def test_rows_of_a_batch_are_the_single_calls(name):
     """Images, baselines, keys and targets differ between rows; one target is no class, which gives NaN."""
     images, baselines = normal(10, 3, *SHAPE), normal(11, 3, *SHAPE)

@@ -314,8 +314,8 @@ def test_broken_files_are_named_and_the_others_finish():
     done = run("explain", *(f"broken/{name}" for name in broken), *good, *QUICK)
     assert done.exit_code == 1
     assert saved() == ["good0", "good1"]
-    told = [line for line in done.stderr.splitlines() if line.startswith("failed")]
-    for line, (name, reason) in zip(told, broken.items(), strict=True):
+    message = [line for line in done.stderr.splitlines() if line.startswith("failed")]
+    for line, (name, reason) in zip(message, broken.items(), strict=True):
         assert line.startswith(f"failed broken/{name}: ")
         assert reason in line
     assert done.stderr.splitlines()[-1] == "7 of 9 photos failed."
@@ -336,7 +336,7 @@ def test_without_a_readable_photo_nothing_is_compiled(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--method", "igso"], "unknown method 'igso': did you mean 'igos'"),
         (["--method", "gradcam"], "unknown method 'gradcam': did you mean 'grad-cam'"),
@@ -368,11 +368,11 @@ def test_without_a_readable_photo_nothing_is_compiled(monkeypatch):
         (["--out", "a.png/x"], "cannot write a.png/x: a part of this path is a file"),
     ],
 )
-def test_wrong_options_are_told_and_leave_nothing(options, told):
+def test_wrong_options_are_told_and_leave_nothing(options, message):
     write_photo(Path("a.png"))
     done = run("explain", "a.png", "--model", "tiny", *options)
     assert done.exit_code == 2
-    assert told in lines(done.stderr.replace("│", ""))
+    assert message in lines(done.stderr.replace("│", ""))
     assert "Traceback" not in done.output
     assert not Path("jaxplain-out").exists()
 
@@ -415,8 +415,8 @@ def test_a_program_that_cannot_be_compiled_is_told_once(monkeypatch):
     write_photo(Path("a.png")), write_photo(Path("b.png"))
     done = run("explain", "a.png", "b.png", *QUICK)
     assert done.exit_code == 2
-    told = done.stderr.splitlines()[-1]
-    assert told.startswith(
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith(
         "error JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory. Use less memory: a smaller --batch-size"
     )
     assert len(calls) == 1
@@ -460,10 +460,10 @@ def test_an_unexpected_error_costs_one_photo(monkeypatch):
     done = run("explain", *three_photos(), *QUICK)
     assert done.exit_code == 1
     assert saved() == ["a", "c"]
-    told = (
+    message = (
         "failed b.png: unexpected ZeroDivisionError: division by zero (JAXPLAIN_DEBUG=1 shows the traceback)"
     )
-    assert told in done.stderr.splitlines()
+    assert message in done.stderr.splitlines()
 
 
 def test_unexpected_errors_show_where_on_demand(monkeypatch):
@@ -519,9 +519,9 @@ def test_a_score_not_above_its_baseline_s_is_a_status_and_a_warning():
     done = explained("flat.png", "a.png")
     assert record("jaxplain-out/flat")["status"] == "not_above_baseline"
     assert record("jaxplain-out/a")["status"] == "ok"
-    told = [line for line in done.stderr.splitlines() if line.startswith("warning")]
-    assert len(told) == 1
-    assert told[0].startswith("warning flat.png: the score of the image is not above")
+    message = [line for line in done.stderr.splitlines() if line.startswith("warning")]
+    assert len(message) == 1
+    assert message[0].startswith("warning flat.png: the score of the image is not above")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -585,7 +585,7 @@ def test_a_log_gets_a_line_a_step():
 
 def test_a_long_step_is_not_taken_for_dead(monkeypatch, capsys):
     monkeypatch.setattr(screen, "_LOG_SECONDS", 0.05)
-    with screen.Bar(2) as bar:
+    with screen.ProgressBar(2) as bar:
         bar.tell("compiling")
         time.sleep(0.3)
     said = capsys.readouterr().err.splitlines()

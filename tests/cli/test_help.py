@@ -85,10 +85,10 @@ def test_every_option_says_what_it_is_and_its_default(path):
         if option.name == "help":
             continue
         assert len(option.help or "") > 10, f"{option.name} has no help"
-        told = (
+        message = (
             option.default not in (None, [], ()) or option.show_default or "default:" in option.help.lower()
         )
-        assert option.required or option.is_flag or told, f"{option.name} does not say its default"
+        assert option.required or option.is_flag or message, f"{option.name} does not say its default"
 
 
 @every()
@@ -113,8 +113,8 @@ def test_no_paragraph_of_the_help_breaks_where_the_source_does():
 
 def test_defaults_in_words_are_shown():
     """Rich takes a default that is written into the help in brackets for its own markup, and drops it."""
-    assert "with -features behind its name" in " ".join(shown(("xnn", "fit"), 120).split())
-    assert "with -report behind its name" in " ".join(shown(("xnn", "report"), 120).split())
+    assert "with -features appended" in " ".join(shown(("xnn", "fit"), 120).split())
+    assert "with -report appended" in " ".join(shown(("xnn", "report"), 120).split())
     assert "efficientnet-lite0)]" in shown(("sag-stats",), 120)
     for command in COMMANDS.values():
         for option in command.params:

@@ -43,8 +43,8 @@ def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", None)  # closed
     with pytest.raises(SystemExit, match="2"):
         cli.main()
-    told = capsys.readouterr().err
-    assert told == "error cannot write the output: No space left on device. Send it elsewhere.\n"
+    message = capsys.readouterr().err
+    assert message == "error cannot write the output: No space left on device. Send it elsewhere.\n"
 
 
 # The second photo never ends, in and out of native code, through which Python cannot take down a thread.

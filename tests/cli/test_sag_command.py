@@ -99,7 +99,7 @@ def test_a_photo_without_explanations_is_remarked():
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (("--grid", "0"), "grid must be at least 1, got 0"),
         (("--grid", "33"), "grid of 33 x 33 is finer than the input of tiny"),
@@ -115,12 +115,12 @@ def test_a_photo_without_explanations_is_remarked():
         (("--model", "tinny"), "tinny"),
     ],
 )
-def test_a_wrong_command_is_refused_before_any_work(monkeypatch, args, told):
+def test_a_wrong_command_is_refused_before_any_work(monkeypatch, args, message):
     write_photo(Path("a.png"))
     monkeypatch.setattr(commands, "compile_graphs", None)
     done = run("sag", "a.png", "--model", "tiny", *args)
     assert done.exit_code == 2
-    assert told in words(done.stderr)
+    assert message in words(done.stderr)
     assert "Traceback" not in done.output
     assert not Path("jaxplain-sag").exists()
 
@@ -196,7 +196,7 @@ def test_a_broken_photo_is_told_and_left_out():
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda: None, "does not exist"),
         (lambda: Path("it").write_text("x"), "is a file, not a folder"),
@@ -204,9 +204,9 @@ def test_a_broken_photo_is_told_and_left_out():
         (lambda: (Path("it/a").mkdir(parents=True), Path("it/a/sag.json").write_text("{")), "cannot be read"),
     ],
 )
-def test_a_folder_of_nothing_is_refused(make, told):
+def test_a_folder_of_nothing_is_refused(make, message):
     make()
     done = stats("it", "--model", "tiny")
     assert done.exit_code == 2
-    assert told in words(done.stderr)
+    assert message in words(done.stderr)
     assert not Path("jaxplain-sag-stats").exists()

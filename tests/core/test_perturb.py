@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxplain as jx
-from jaxplain.perturb import BASELINES, baseline, blend, blur_baseline, upsample, upsampling_matrix
+from jaxplain.perturb import (
+    BASELINES,
+    as_baseline,
+    as_baselines,
+    baseline,
+    blend,
+    blur_baseline,
+    resize_map,
+    resizing_matrix,
+    upsample,
+    upsampling_matrix,
+)
 
 SIDES = st.integers(1, 6)
 
@@ -18,7 +29,8 @@ def array(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------- upsampling
+# ---------------------------------------------------------------------------------------------------------
+# Upsampling and resizing
 
 
 @given(h=SIDES, w=SIDES, rows=st.integers(1, 13), cols=st.integers(1, 13))
@@ -55,13 +67,36 @@ def test_the_same_shape_is_the_identity():
     assert upsample(mask, (5, 6)) is mask
 
 
+@given(size_in=st.integers(1, 40), size_out=st.integers(1, 40))
+def test_resizing_averages_over_cells_or_interpolates(size_in, size_out):
+    matrix = np.asarray(resizing_matrix(size_in, size_out))
+    np.testing.assert_allclose(matrix.sum(1), 1.0, atol=1e-5)
+    if size_out >= size_in:
+        np.testing.assert_array_equal(matrix, upsampling_matrix(size_in, size_out))
+    else:  # every cell weighs the same
+        np.testing.assert_allclose(matrix.sum(0), size_out / size_in, atol=1e-5)
+
+
+def test_resizing_a_map():
+    importance = jnp.asarray(array(0, 4, 6))
+    np.testing.assert_allclose(
+        resize_map(importance, (2, 2)), importance.reshape(2, 2, 2, 3).mean((1, 3)), atol=1e-6
+    )
+    np.testing.assert_array_equal(resize_map(importance, (7, 9)), upsample(importance, (7, 9)))
+    mixed = resize_map(importance, (2, 11))
+    expected = upsample(importance.reshape(2, 2, 6).mean(1), (2, 11))
+    np.testing.assert_allclose(mixed, expected, atol=1e-6)
+    assert resize_map(importance, (4, 6)) is importance
+
+
 def test_gradient_of_upsampling_is_its_transpose():
     grads = array(1, 7, 9)
     _, pull = jax.vjp(lambda mask: upsample(mask, (7, 9)), jnp.asarray(array(0, 3, 4)))
     np.testing.assert_allclose(pull(grads)[0], oracles.upsample_transposed(grads, (3, 4)), atol=1e-5)
 
 
-# --------------------------------------------------------------------------------------------- blending
+# ---------------------------------------------------------------------------------------------------------
+# Blending
 
 
 def test_blend_is_its_formula():
@@ -72,13 +107,14 @@ def test_blend_is_its_formula():
     np.testing.assert_array_equal(blend(image, other, jnp.zeros((5, 4))), other)
 
 
-# -------------------------------------------------------------------------------------------- baselines
+# ---------------------------------------------------------------------------------------------------------
+# Baselines
 
 
 @given(
     rows=st.integers(1, 9),
     cols=st.integers(1, 9),
-    radius=st.integers(0, 12),  # beyond the image: the border is reflected more than once
+    radius=st.integers(0, 12),  # larger than the image: the border is reflected more than once
     sigma=st.floats(0.3, 30),
 )
 def test_blur_is_the_loop(rows, cols, radius, sigma):
@@ -108,13 +144,13 @@ def test_a_kernel_of_one_tap_changes_nothing():
 
 
 @pytest.mark.parametrize("kernel", [0, 2, -3, 5.0])
-def test_a_kernel_that_cannot_be_is_refused(kernel):
+def test_invalid_kernels_are_refused(kernel):
     with pytest.raises((ValueError, TypeError), match="blur kernel must be"):
         blur_baseline(jnp.zeros((4, 4, 3)), kernel=kernel)
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, np.nan])
-def test_a_sigma_that_cannot_be_is_refused(sigma):
+def test_invalid_sigmas_are_refused(sigma):
     with pytest.raises(ValueError, match="sigma must be above 0"):
         blur_baseline(jnp.zeros((4, 4, 3)), kernel=3, sigma=sigma)
 
@@ -150,7 +186,7 @@ def test_noise_fills_its_range_evenly():
     assert (found != jx.noise_baseline(image, jax.random.key(1), low, high)).all()
 
 
-def test_constants_are_one_number_or_one_a_channel():
+def test_constants_are_one_number_or_one_per_channel():
     image = jnp.zeros((2, 2, 3))
     np.testing.assert_array_equal(jx.constant_baseline(image, 2.0), 2.0)
     found = jx.constant_baseline(image, jnp.array([1.0, 2.0, 3.0]))
@@ -165,7 +201,7 @@ def test_baselines_pass_through_vmap_and_jit():
             np.testing.assert_allclose(row, baseline(kind, image), atol=1e-6)
 
 
-def test_what_a_baseline_needs_is_told():
+def test_missing_arguments_of_a_baseline_are_named():
     image = jnp.zeros((4, 4, 3))
     with pytest.raises(ValueError, match="unknown baseline 'blurred': did you mean 'blur'"):
         baseline("blurred", image)
@@ -177,7 +213,7 @@ def test_what_a_baseline_needs_is_told():
 
 
 @pytest.mark.parametrize("make", [jx.blur_baseline, jx.mean_baseline, jx.constant_baseline])
-def test_images_that_cannot_be_are_refused(make):
+def test_invalid_images_are_refused(make):
     with pytest.raises(ValueError, match=r"one image \[H, W, C\].*use jax.vmap"):
         make(jnp.zeros((2, 4, 4, 3)))
     with pytest.raises(TypeError, match=r"floating point.*preprocess"):
@@ -186,3 +222,22 @@ def test_images_that_cannot_be_are_refused(make):
         make([[0.0]])
     with pytest.raises(ValueError, match="holds 1 NaN or infinite values of 48"):
         make(jnp.zeros((4, 4, 3)).at[0, 0, 0].set(jnp.inf))
+
+
+def test_checked_baselines():
+    image = jnp.asarray(array(0, 6, 5, 3))
+    other = array(1, 6, 5, 3)
+    np.testing.assert_array_equal(as_baseline(None, image), blur_baseline(image))
+    np.testing.assert_array_equal(as_baseline(other, image), other)
+    np.testing.assert_array_equal(as_baselines(None, image), blur_baseline(image)[None])
+    np.testing.assert_array_equal(as_baselines(other, image), other[None])
+    several = np.stack([other, -other])
+    np.testing.assert_array_equal(as_baselines(several, image), several)
+    with pytest.raises(
+        ValueError, match=r"baseline \(5, 5, 3\) and image \(6, 5, 3\) must have the same shape"
+    ):
+        as_baseline(other[:5], image)
+    with pytest.raises(ValueError, match=r"or K of them \[K, H, W, C\]; got shape \(0, 6, 5, 3\)"):
+        as_baselines(several[:0], image)
+    with pytest.raises(TypeError, match="baseline must be floating point"):
+        as_baselines(several.astype(int), image)

@@ -1,4 +1,4 @@
-"""Scores against their formulas; what may stand in for a classifier."""
+"""Scores against their formulas, and what can serve as a classifier."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxplain.scores import KINDS, ClassScore, as_pytree, class_score, top_class
+from jaxplain.scores import KINDS, ClassScore, as_pytree, class_score, from_pytree, top_class
 
-# ------------------------------------------------------------------------------------------ class scores
+# ---------------------------------------------------------------------------------------------------------
+# Class scores
 
 
 def expected_score(logits, target, kind):
@@ -83,7 +84,7 @@ def test_target_must_be_one_index(scene, target):
         class_score(scene.net, target)
 
 
-def test_an_image_in_the_targets_place_is_told_by_its_shape(scene):
+def test_an_image_passed_as_the_target_is_described_by_its_shape(scene):
     with pytest.raises(
         TypeError, match=r"got an array of shape \(2, 4, 4, 3\); for several classes use jax.vmap"
     ):
@@ -95,7 +96,7 @@ def test_unknown_kind_names_the_nearest(scene):
         class_score(scene.net, 0, "logits")
 
 
-def test_classifier_of_the_wrong_shape_is_named(scene):
+def test_a_classifier_of_the_wrong_shape_gets_a_plain_error(scene):
     for wrong in (lambda images: images.mean((1, 2, 3)), lambda images: jnp.zeros((1, 3))):
         with pytest.raises(ValueError, match=r"must map images \(2, 12, 12, 3\) to logits \[2, K\]"):
             class_score(wrong, 0)(jnp.zeros((2, 12, 12, 3)))
@@ -105,7 +106,8 @@ def test_top_class(scene):
     assert int(top_class(scene.net, scene.image)) == int(jnp.argmax(scene.net(scene.image[None])[0]))
 
 
-# -------------------------------------------------------------------------------------------- as_pytree
+# ---------------------------------------------------------------------------------------------------------
+# Any model as a pytree
 
 
 def test_plain_functions_are_static_and_equal(scene):
@@ -127,12 +129,19 @@ def total(images):
 
 
 def test_a_function_inside_a_pytree_becomes_static(scene):
-    raw = ClassScore(scene.net.__call__, jnp.int32(1), "logit")  # a bound method is a leaf that is no array
+    raw = ClassScore(scene.net.__call__, jnp.int32(1), "logit")  # a bound method is a leaf but not an array
     adapted = as_pytree(raw)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(adapted))
     np.testing.assert_allclose(adapted(scene.image[None]), scene.net(scene.image[None])[:, 1], rtol=1e-6)
+    assert isinstance(from_pytree(adapted), ClassScore)
 
 
-def test_what_cannot_be_called_is_refused():
+def test_a_partial_with_arguments_is_its_own_model():
+    bound = jax.tree_util.Partial(lambda scale, images: scale * total(images), jnp.float32(2))
+    assert from_pytree(as_pytree(bound)) is bound
+    assert from_pytree(as_pytree(total)) is total
+
+
+def test_what_is_not_callable_is_refused():
     with pytest.raises(TypeError, match="callable, got ndarray"):
         as_pytree(np.zeros(3))

@@ -9,16 +9,16 @@ import optax
 import oracles
 import pytest
 
-from jaxplain.masks import BestStep, LineSearch, Nesterov, Optax
+from jaxplain.masks import BestStep, FixedStep, LineSearch, Nesterov, Optax
 from jaxplain.masks.descent import Start
 
 SHAPE = (2, 3, 4)
 CENTRE = np.random.default_rng(0).uniform(0.1, 0.9, SHAPE).astype(np.float32)
 ADAM = Optax(optax.adam(0.1))
-DESCENTS = [LineSearch(2.0), BestStep(2.0), Nesterov(0.01), ADAM]
+DESCENTS = [LineSearch(2.0), BestStep(2.0), FixedStep(0.05), Nesterov(0.01), ADAM]
 
 
-def bowl(candidates):
+def bowl(candidates, needed=None):
     """Steep along one half of the cells: [A, M, h, w] -> [A]."""
     scale = jnp.where(jnp.arange(4) < 2, 30.0, 1.0)[None, None, None]
     return jnp.sum(scale * (candidates - CENTRE[None]) ** 2, axis=(1, 2, 3))
@@ -50,7 +50,7 @@ def random_masks(seed):
 def line_search_oracle(start, measure, **options):
     masks, grads = np.asarray(start.masks), np.asarray(start.grads)
     return oracles.line_search(
-        masks, grads, float(start.loss), lambda m: float(measure(jnp.asarray(m)[None])[0]), **options
+        masks, grads, float(start.loss), lambda m: float(measure(jnp.asarray(m)[None], True)[0]), **options
     )
 
 
@@ -85,7 +85,7 @@ def test_line_search_is_the_oracle(seed, options):
 def test_line_search_ends_at_the_smallest_step(value):
     """Where nothing lowers the loss, or nothing can be compared, the last and shortest step is taken."""
 
-    def hopeless(candidates):
+    def hopeless(candidates, needed):
         return value + 0 * candidates.sum((1, 2, 3))
 
     start = start_at(random_masks(0), bowl)._replace(loss=jnp.float32(1.0))
@@ -98,7 +98,7 @@ def test_line_search_ends_at_the_smallest_step(value):
 def test_line_search_stops_whatever_the_numbers():
     """A decay of 1 or a smallest step of 0 would search for ever."""
 
-    def hopeless(candidates):
+    def hopeless(candidates, needed):
         return jnp.full(len(candidates), jnp.nan)
 
     start = start_at(random_masks(0), bowl)
@@ -112,8 +112,20 @@ def test_line_search_needs_a_decrease_in_proportion_to_the_step():
     slope = 0.01 * np.prod(SHAPE)
     search = LineSearch(first_step=1.0, beta=0.5, min_step=0.5)
     for drop, trials in ((0.51 * slope, 1), (0.49 * slope, 2)):
-        move = search.move(start, (), lambda m, drop=drop: jnp.full(len(m), 1.0 - drop))
+        move = search.move(start, (), lambda m, needed, drop=drop: jnp.full(len(m), 1.0 - drop))
         assert int(move.trials) == trials
+
+
+def test_line_search_calls_the_model_in_one_place():
+    """Each call of `measure` is a copy of the model in the compiled program."""
+    calls = []
+
+    def counted(candidates, needed):
+        calls.append(needed)
+        return bowl(candidates)
+
+    jax.make_jaxpr(lambda start: LineSearch().move(start, (), counted))(start_at(random_masks(0), bowl))
+    assert len(calls) == 1
 
 
 def test_line_search_rows_of_a_vmap_are_searched_alone():
@@ -203,7 +215,13 @@ def test_best_step_passes_over_nan():
     assert float(move.state) < 0.01 / 0.3  # not the first candidate
 
 
-# --------------------------------------------------------------------------------- Nesterov and optax
+# --------------------------------------------------------------------- a fixed step, Nesterov, optax
+
+
+def test_a_fixed_step_of_a_flat_score_stays():
+    flat = Start(jnp.ones((1, 2, 2)), jnp.zeros((1, 2, 2)), jnp.float32(0), jnp.int32(0))
+    move = FixedStep().move(flat, FixedStep().init(flat.masks), lambda masks: jnp.zeros(len(masks)))
+    np.testing.assert_array_equal(move.masks, 1.0)
 
 
 def test_nesterov_is_its_formula_for_three_steps():
@@ -273,7 +291,7 @@ def test_contract(descent):
 def test_numbers_of_a_descent_are_leaves():
     """So that a sweep over them is a vmap and another number compiles nothing anew."""
     leaves = {type(descent): len(jax.tree.leaves(descent)) for descent in DESCENTS}
-    assert leaves == {LineSearch: 4, BestStep: 3, Nesterov: 1, Optax: 0}
+    assert leaves == {LineSearch: 4, BestStep: 3, FixedStep: 1, Nesterov: 1, Optax: 0}
     for descent in DESCENTS:
         again = jax.tree.map(lambda number: 2 * number, descent)
         assert jax.tree.structure(again) == jax.tree.structure(descent)

@@ -1,4 +1,4 @@
-"""Extremal perturbation: against a loop, what it finds, its areas, under vmap, its memory, at its edges."""
+"""Extremal perturbation: against a loop, what it finds, its areas, under vmap, its program, at its edges."""
 
 import dataclasses
 from functools import partial
@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-import test_memory
 
-from jaxplain.masks import Status, extremal_perturbation
+from jaxplain import Status
+from jaxplain.masks import extremal_perturbation
 from jaxplain.masks.extremal import area_miss
 
 SHAPE = (3, 4)
+slow = partial(pytest.param, marks=pytest.mark.slow)
 SIGMA = 4.0
 SQUARE = (slice(4, 9), slice(9, 14))
 
@@ -87,21 +88,22 @@ def loop(scene, area, iterations, weight, growth, rate, momentum):
 
 
 def test_a_whole_run_is_the_loop(scene):
-    numbers = {"iterations": 5, "weight": 3.0, "growth": 1.5, "rate": 3.0, "momentum": 0.8}
+    numbers = {"iterations": 3, "weight": 3.0, "growth": 1.5, "rate": 3.0, "momentum": 0.8}
     found = extremal_perturbation(
         scene.score, scene.image, scene.baseline, areas=0.3, size=SHAPE, sigma=SIGMA, **numbers
     )
     values, misses, mask = loop(scene, 0.3, **numbers)
-    np.testing.assert_allclose(found.history.score[0], values, atol=1e-3)
-    np.testing.assert_allclose(found.history.miss[0], misses, atol=1e-3)
-    np.testing.assert_allclose(found.masks[0], mask, atol=2e-3)
+    details = found.details
+    np.testing.assert_allclose(details.history.score[0], values, atol=1e-3)
+    np.testing.assert_allclose(details.history.miss[0], misses, atol=1e-3)
+    np.testing.assert_allclose(details.masks[0], mask, atol=2e-3)
     assert np.ptp(mask) > 0.1
-    up = oracles.upsample(np.asarray(found.masks[0], np.float64), (12, 12))
-    np.testing.assert_allclose(found.saliency, up, atol=1e-5)
+    np.testing.assert_allclose(found.importance, details.masks[0])
+    up = oracles.upsample(np.asarray(details.masks[0], np.float64), (12, 12))
     last = oracles.blend(np.asarray(scene.image), np.asarray(scene.baseline), up)
-    assert float(found.scores[0]) == pytest.approx(float(scene.score(np.float32(last)[None])[0]), abs=1e-5)
+    assert float(details.scores[0]) == pytest.approx(float(scene.score(np.float32(last)[None])[0]), abs=1e-5)
     ends = scene.score(jnp.stack([scene.image, scene.baseline]))
-    np.testing.assert_allclose([found.image_score, found.baseline_score], ends, atol=1e-6)
+    np.testing.assert_allclose([details.image_score, details.baseline_score], ends, atol=1e-6)
 
 
 @pytest.mark.parametrize("area", [0.1, 0.25, 0.5, 0.9])
@@ -118,38 +120,42 @@ def test_no_corner_is_preferred():
     """A score that no pixel changes leaves equal cells equal."""
     score = jax.tree_util.Partial(lambda images: 0.0 * images.mean((1, 2, 3)))
     found = extremal_perturbation(score, IMAGE, BASELINE, size=6, iterations=3)
-    assert np.ptp(found.masks) < 1e-3
+    assert np.ptp(found.details.masks) < 1e-3
     assert Status(int(found.status)) is Status.NOT_ABOVE_BASELINE
 
 
 # -------------------------------------------------------------------------------------- what it finds
 
 
+@pytest.mark.slow
 def test_the_planted_square_is_found_at_every_area():
     areas = (0.1, 0.2, 0.4)
     found = EXPLAIN(areas=areas, size=9, iterations=400)
+    details = found.details
     assert Status(int(found.status)) is Status.OK
-    np.testing.assert_allclose(found.areas, areas)
-    np.testing.assert_allclose(found.reached, areas, atol=0.08)  # its soft edge is on the outside
-    np.testing.assert_allclose(found.reached, found.masks.mean((1, 2)), rtol=1e-6)
-    np.testing.assert_allclose((found.masks > 0.5).mean((1, 2)), areas, atol=0.01)
-    saliency = np.asarray(found.saliency)
+    np.testing.assert_allclose(details.areas, areas)
+    np.testing.assert_allclose(details.reached, areas, atol=0.08)  # its soft edge is on the outside
+    np.testing.assert_allclose(details.reached, details.masks.mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose((details.masks > 0.5).mean((1, 2)), areas, atol=0.01)
+    np.testing.assert_allclose(found.importance, details.masks.mean(0), rtol=1e-6)
+    saliency = np.asarray(found.saliency(18, 18))
     inside = np.zeros((18, 18), bool)
     inside[3:10, 8:15] = True
     assert inside[np.unravel_index(saliency.argmax(), saliency.shape)]
     assert saliency[SQUARE].mean() > 2 * saliency[~inside].mean()
-    assert (np.diff(found.scores) > -0.05).all()  # a larger area preserves no less
-    assert float(found.scores[1]) > 0.7 * float(found.image_score)
-    assert found.saliency.min() >= 0
-    assert found.saliency.max() <= 1
+    assert (np.diff(details.scores) > -0.05).all()  # a larger area preserves no less
+    assert float(details.scores[1]) > 0.7 * float(details.image_score)
+    assert saliency.min() >= 0
+    assert saliency.max() <= 1
 
 
-@pytest.mark.parametrize("size", [1, 3, (4, 7), 18])
+@pytest.mark.parametrize("size", [1, slow(3), (4, 7), slow(18)])
 def test_sizes(size):
     found = EXPLAIN(size=size, iterations=2)
-    assert found.saliency.shape == (18, 18)
-    assert found.masks.shape == (1, *((size, size) if isinstance(size, int) else size))
-    assert np.isfinite(found.saliency).all()
+    shape = (size, size) if isinstance(size, int) else size
+    assert found.importance.shape == shape
+    assert found.details.masks.shape == (1, *shape)
+    assert np.isfinite(found.importance).all()
 
 
 # ------------------------------------------------------------------------------------------------- vmap
@@ -160,14 +166,17 @@ def same(found, expected):
         np.testing.assert_allclose(one, other, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_areas_side_by_side_are_areas_one_by_one():
     areas = (0.1, 0.3)
     both = EXPLAIN(areas=areas, size=6, iterations=20)
     for row, area in enumerate(areas):
         alone = EXPLAIN(areas=area, size=6, iterations=20)
         for name in ("masks", "areas", "reached", "scores"):
-            np.testing.assert_allclose(getattr(both, name)[row], getattr(alone, name)[0], atol=1e-4)
-        same(jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], both.history), alone.history)
+            one, other = getattr(both.details, name)[row], getattr(alone.details, name)[0]
+            np.testing.assert_allclose(one, other, atol=1e-4)
+        history = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], both.details.history)
+        same(history, alone.details.history)
 
 
 def test_a_row_of_a_vmap_is_the_image_alone():
@@ -185,15 +194,21 @@ def test_a_row_of_a_vmap_is_the_image_alone():
     assert Status(int(found.status[2])) is Status.NOT_FINITE
 
 
-def test_memory_is_one_call_and_a_few_pictures():
-    """Whatever the iterations and areas; see test_memory. An area's own share is its neighbourhoods."""
-    run = partial(extremal_perturbation, areas=(0.05, 0.1, 0.2, 0.4), size=14, iterations=50, batch_size=1)
-    pictures = test_memory.pictures
-    needed = test_memory.temporary_bytes(run, test_memory.SCORE, pictures(), pictures())
-    assert needed <= 1.75 * test_memory.one_call(1) + 6 * test_memory.PICTURE * 4
+# --------------------------------------------------------------------- program, status and refusals
 
 
-# --------------------------------------------------------------------------------- status and refusals
+def test_a_program_has_two_copies_of_the_model(scene):
+    """One forward, one forward and backward: three products with the first weights of the scene's network."""
+    explain = partial(extremal_perturbation, areas=(0.1, 0.2), size=SHAPE, iterations=2)
+    lowered = jax.jit(explain).lower(scene.score, scene.image, scene.baseline)
+    products = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
+    assert sum("432x6" in line for line in products) == 3
+
+
+def test_the_result_is_not_differentiable(scene):
+    explain = partial(extremal_perturbation, size=SHAPE, iterations=2)
+    with pytest.raises(TypeError, match="an extremal mask is the result of a search"):
+        jax.grad(lambda image: explain(scene.score, image, scene.baseline).importance.sum())(scene.image)
 
 
 def test_evaluations_are_the_images_that_the_model_saw():
@@ -205,10 +220,11 @@ def test_evaluations_are_the_images_that_the_model_saw():
         return patch_score(images)
 
     found = extremal_perturbation(
-        score, IMAGE, BASELINE, areas=(0.1, 0.2), size=6, iterations=3, batch_size=1
+        score, IMAGE, BASELINE, areas=(0.1, 0.2), size=6, iterations=3, batch_size=64
     )
     jax.block_until_ready(found)
     jax.effects_barrier()
+    assert sorted(seen) == [2] * (2 + 2 + 1)  # image and baseline once, three iterations, the last masks
     assert int(found.evaluations) == sum(seen)
 
 
@@ -246,9 +262,9 @@ def test_options_that_cannot_be_are_refused(options, error, message):
 
 
 def test_pictures_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="baseline must be"):
+    with pytest.raises(ValueError, match="must have the same shape"):
         extremal_perturbation(patch_score, IMAGE, BASELINE[:5])
-    with pytest.raises(ValueError, match="got 2 of them"):
+    with pytest.raises(ValueError, match=r"baseline must be one image"):
         extremal_perturbation(patch_score, IMAGE, np.stack([BASELINE] * 2))
     with pytest.raises(TypeError, match="must be callable"):
         extremal_perturbation(0.5, IMAGE, BASELINE, size=6)

@@ -7,8 +7,10 @@ import jax
 
 @contextmanager
 def strict_and_quick(promotion="raise"):
-    """An array may not gain an axis implicitly, so that a mask [h, w] times an image [H, W, C] is an error. The
-    hundreds of tiny programs are compiled without most optimisations, which takes half as long."""
+    """No array gains an axis implicitly, so that a mask [h, w] times an image [H, W, C] is an error.
+
+    Hundreds of tiny programs are compiled without most optimisations, which takes half as long.
+    """
     jax.config.update("jax_disable_most_optimizations", True)
     with jax.numpy_rank_promotion(promotion):
         yield

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from jaxplain.methods import METHODS
 from jaxplain.runs.step import Engine
-from jaxplain.zoo import Classifier, InputSpec, ModelEntry, imagenet_labels
+from jaxplain.zoo import InputSpec, ModelEntry, ZooClassifier, imagenet_labels
 from jaxplain.zoo.layers import Linear, Slot, load_slots
 
 SIDE, CELLS, CLASSES = 32, 4, 1000
@@ -16,7 +16,7 @@ LABELS = imagenet_labels()
 QUICK = {"size": 4, "n_steps": 1, "iterations": 1}  # of iGOS++
 
 
-class Tiny(Classifier):
+class Tiny(ZooClassifier):
     """Logits linear in the mean colours of 4 x 4 cells. `calls` counts how often it was traced or run."""
 
     calls = 0

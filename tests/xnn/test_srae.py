@@ -89,10 +89,8 @@ def srae(**changes):
 )
 def test_contributions_and_bias_add_up_to_the_logit(changes):
     network = srae(**changes)
-    network.logit_scale[...], network.logit_shift[...] = (
-        network.logit_scale[...] * 3,
-        network.logit_shift[...] + 2,
-    )
+    network.logit_scale[...] *= 3
+    network.logit_shift[...] += 2
     network.feature_shift[...] = jnp.full(12, 0.5)
     features = jnp.asarray(np.abs(normal(0, 5, 12)))
     for target in range(network.config.classes):
@@ -104,9 +102,7 @@ def test_contributions_and_bias_add_up_to_the_logit(changes):
     if network.config.head == "positive":
         assert (parts >= 0).all()
     outputs = network.forward(network.standardize(features))
-    np.testing.assert_allclose(
-        outputs.logits * network.logit_scale[...] + network.logit_shift[...], network(features), rtol=1e-4
-    )
+    np.testing.assert_allclose(outputs.logits * 3 + 2, network(features), rtol=1e-4)
     assert outputs.reconstruction.shape == features.shape
 
 

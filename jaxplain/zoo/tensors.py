@@ -1,4 +1,4 @@
-"""What a weights file declares before any array exists: storages, and tensors that view them."""
+"""What a weights file declares before any array exists: storages, and tensors that are views of them."""
 
 import itertools
 import math
@@ -11,8 +11,8 @@ import numpy as np
 
 RESAVE = "re-save it as a plain state dict, `torch.save(model.state_dict(), path)`, or as safetensors"
 
-_MAX_COUNT = sys.maxsize // 8  # numpy counts bytes in a word, and no element has more than 8
-_MAX_DIMS = 64  # numpy's limit, and torch's
+_MAX_COUNT = sys.maxsize // 8  # NumPy counts bytes in a machine word, and no element has more than 8
+_MAX_DIMS = 64  # NumPy's limit, and PyTorch's
 
 
 class WeightsError(ValueError):
@@ -20,9 +20,9 @@ class WeightsError(ValueError):
 
 
 class DType(NamedTuple):
-    """How an element is stored, and what it is read as."""
+    """How an element is stored, and the type in which it is returned."""
 
-    stored: str  # numpy type code, without the byte order
+    stored: str  # NumPy type code, without the byte order
     result: type[np.generic]
 
     @property
@@ -41,7 +41,7 @@ DTYPES = {
     "I16": DType("i2", np.int16),
     "I8": DType("i1", np.int8),
     "U8": DType("u1", np.uint8),
-    "BOOL": DType("u1", np.bool_),  # by way of bytes: a stray 2 would be an invalid numpy bool
+    "BOOL": DType("u1", np.bool_),  # via bytes: a stray 2 would be an invalid NumPy bool
 }
 
 
@@ -70,26 +70,51 @@ class Tensor:
 
     @property
     def result_nbytes(self) -> int:
-        """Bytes of the array it becomes."""
+        """Bytes of the array that `to_array` returns."""
         return math.prod(self.size) * np.dtype(DTYPES[self.storage.dtype].result).itemsize
 
 
 class Contents(NamedTuple):
     """An opened weights file."""
 
-    top: object  # what it holds, with `Tensor` in the place of tensors
+    top: object  # what it holds, with `Tensor` in place of tensors
     fetch: Callable[[Storage], memoryview]  # returns exactly `nbytes` bytes, or raises WeightsError
-    byte_order: str  # "<" or ">"
+    byte_order: str = "<"  # or ">"
+
+
+def to_array(tensor: Tensor, contents: Contents) -> np.ndarray:
+    """Return a tensor's values as a new C-contiguous array; float16 and bfloat16 become float32."""
+    raw = contents.fetch(tensor.storage)
+    stored, result = DTYPES[tensor.storage.dtype]
+    dtype = np.dtype(contents.byte_order + stored)
+    if 0 in tensor.size:
+        return np.empty(tensor.size, result)
+    # An axis of length 1 may come with any stride, even one that NumPy cannot hold in bytes.
+    strides = [
+        dtype.itemsize * step if n > 1 else 0 for n, step in zip(tensor.size, tensor.stride, strict=True)
+    ]
+    view: np.ndarray = np.ndarray(tensor.size, dtype, raw, tensor.offset * dtype.itemsize, strides)
+    if tensor.storage.dtype != "BF16":
+        return view.astype(result, order="C")
+    bits = view.astype(np.uint32, order="C")
+    bits <<= 16
+    return bits.view(np.float32)
 
 
 def checked_tensor(
-    storage: Storage, offset: object, size: Iterable[object], stride: Iterable[object]
+    storage: Storage, offset: object, size: Iterable[object], stride: Iterable[object] | None = None
 ) -> Tensor:
-    """Makes a tensor record, or raises WeightsError if it would reach outside of its storage."""
-    tensor = Tensor(storage, count(offset), checked_size(size), tuple(map(count, stride)))
+    """Make a tensor record; without `stride` it is C-contiguous.
+
+    Raises:
+      WeightsError: it would reach outside of its storage, or its numbers are implausible.
+    """
+    size = _checked_size(size)
+    steps = _contiguous_stride(size) if stride is None else tuple(map(checked_count, stride))
+    tensor = Tensor(storage, checked_count(offset), size, steps)
     if len(tensor.size) != len(tensor.stride):
         raise WeightsError("has a tensor whose size and stride differ in length")
-    # The farthest element; all others lie between the offset and it, for no stride is negative.
+    # The farthest element; no stride is negative, so all others lie between the offset and it.
     last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.size, tensor.stride, strict=True))
     if 0 not in tensor.size and last >= storage.numel:
         raise WeightsError(
@@ -99,28 +124,34 @@ def checked_tensor(
     return tensor
 
 
-def checked_size(values: Iterable[object]) -> tuple[int, ...]:
-    """Passes a size on if numpy can make an array of it."""
-    size = tuple(map(count, values))
+def _checked_size(values: Iterable[object]) -> tuple[int, ...]:
+    size = tuple(map(checked_count, values))
     if len(size) > _MAX_DIMS or math.prod(max(n, 1) for n in size) > _MAX_COUNT:
         raise WeightsError("has a tensor of an impossible size")
     return size
 
 
-def contiguous_stride(size: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides, in elements, of a C-contiguous tensor of this size."""
+def _contiguous_stride(size: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(size[axis + 1 :]) for axis in range(len(size)))
 
 
-def count(value: object) -> int:
-    """Checks a size, stride or offset: a number safe to compute with, and short enough to print."""
+def checked_count(value: object) -> int:
+    """Return a size, stride or offset that is safe to compute with and short enough to print.
+
+    Raises:
+      WeightsError: anything else.
+    """
     if type(value) is not int or not 0 <= value <= _MAX_COUNT:
         raise WeightsError("has a size, stride or offset that is not a plausible number")
     return value
 
 
-def sized(raw: memoryview, storage: Storage) -> memoryview:
-    """Passes the bytes of a storage on if there are as many as it declares."""
+def checked_bytes(raw: memoryview, storage: Storage) -> memoryview:
+    """Return the bytes of a storage.
+
+    Raises:
+      WeightsError: there are more or fewer than the storage declares.
+    """
     if len(raw) != storage.nbytes:
         raise WeightsError(
             f"is truncated or damaged: the storage {short(storage.key)} has {len(raw)} bytes "
@@ -130,14 +161,14 @@ def sized(raw: memoryview, storage: Storage) -> memoryview:
 
 
 def short(name: object) -> str:
-    """Quotes a name from the file, whatever its length and characters."""
+    """Quote a name from the file, whatever its length and characters."""
     if isinstance(name, str):
         return repr(name if len(name) <= 100 else name[:100] + "…")
     return f"of type {type(name).__name__}"  # an int may have too many digits to print
 
 
 def kind(value: Any) -> str:
-    """Describes a value from the file without recursing into it."""
+    """Describe a value from the file without recursing into it."""
     if isinstance(value, dict):
         keys = [short(key) for key in itertools.islice(value, 4)] + ["…"] * (len(value) > 4)
         return f"a dict with the keys {', '.join(keys)}" if value else "an empty dict"

@@ -25,8 +25,9 @@ from jaxplain.zoo.conv import (
     sum_of,
 )
 
-# Every example compiles programs of its own, so there are few of them; wider runs were made by hand.
-EXAMPLES = settings(max_examples=15, deadline=None, derandomize=True)
+# Every example compiles its own programs.
+FEW = settings(max_examples=4)
+MANY = settings(max_examples=25)
 
 
 @st.composite
@@ -57,9 +58,7 @@ def value_and_vjp(function, images, kernel, grad):
     return value, *pull(grad)
 
 
-@EXAMPLES
-@given(problems())
-def test_depthwise_lowerings_agree(problem):
+def depthwise_lowerings_agree(problem):
     shape, side, stride, padding = problem
     images, kernel = normal(0, 2, *shape, 3), normal(1, side, side, 3)
     options = {"stride": stride, "padding": padding}
@@ -81,9 +80,11 @@ def test_depthwise_lowerings_agree(problem):
     assert_close(by_hand, expected)
 
 
-@EXAMPLES
-@given(problems())
-def test_dense_lowerings_agree(problem):
+test_depthwise_lowerings_agree = FEW(given(problems())(depthwise_lowerings_agree))
+test_depthwise_lowerings_agree_widely = pytest.mark.slow(MANY(given(problems())(depthwise_lowerings_agree)))
+
+
+def dense_lowerings_agree(problem):
     shape, side, stride, padding = problem
     images, kernel = normal(0, 2, *shape, 3), normal(1, side, side, 3, 4)
     native = functools.partial(_native, stride=stride, padding=padding)
@@ -98,8 +99,12 @@ def test_dense_lowerings_agree(problem):
     assert_close(actual, expected)
 
 
+test_dense_lowerings_agree = FEW(given(problems())(dense_lowerings_agree))
+test_dense_lowerings_agree_widely = pytest.mark.slow(MANY(given(problems())(dense_lowerings_agree)))
+
+
 def loop_depthwise(images, kernel, stride, padding):
-    """Depthwise convolution as its definition has it."""
+    """Depthwise convolution by its definition."""
     padded = np.pad(images, ((0, 0), *padding, (0, 0)))
     side = len(kernel)
     rows, cols = ((size - side) // stride + 1 for size in padded.shape[1:3])
@@ -111,7 +116,7 @@ def loop_depthwise(images, kernel, stride, padding):
     return out
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 2), (0, 3))])
 def test_depthwise_is_the_definition(stride, padding):
     images, kernel = normal(0, 2, 7, 9, 3), normal(1, 3, 3, 3)
@@ -150,11 +155,11 @@ def test_one_exported_program_serves_every_platform():
     assert_close(exported.call(images), loss(images))
 
 
-@pytest.mark.parametrize("channels", [3, 8])
 @pytest.mark.parametrize(
-    ("side", "stride", "padding"), [(1, 1, 0), (1, 2, 0), (1, 2, 1), (3, 2, 1), (7, 2, 3)]
+    ("channels", "side", "stride", "padding"),
+    [(3, 1, 2, 0), (8, 1, 2, 0), (3, 1, 2, 1), (3, 7, 2, 3), (8, 3, 2, 1)],
 )
-def test_conv2d_takes_the_right_way(channels, side, stride, padding):
+def test_conv2d_agrees_with_the_native_convolution(channels, side, stride, padding):
     images, kernel = normal(0, 2, 9, 8, channels), normal(1, side, side, channels, 5)
     padding = ((padding, padding), (padding, padding))
     expected = _native(images, kernel, stride=stride, padding=padding)
@@ -180,9 +185,7 @@ def test_ceil_padding_completes_the_last_window():
                 assert (size + after - side) % stride == 0
 
 
-@EXAMPLES
-@given(problems(sides=4), st.booleans())
-def test_max_pool_agrees_with_reduce_window(problem, with_ties):
+def max_pool_agrees_with_reduce_window(problem, with_ties):
     shape, side, stride, padding = problem
     # Padding that covers a whole window has no maximum.
     padding = tuple((min(before, side - 1), after) for before, after in padding)
@@ -206,6 +209,14 @@ def test_max_pool_agrees_with_reduce_window(problem, with_ties):
 
     expected, actual = both(images, grad)
     assert_close(actual, expected)
+
+
+test_max_pool_agrees_with_reduce_window = FEW(
+    given(problems(sides=4), st.booleans())(max_pool_agrees_with_reduce_window)
+)
+test_max_pool_agrees_with_reduce_window_widely = pytest.mark.slow(
+    MANY(given(problems(sides=4), st.booleans())(max_pool_agrees_with_reduce_window))
+)
 
 
 def test_max_pool_spreads_nan():

@@ -24,20 +24,20 @@ def save(image, path, **options):
     return path
 
 
-def png(width, height, depth, colour_type, rows, *chunks):
+def png(width, height, depth, color_type, rows, *chunks):
     """A PNG written by hand, for the kinds Pillow does not write."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
     body = b"".join(chunk(kind, data) for kind, data in chunks)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def tiff(width, height, strip, *, bits, samples=1, extra=()):
-    """A little-endian, uncompressed greyscale TIFF of one strip, written by hand."""
+    """A little-endian, uncompressed grayscale TIFF of one strip, written by hand."""
     tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, samples, bits), (259, 3, 1, 1), (262, 3, 1, 1)]
     tags += [(273, 4, 1, 8), (277, 3, 1, samples), (278, 4, 1, height), (279, 4, 1, len(strip)), *extra]
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
@@ -75,12 +75,12 @@ def test_jpeg_is_close(tmp_path):
     assert np.abs(loaded - smooth).max() <= 4
 
 
-def test_greyscale_and_one_bit(tmp_path):
-    grey = PHOTO[:, :, 0]
+def test_grayscale_and_one_bit(tmp_path):
+    gray = PHOTO[:, :, 0]
     np.testing.assert_array_equal(
-        load_image(save(grey, tmp_path / "l.png")), np.repeat(grey[:, :, None], 3, 2)
+        load_image(save(gray, tmp_path / "l.png")), np.repeat(gray[:, :, None], 3, 2)
     )
-    bits = grey > 128
+    bits = gray > 128
     loaded = load_image(save(Image.fromarray(bits), tmp_path / "1.png"))
     np.testing.assert_array_equal(loaded, np.repeat(bits[:, :, None] * np.uint8(255), 3, 2))
 
@@ -108,15 +108,15 @@ def test_alpha_is_composited_over_white(tmp_path):
     np.testing.assert_array_equal(loaded[1], rgba[1, :, :3])
 
 
-def test_grey_with_alpha(tmp_path):
+def test_gray_with_alpha(tmp_path):
     la = Image.fromarray(np.array([[[0, 0], [0, 255], [100, 255], [0, 51]]], np.uint8), "LA")
     loaded = load_image(save(la, tmp_path / "la.png"))
     assert loaded[0, :, 0].tolist() == [255, 0, 100, 204]
     assert (loaded == loaded[:, :, :1]).all()
 
 
-def test_premultiplied_grey_tiff(tmp_path):
-    pixels = bytes([200, 255, 0, 0, 50, 128])  # grey times alpha, alpha
+def test_premultiplied_gray_tiff(tmp_path):
+    pixels = bytes([200, 255, 0, 0, 50, 128])  # gray times alpha, alpha
     (tmp_path / "la.tiff").write_bytes(
         tiff(3, 1, pixels, bits=8 | 8 << 16, samples=2, extra=[(338, 3, 1, 1)])
     )
@@ -127,7 +127,7 @@ def test_premultiplied_grey_tiff(tmp_path):
     assert load_image(tmp_path / "la.tiff")[0, :, 0].tolist() == [200, 255, 177]  # the last: 50 + (255 - 128)
 
 
-def test_colour_key_in_true_colour_png(tmp_path):
+def test_color_key_in_true_color_png(tmp_path):
     path = save(np.array([[[1, 2, 3], [9, 9, 9]]], np.uint8), tmp_path / "k.png", transparency=(1, 2, 3))
     assert load_image(path).tolist() == [[[255, 255, 255], [9, 9, 9]]]
 
@@ -142,7 +142,7 @@ def test_cmyk_jpeg_and_tiff(tmp_path):
 
 
 def test_ycck_jpeg(tmp_path):
-    """Adobe's other four-colour JPEG: YCC and K. Pillow writes none, so its marker is patched."""
+    """Adobe's other four-color JPEG: YCC and K. Pillow writes none, so its marker is patched."""
     inks = np.zeros((16, 16, 4), np.uint8)
     inks[..., 1:3] = 255  # red, as above
     # Adobe stores inverted inks, and the standard takes YCC of inverted samples: the two inversions cancel.
@@ -164,7 +164,7 @@ EIGHT = np.rint(SIXTEEN / 257).astype(np.uint8)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm", "jp2"])
-def test_sixteen_bit_grey_is_rescaled(tmp_path, suffix):
+def test_sixteen_bit_gray_is_rescaled(tmp_path, suffix):
     loaded = load_image(save(SIXTEEN, tmp_path / f"deep.{suffix}"))
     np.testing.assert_array_equal(loaded[:, :, 0], EIGHT)
     assert (loaded == loaded[:, :, :1]).all()
@@ -182,7 +182,7 @@ def test_sixteen_bit_tiff_where_white_is_zero(tmp_path):
     np.testing.assert_array_equal(load_image(path)[:, :, 0], 255 - EIGHT)
 
 
-def test_sixteen_bit_grey_with_a_transparent_value(tmp_path):
+def test_sixteen_bit_gray_with_a_transparent_value(tmp_path):
     rows = [SIXTEEN.astype(">u2").tobytes()]
     (tmp_path / "k.png").write_bytes(png(7, 1, 16, 0, rows, (b"tRNS", struct.pack(">H", 128))))
     expected = EIGHT.copy()
@@ -259,7 +259,7 @@ def test_exif_orientation_of_a_jpeg(tmp_path, orientation):
     assert np.abs(load_image(path).astype(int) - upright).mean() < 2
 
 
-def test_exif_orientation_of_sixteen_bit_grey(tmp_path):
+def test_exif_orientation_of_sixteen_bit_gray(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     loaded = load_image(save(SIXTEEN, tmp_path / "deep.png", exif=exif))
@@ -281,7 +281,7 @@ def test_damaged_exif_does_not_cost_the_photo(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
 def test_animation_gives_its_first_frame(tmp_path, suffix):
-    frames = [Image.new("RGB", (8, 6), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    frames = [Image.new("RGB", (8, 6), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     options = {"lossless": True} if suffix == "webp" else {}
     path = tmp_path / f"a.{suffix}"
     frames[0].save(path, save_all=True, append_images=frames[1:], **options)
@@ -303,7 +303,7 @@ def test_one_pixel(tmp_path):
 
 def test_lab_tiff(tmp_path):
     loaded = load_image(save(Image.new("LAB", (4, 4), (255, 128, 128)), tmp_path / "lab.tiff"))
-    assert loaded.min() >= 250  # lightness at its maximum, no colour: white
+    assert loaded.min() >= 250  # lightness at its maximum, no color: white
 
 
 # ---------------------------------------------------------------- what must be refused
@@ -334,7 +334,7 @@ def test_paths_below_a_file_broken_links_and_pipes(tmp_path):
     assert "no such file" in refusal(photo / "below.png")
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     assert "broken link" in refusal(tmp_path / "link.png")
-    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    os.mkfifo(tmp_path / "pipe")  # opening it would block forever
     assert "broken link" in refusal(tmp_path / "pipe")
     refusal("\0.png")
 
@@ -463,7 +463,7 @@ def test_resize_takes_height_before_width():
 
 
 @pytest.mark.parametrize("method", ["bilinear", "bicubic", "lanczos", "nearest"])
-def test_resize_keeps_a_flat_colour_and_a_size(method):
+def test_resize_keeps_a_flat_color_and_a_size(method):
     flat = np.full((9, 6, 3), (10, 200, 30), np.uint8)
     np.testing.assert_array_equal(resize(flat, (4, 13), method=method), np.full((4, 13, 3), (10, 200, 30)))
     same = resize(PHOTO, PHOTO.shape[:2], method=method)

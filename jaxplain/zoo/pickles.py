@@ -1,0 +1,210 @@
+"""An unpickler for PyTorch's files that can build data, and nothing else."""
+
+import io
+import pickle
+import pickletools
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxplain.zoo.tensors import (
+    RESAVE,
+    Storage,
+    Tensor,
+    WeightsError,
+    checked_count,
+    checked_tensor,
+    kind,
+    short,
+)
+
+_STORAGE_TYPES = {
+    "torch.DoubleStorage": "F64",
+    "torch.FloatStorage": "F32",
+    "torch.HalfStorage": "F16",
+    "torch.BFloat16Storage": "BF16",
+    "torch.LongStorage": "I64",
+    "torch.IntStorage": "I32",
+    "torch.ShortStorage": "I16",
+    "torch.CharStorage": "I8",
+    "torch.ByteStorage": "U8",
+    "torch.BoolStorage": "BOOL",
+    "torch.UntypedStorage": "U8",
+    "torch.storage.UntypedStorage": "U8",
+}
+_CALLABLES = {
+    "collections.OrderedDict",
+    "torch.Size",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+}
+_INHERITED = (  # instructions that only move data, as `pickle` carries them out
+    "PROTO FRAME STOP MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET APPEND APPENDS "
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT NONE NEWTRUE NEWFALSE "
+    "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST EMPTY_DICT GLOBAL STACK_GLOBAL BINPERSID"
+)
+_CODES = {one.name: ord(one.code) for one in pickletools.opcodes}
+_DAMAGED = "holds a truncated or damaged pickle"
+# What `pickle` raises for damaged input. Odd backslashes in a string make it warn, and a strict process turns
+# warnings into exceptions.
+_FAILURES = (
+    pickle.UnpicklingError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    Warning,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Global:
+    """A name that the pickle asks for; it is never imported."""
+
+    name: str
+
+
+def _refused(instruction: str) -> Callable[[Any], None]:
+    def load(unpickler: Any) -> None:
+        raise _refusal(f"the pickle instruction {instruction}")
+
+    return load
+
+
+class WeightsUnpickler(pickle._Unpickler):
+    """Unpickles a state dict into records of `jaxplain.zoo.tensors`, and refuses everything else.
+
+    A pickle is a program. This one has nothing to call: a global is a name that is looked up in two short
+    tables, and every instruction that could call, import or change an object is replaced or refused.
+
+    It extends Python's own implementation, not `pickle.Unpickler` in C: that one sets attributes of whatever
+    `find_class` returned, allocates as much memory for its memo as an index in the file says, and hashes
+    nested tuples until the C stack overflows; none of this can be changed in a subclass.
+    """
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    readline: Callable[[], bytes]
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream, encoding="latin1")  # byte strings of Python 2
+        self.storages: dict[str, Storage] = {}  # every storage that the pickle declared
+
+    def load(self) -> Any:
+        """Return what one pickle holds, and leave the stream right behind it.
+
+        Raises:
+          WeightsError: it is truncated or damaged, or asks for anything but plain data.
+        """
+        try:
+            return super().load()
+        except WeightsError:
+            raise
+        except _FAILURES as error:
+            raise WeightsError(_DAMAGED) from error
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a stand-in for an allowed name."""
+        full_name = f"{module}.{name}"
+        if full_name not in _CALLABLES and full_name not in _STORAGE_TYPES:
+            raise _refusal(short(full_name))
+        return _Global(full_name)
+
+    def persistent_load(self, identity: Any) -> Storage:
+        """Return the storage that a persistent id declares."""
+        match identity:
+            # The location (cpu, cuda:0) does not matter. The legacy format has a sixth part; anything but
+            # None is a view of another storage, which PyTorch has not written since its tensors have offsets.
+            case ("storage", _Global(name), str(key), str(), numel, *rest) if rest in ([], [None]):
+                if name in _STORAGE_TYPES:
+                    storage = Storage(key, _STORAGE_TYPES[name], checked_count(numel))
+                    if self.storages.setdefault(key, storage) != storage:
+                        raise WeightsError(f"declares the storage {short(key)} twice and differently")
+                    return storage
+        raise WeightsError("has a persistent id that is not a plain storage; nothing was executed")
+
+    def _load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        self.stack[-1] = _call(self.stack[-1], arguments)
+
+    def _load_build(self) -> None:
+        self.stack.pop()  # attributes such as an OrderedDict's _metadata; they are not needed
+        _expect(self.stack[-1], dict)
+
+    def _load_dict(self) -> None:
+        items = self.pop_mark()
+        self.stack.append(_dict(items))
+
+    def _load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _expect(self.stack[-1], dict).update(_dict((key, value)))
+
+    def _load_setitems(self) -> None:
+        items = self.pop_mark()
+        _expect(self.stack[-1], dict).update(_dict(items))
+
+    def _load_inst(self) -> None:
+        """Refuse to import and call at once, which only old-style classes of Python 2 needed, by name."""
+        module, name = (self.readline()[:-1].decode() for _ in range(2))
+        self.find_class(module, name)
+        raise _refusal("the pickle instruction INST")
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: _refused(name) for name, code in _CODES.items()
+    }
+    dispatch |= {_CODES[name]: pickle._Unpickler.dispatch[_CODES[name]] for name in _INHERITED.split()}
+    dispatch |= {
+        _CODES["REDUCE"]: _load_reduce,
+        _CODES["BUILD"]: _load_build,
+        _CODES["DICT"]: _load_dict,
+        _CODES["SETITEM"]: _load_setitem,
+        _CODES["SETITEMS"]: _load_setitems,
+        _CODES["INST"]: _load_inst,
+    }
+
+
+def _call(function: Any, arguments: Any) -> object:
+    """Do with our own records what the five callables do in PyTorch."""
+    name = _expect(function, _Global).name
+    match name, arguments:
+        case "collections.OrderedDict", ():
+            return {}
+        case "collections.OrderedDict", (list() as pairs,):  # as written by Python 2
+            return _dict(item for pair in pairs for item in _expect(pair, list, tuple))
+        case "torch.Size", (tuple() as size,):
+            return size
+        case "torch._utils._rebuild_parameter", (Tensor() as tensor, *_):
+            return tensor
+        case (
+            "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
+            (Storage() as storage, offset, (tuple() | list()) as size, (tuple() | list()) as stride, *_),
+        ):
+            return checked_tensor(storage, offset, size, stride)
+    raise WeightsError(f"calls {short(name)} with arguments that it does not take; nothing was executed")
+
+
+def _dict(items: Iterable[Any]) -> dict[Any, Any]:
+    """Make a dict of alternating keys and values."""
+    flat = list(items)
+    for key in flat[0::2]:  # no tuples, because hashing a deeply nested one overflows the C stack
+        _expect(key, str, int, float, type(None))
+    return dict(zip(flat[0::2], flat[1::2], strict=True))
+
+
+def _expect(value: Any, *types: type) -> Any:
+    if not isinstance(value, types):
+        raise WeightsError(f"{_DAMAGED}: it misuses {kind(value)}; nothing was executed")
+    return value
+
+
+def _refusal(what: str) -> WeightsError:
+    return WeightsError(
+        f"asks for {what}, which plain weights do not need; nothing was executed. Please {RESAVE}"
+    )
