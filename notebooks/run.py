@@ -1,4 +1,4 @@
-"""Execute the notebooks: `python notebooks/run.py` writes their outputs, with `--quick` it only tries them.
+"""Execute the notebooks: `python notebooks/run.py` writes their outputs, `--quick` only tries them.
 
 In quick mode, which CI runs, the notebooks see JAXPLAIN_QUICK in their environment and take fewer steps and
 images; nothing is written. `pip install -e ".[notebooks]"` first.
@@ -26,11 +26,11 @@ METADATA = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the notebooks that are named, or all; the exit status is 1 where one fails."""
+    """Run the given notebooks, or all; the exit status is 1 if one fails."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("notebooks", nargs="*", type=Path, help="files; all of this folder when left out")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="files; default: all of this folder")
     parser.add_argument("--quick", action="store_true", help="few steps, nothing written")
     given = parser.parse_args(arguments)
     if given.quick:
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(path: Path, quick: bool) -> bool:
-    """Execute one notebook and say how long it took; its outputs are kept unless this is a quick run."""
+    """Execute one notebook and print how long it took; write its outputs unless this is a quick run."""
     notebook, start = nbformat.read(path, as_version=4), time.perf_counter()
     client = NotebookClient(
         notebook,
@@ -68,7 +68,7 @@ def run(path: Path, quick: bool) -> bool:
 
 
 def keep_small(notebook: nbformat.NotebookNode) -> None:
-    """Pictures as JPEG, a fifth of their PNG, and no facts about this machine."""
+    """Convert pictures to JPEG, a fifth of the size of PNG, and remove facts about this machine."""
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({})
@@ -80,7 +80,7 @@ def keep_small(notebook: nbformat.NotebookNode) -> None:
 
 
 def jpeg(png: str) -> str:
-    """Base64 of a picture as JPEG, from base64 of it as PNG."""
+    """Convert a picture in Base64 from PNG to JPEG."""
     written = io.BytesIO()
     with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
         picture = picture.convert("RGBA")

@@ -33,7 +33,7 @@ class Move(NamedTuple):
     state: Any
 
 
-class MeasureLosses(Protocol):
+class CandidateLosses(Protocol):
     """The loss of candidate masks."""
 
     def __call__(self, candidates: Array, needed: Array | None = None) -> Array:
@@ -56,7 +56,7 @@ class Descent(Protocol):
         """Return the state before the first move."""
         ...
 
-    def move(self, start: Start, state: Any, measure: MeasureLosses) -> Move:
+    def move(self, start: Start, state: Any, measure: CandidateLosses) -> Move:
         """Move the masks once."""
         ...
 
@@ -89,7 +89,7 @@ class LineSearch:
         """Return no state."""
         return ()
 
-    def move(self, start: Start, state: tuple, measure: MeasureLosses) -> Move:
+    def move(self, start: Start, state: tuple, measure: CandidateLosses) -> Move:
         """Try steps one after the other, each measured only if the one before failed."""
         slope = jnp.sum(start.grads**2)
 
@@ -145,7 +145,7 @@ class BestStep:
         """Return the change at the center: []."""
         return jnp.asarray(self.first_change, jnp.float32)
 
-    def move(self, start: Start, state: Array, measure: MeasureLosses) -> Move:
+    def move(self, start: Start, state: Array, measure: CandidateLosses) -> Move:
         """Measure all candidates and take the lowest."""
         powers = jnp.arange(self.candidates) - self.width
         changes = state * jnp.asarray(self.decay**powers, jnp.float32)  # [A]
@@ -185,7 +185,7 @@ class FixedStep:
         """Return the factor, unknown before the first gradient: []."""
         return jnp.float32(0.0)
 
-    def move(self, start: Start, state: Array, measure: MeasureLosses) -> Move:
+    def move(self, start: Start, state: Array, measure: CandidateLosses) -> Move:
         """Take one step."""
         first = self.first_change / _at_least_tiny(jnp.mean(jnp.abs(start.grads)))
         step = jnp.where(start.iteration == 0, first, state).astype(jnp.float32)
@@ -204,7 +204,7 @@ class Nesterov:
         """Return the previous v: [M, h, w]."""
         return masks
 
-    def move(self, start: Start, state: Array, measure: MeasureLosses) -> Move:
+    def move(self, start: Start, state: Array, measure: CandidateLosses) -> Move:
         """Take one accelerated step."""
         ahead = start.masks - self.step * start.grads
         momentum = start.iteration / (start.iteration + 3.0)
@@ -227,7 +227,7 @@ class Optax:
         """Return the transformation's own state."""
         return self.transformation.init(masks)
 
-    def move(self, start: Start, state: Any, measure: MeasureLosses) -> Move:
+    def move(self, start: Start, state: Any, measure: CandidateLosses) -> Move:
         """Apply one update."""
         updates, state = self.transformation.update(start.grads, state, start.masks)
         masks = project(optax.apply_updates(start.masks, updates))

@@ -20,7 +20,7 @@ from jax import Array
 from jaxplain.checks import refuse_derivatives
 from jaxplain.explanation import Explanation, Status, finished
 from jaxplain.masks import objective as obj
-from jaxplain.masks.descent import Descent, MeasureLosses, Start
+from jaxplain.masks.descent import CandidateLosses, Descent, Start
 
 
 class MaskHistory(NamedTuple):
@@ -185,7 +185,7 @@ def _keys(key: Array | None, iteration: Array) -> tuple[Array | None, Array | No
     return gradient_key, search_key
 
 
-def _measure(choices: EngineChoices, problem: obj.Problem, key: Array | None) -> MeasureLosses:
+def _measure(choices: EngineChoices, problem: obj.Problem, key: Array | None) -> CandidateLosses:
     setup = choices.setup()
 
     def measure(candidates: Array, needed: Array | None = None) -> Array:

@@ -71,10 +71,10 @@ class SearchHistory(NamedTuple):
 )
 @dataclass(frozen=True)
 class SearchResult:
-    """Minimal sufficient explanations of one image, in R rows of which the first `len(result)` are filled.
+    """Minimal sufficient explanations of one image, in the valid ones of R rows.
 
-    Ordered by size, then by falling score. Each is sufficient, no single patch can be removed from it, and no
-    two are equal.
+    `search` fills the first `len(result)` rows, ordered by size and then by falling score. Each explanation
+    is sufficient, no single patch can be removed from it, and no two are equal.
     """
 
     explanations: Array  # bool [R, P], True where a patch is shown
@@ -114,12 +114,12 @@ class _SearchSettings(NamedTuple):
 
     @property
     def proposed(self) -> int:
-        """M: sets per expansion; the first one scores the two reference images."""
+        """M: sets per expansion; at size 0 these are the two references."""
         return max(2, self.beam_width * self.candidates)
 
     @property
     def group_size(self) -> int:
-        """G: sufficient sets reduced together."""
+        """G: sufficient sets that are reduced together."""
         return min(self.max_explanations, self.beam_width * self.candidates)
 
 

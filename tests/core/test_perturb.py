@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import oracles
 
 import jaxplain as jx
 from jaxplain.perturb import (

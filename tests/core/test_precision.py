@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 from flax import nnx
 from jax.extend.core import jaxprs_in_params
-from support import strictness
+from support import small, strictness
 from support.models import equinox_net, linen_net
 
 import jaxplain as jx

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracles
 import pytest
+from support import oracles
 
 from jaxplain.masks import BestStep, FixedStep, LineSearch, Nesterov, Optax
 from jaxplain.masks.descent import Start

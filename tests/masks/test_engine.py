@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracles
 import pytest
+from support import oracles
+from support.ids import stable
 
 import jaxplain as jx
 from jaxplain import Status, paths
@@ -103,7 +104,7 @@ def whole_run(method, scene, baselines, options):
         ("igos++", 2, {}),
         slow("igos++", 1, {"descent": Nesterov(5.0)}),  # too long a step: the best mask is not the last
     ],
-    ids=str,
+    ids=stable,
 )
 def test_a_whole_run_is_the_loop(scene, method, baselines, options):
     several = jnp.stack([scene.baseline, jnp.zeros_like(scene.image)][:baselines])
@@ -189,7 +190,7 @@ class Visits:
         ([np.nan, np.nan, np.nan, np.inf], None),
         ([np.nan] * 4, None),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_the_lowest_loss_wins_and_nan_never_does(scene, losses, best):
     visits = Visits(jnp.array([0.2, 0.4, 0.6, 0.8]), jnp.array(losses, jnp.float32))
@@ -252,7 +253,7 @@ def test_a_row_of_a_vmap_is_the_image_alone(scene):
 
     def explain(image, baseline, target, key):
         score = jx.class_score(scene.net, target)
-        return run("igos++", score, image, baseline, noise=0.2, key=key, iterations=3)
+        return run("igos", score, image, baseline, noise=0.2, key=key, iterations=3)
 
     found = jax.vmap(explain)(images, baselines, targets, keys)
     for row in range(3):
@@ -371,7 +372,7 @@ def weight_products(lowered):
         ("igos+", {"descent": Optax(optax.sgd(1.0)), "search": "path"}),
         ("igos+", {"descent": FixedStep()}),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_a_program_has_two_copies_of_the_model(scene, method, options):
     """One forward, one forward and backward: three times the products of a forward pass. See DESIGN, rule on
@@ -426,7 +427,7 @@ class Seen:
         slow("igos", {"descent": Nesterov(1.0), "search": "path"}),
         ("igos", {"descent": Nesterov(1.0), "search": "gradient"}),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_evaluations_are_the_images_that_the_model_saw(scene, method, options):
     seen = Seen()
@@ -461,7 +462,8 @@ def test_batches_fit_the_usual_iteration(scene):
 # ------------------------------------------------------------------------------------- initial masks
 
 
-@pytest.mark.parametrize(("method", "count"), [("igos", 1), slow("igos++", 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "count"), [("igos", 1), ("igos++", 2)])
 def test_masks_start_at_init(scene, method, count):
     init = jnp.asarray(np.random.default_rng(0).uniform(0.2, 0.8, SHAPE), jnp.float32)
     found = run(method, scene.score, scene.image, scene.baseline, descent=Nesterov(0.0), init=init)
@@ -536,6 +538,7 @@ def test_losses_are_those_of_measuring_each_move(scene, descent):
     assert int(paid.evaluations) == 2 + 5 + 5
 
 
+@pytest.mark.slow
 def test_the_first_masks_may_be_the_best(scene):
     options = {"iterations": 2}
     found = explain_meaningful(scene, descent=Nesterov(1.0), deletion=-1.0, l1=0.0, l2=0.0, **options).details
@@ -573,6 +576,7 @@ def test_jitter_shifts_the_image_under_the_mask_that_stays():
     np.testing.assert_array_equal(values(jitter=0, key=jax.random.key(0)), 505)
 
 
+@pytest.mark.slow
 def test_borders_are_repeated_and_jitter_may_be_traced():
     picture = jnp.arange(3.0)[:, None, None] * jnp.ones((1, 3, 3))
 

@@ -19,17 +19,13 @@ def explain(score, image, baseline, key, **options):
     return jx.igos_pp(score, image, baseline, key=key, **(plain | {"descent": LineSearch()} | options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("batch_size", "images", "options"),
     [
         (4, 1, {"search": "endpoint"}),
-        pytest.param(
-            1,
-            1,
-            {"iterations": 50, "n_steps": 60, "descent": BestStep(candidates=20)},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(1, 8, {}, marks=pytest.mark.slow),
+        (1, 1, {"iterations": 50, "n_steps": 60, "descent": BestStep(candidates=20)}),
+        (1, 8, {}),
     ],
     ids=str,
 )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from published import eight_bit_blur, foolbox_photos, squeezed
+from support.published import eight_bit_blur, foolbox_photos, squeezed
 
 import jaxplain as jx
 from jaxplain import paths
@@ -32,6 +32,7 @@ def scene():
     return model, model.normalize(rgb), model.normalize(eight_bit_blur(rgb))
 
 
+@pytest.mark.slow
 def test_logits_are_the_published_ones(golden, scene):
     model, image, baseline = scene
     logits = jax.jit(lambda model, images: model(images))(model, jnp.stack([image, baseline]))
@@ -53,6 +54,7 @@ def test_the_penalties_are_the_published_ones(golden, scene):
     assert float(objective.bilateral_total_variation(mask, edges)) == pytest.approx(golden["btv"], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deletion", "insertion"])
 def test_path_means_and_gradients_are_the_published_ones(golden, scene, name):
     model, image, baseline = scene
@@ -79,6 +81,7 @@ def test_path_means_and_gradients_are_the_published_ones(golden, scene, name):
     assert error < 1e-3
 
 
+@pytest.mark.slow
 def test_curves_are_the_published_ones(golden, scene):
     model, image, baseline = scene
     saliency = jnp.asarray(1.0 - golden["mask"].reshape(28, 28), jnp.float32)

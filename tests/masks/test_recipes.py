@@ -7,8 +7,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
+from support import oracles
 
 import jaxplain as jx
 from jaxplain import Status, paths
@@ -111,7 +111,6 @@ FIXED = {
     "fixed-step": {"descent": FixedStep()},
     "no-btv": {"l2": 0.0},
 }
-SAME_OBJECTIVE = ("no-noise", "with-noise", "fixed-step", "no-btv")
 
 
 def run(name, scene, **options):
@@ -134,7 +133,8 @@ def test_an_ablation_has_the_options_that_it_does_not_fix(name):
         method(None, IMAGE, BASELINE, iteration=3)
 
 
-@pytest.mark.parametrize("name", [slow("no-noise"), "with-noise", slow("fixed-step"), slow("no-btv")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["no-noise", "with-noise", "fixed-step", "no-btv"])
 def test_one_option_is_all_the_difference(scene, name):
     settings = {"key": jax.random.key(0)}
     found = run(name, scene, **settings)
@@ -146,8 +146,9 @@ def test_one_option_is_all_the_difference(scene, name):
         assert not np.array_equal(found.details.masks, full.details.masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "signs"), [slow("insertion-only", [-1]), slow("deletion-only", [2]), ("naive-sum", [2, -1])]
+    ("name", "signs"), [("insertion-only", [-1]), ("deletion-only", [2]), ("naive-sum", [2, -1])]
 )
 def test_the_objective_of_one_mask(scene, name, signs):
     """Loss and the size of the first step, by hand: iGOS++'s score weight 1/2, and twice the deletion."""
@@ -250,7 +251,8 @@ def patch_score(images):
     return jax.nn.sigmoid(8 * images[:, 2:6, 6:10].mean((1, 2, 3)) - 4)
 
 
-@pytest.mark.parametrize(("size", "jitter"), [(6, 0), slow(12, 0), slow(6, 1)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "jitter"), [(6, 0), (12, 0), (6, 1)])
 def test_meaningful_perturbation_finds_the_planted_square(size, jitter):
     image = np.random.default_rng(0).standard_normal((12, 12, 3)).astype(np.float32)
     image[2:6, 6:10] = 1.0
@@ -266,7 +268,7 @@ def test_meaningful_perturbation_finds_the_planted_square(size, jitter):
 # ------------------------------------------------------------------------------------- initial masks
 
 
-@pytest.mark.parametrize("size", [6, 7, (4, 9)])
+@pytest.mark.parametrize("size", [slow(6), 7, slow((4, 9))])
 def test_diverse_init_lowers_one_cell_of_a_grid(size):
     shape = (size, size) if isinstance(size, int) else size
     covered = np.zeros(shape)

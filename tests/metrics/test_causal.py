@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
+from support import oracles
+from support.ids import stable
 
 import jaxplain as jx
 from jaxplain import insertion_deletion, metrics
@@ -201,7 +202,7 @@ IMAGE, MAP = np.ones((6, 6, 3), np.float32), np.ones((3, 3), np.float32)
         ({"score": 3}, TypeError, "must be callable"),
         ({"score": lambda images: images.mean()}, ValueError, "one number each"),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_bad_arguments_are_refused(change, error, message):
     given = {"score": patch_score, "image": IMAGE, "baseline": 0 * IMAGE, "importance": MAP}

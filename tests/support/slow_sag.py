@@ -27,7 +27,7 @@ def earlier_first(score):
 
 
 def reduce(score, s, enough):
-    """Remove the patch that leaves the highest score while that suffices."""
+    """Remove the patch that leaves the highest score as long as that is sufficient."""
     while True:
         smaller = {s - {p}: score(s - {p}) for p in sorted(s)}
         best = max(smaller, key=smaller.get, default=s)  # the first of equals
@@ -37,28 +37,38 @@ def reduce(score, s, enough):
 
 
 def reached(score, patches, threshold):
-    """Minimal sets from all that are reached from the empty set through insufficient ones."""
+    """Minimal sets of all sufficient sets that are reached from the empty set through insufficient ones."""
     enough = np.float32(threshold) * score(frozenset(range(patches)))
-    found, front = set(), {frozenset()}
+    explanations, front = set(), {frozenset()}
     if score(frozenset()) >= enough:
         return {frozenset()}
     while front:
         larger = {s | {p} for s in front for p in range(patches) if p not in s}
-        found |= {reduce(score, s, enough) for s in larger if score(s) >= enough}
+        explanations |= {reduce(score, s, enough) for s in larger if score(s) >= enough}
         front = {s for s in larger if score(s) < enough}
-    return found
+    return explanations
 
 
-class Found(NamedTuple):
-    """What a slow beam search found."""
+class SlowResult(NamedTuple):
+    """The result of a slow beam search."""
 
-    roots: set
+    explanations: set
     scored: dict  # the score of every set that it looked at
     asked: int  # how often it looked: model calls without a memory
+    best: list  # the best score of each size, from size 0
 
 
 def beam_search(
-    score, patches, threshold, *, width, candidates, max_size, max_roots, proposal=None, supersets=False
+    score,
+    patches,
+    threshold,
+    *,
+    width,
+    candidates,
+    max_size,
+    max_explanations,
+    proposal=None,
+    supersets=False,
 ):
     """The beam search as documented."""
     scored, asked = {}, 0
@@ -69,27 +79,29 @@ def beam_search(
         return scored.setdefault(s, score(s))
 
     enough = np.float32(threshold) * look(frozenset(range(patches)))
-    if look(frozenset()) >= enough:
-        return Found({frozenset()}, scored, asked)
+    best = [look(frozenset())]
+    if best[0] >= enough:
+        return SlowResult({frozenset()}, scored, asked, best)
     ranks = np.zeros(patches) if proposal is None else proposal
     order = sorted(range(patches), key=lambda p: (-ranks[p], p))
     best_first = earlier_first(scored.get)
-    roots, beam = [], [frozenset()]
+    explanations, beam = [], [frozenset()]
     for _ in range(max_size):
-        if not beam or len(roots) >= max_roots:
+        if not beam or len(explanations) >= max_explanations:
             break
         successors = [s | {p} for s in beam for p in [p for p in order if p not in s][:candidates]]
         larger = {s for s in successors if not np.isnan(look(s))}
+        best.append(max(map(scored.get, larger), default=np.nan))
         sufficient = sorted((s for s in larger if scored[s] >= enough), key=best_first)
         if not supersets:
-            known = list(roots)
-            sufficient = [s for s in sufficient if not any(root <= s for root in known)]
-        for start in range(0, len(sufficient), max_roots):
-            if len(roots) >= max_roots:
+            known = list(explanations)
+            sufficient = [s for s in sufficient if not any(other <= s for other in known)]
+        for start in range(0, len(sufficient), max_explanations):
+            if len(explanations) >= max_explanations:
                 break
-            for s in sufficient[start : start + max_roots]:
+            for s in sufficient[start : start + max_explanations]:
                 small = reduce(look, s, enough)
-                if small not in roots:
-                    roots.append(small)
+                if small not in explanations:
+                    explanations.append(small)
         beam = sorted((s for s in larger if scored[s] < enough), key=best_first)[:width]
-    return Found(set(roots[:max_roots]), scored, asked)
+    return SlowResult(set(explanations[:max_explanations]), scored, asked, best)

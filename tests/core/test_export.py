@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small
 from flax import nnx
 from jax import export
+from support import small
 
 import jaxplain as jx
 from jaxplain import attributions, masks, metrics, sag, xnn, zoo
+from jaxplain.methods import METHODS
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 TINY = {"size": 4, "iterations": 2}
@@ -81,15 +82,14 @@ def takes_a_model(function):
 
 
 def public_explanations():
-    """The names of all of them, as "masks.igos" and "masks.ABLATIONS no BTV"."""
+    """The names of all functions, such as "masks.igos", that are no entry of the registry."""
+    registered = {spec.function for spec in METHODS.values()}
     for module in (masks, attributions, metrics, sag, xnn):
         family = module.__name__.split(".")[1]
         for name, thing in vars(module).items():
-            if inspect.isfunction(thing) and not name.startswith("_") and takes_a_model(thing):
+            public = inspect.isfunction(thing) and not name.startswith("_") and thing not in registered
+            if public and takes_a_model(thing):
                 yield f"{family}.{name}"
-    yield from (f"masks.METHODS {name}" for name in masks.METHODS)
-    yield from (f"masks.ABLATIONS {name}" for name in masks.ABLATIONS)
-    yield from (f"attributions.METHODS {name}" for name in attributions.METHODS)
 
 
 # What runs on the host by nature, around compiled programs of its own.
@@ -98,93 +98,62 @@ ON_THE_HOST = {
     "metrics.layer_names",  # words
     "metrics.randomize",  # yields classifiers, one after the other
 }
-
-
-def explain_with_gradient(model, image, target=1):
-    return attributions.gradient(jx.class_score(model, target), image).saliency
-
-
-MASKS = {
-    "masks.meaningful_perturbation": lambda g: masks.meaningful_perturbation(*g.pictures, **TINY),
-    "masks.extremal_perturbation": lambda g: masks.extremal_perturbation(
-        *g.pictures, areas=(0.1, 0.4), **TINY
-    ),
-}
-EXTRA = {  # arguments besides score or classifier and image
-    "gradient": lambda g: ((), {}),
-    "input_x_gradient": lambda g: ((), {}),
-    "integrated_gradients": lambda g: ((g.baseline,), {"n_steps": 3}),
-    "smooth_grad": lambda g: ((), {"key": g.key, "n_samples": 3}),
-    "var_grad": lambda g: ((), {"key": g.key, "n_samples": 3}),
-    "grad_cam": lambda g: ((g.target,), {}),
-    "grad_cam_pp": lambda g: ((), {}),
-    "rise": lambda g: ((g.baseline,), {"key": g.key, "n_masks": 6, "grid": 3}),
-    "occlusion": lambda g: ((g.baseline,), {"window": 6}),
-    "excitation_backprop": lambda g: ((g.target,), {"layer": "image", "contrastive": True}),
+OPTIONS = {  # smaller than the defaults
+    "size": 4,
+    "iterations": 2,
+    "n_samples": 3,
+    "grid": 3,
+    "window": 6,
 }
 
 
-def attribution(name):
-    function = attributions.METHODS[name]
-    of_classifier = "classifier" in inspect.signature(function).parameters
-
-    def run(g):
-        more, options = EXTRA[name](g)
-        return function(g.model if of_classifier else g.score, g.image, *more, **options)
-
-    return run
+def method(name):
+    function = METHODS[name].function
+    signature = inspect.signature(function).parameters
+    options = {option: value for option, value in OPTIONS.items() if option in signature}
+    if name == "extremal-perturbation":
+        options["areas"] = (0.1, 0.4)
+    return lambda g: function(*g.pictures, key=g.key, **options)
 
 
-def method(table, name):
-    return lambda g: table[name](*g.pictures, key=g.key, **TINY)
+def gradient_of(score, image, baseline):
+    return attributions.gradient(score, image, baseline)
 
 
 METRICS = {
-    "metrics.insertion_deletion": lambda g: jx.insertion_deletion(*g.pictures, g.saliency, steps=8),
-    "metrics.confidence_on_explanation": lambda g: metrics.confidence_on_explanation(
-        g.score, g.image, g.saliency, g.baseline
-    ),
+    "metrics.insertion_deletion": lambda g: jx.insertion_deletion(*g.pictures, g.saliency, n_steps=8),
+    "metrics.confidence_on_explanation": lambda g: metrics.confidence_on_explanation(*g.pictures, g.saliency),
     "metrics.infidelity": lambda g: metrics.infidelity(
-        g.score, g.image, jnp.broadcast_to(g.image.sum(-1), (16, 16)), key=g.key, samples=5
+        *g.pictures, jnp.broadcast_to(g.image.sum(-1), (16, 16)), key=g.key, n_samples=5
     ),
     "metrics.max_sensitivity": lambda g: metrics.max_sensitivity(
-        lambda image: explain_with_gradient(g.model, image), g.image, key=g.key, samples=2
+        *g.pictures, gradient_of, key=g.key, n_samples=2
     ),
     "metrics.parameter_randomization": lambda g: metrics.parameter_randomization(
-        explain_with_gradient, g.model, g.image, key=g.key, layers=2
+        *g.pictures, gradient_of, key=g.key, layers=2
     ),
     "metrics.target_randomization": lambda g: metrics.target_randomization(
-        explain_with_gradient, g.model, g.image, g.target, (g.target + 1) % 5
+        *g.pictures, gradient_of, (g.target + 1) % 5
     ),
     "metrics.adversarial_photo": lambda g: metrics.adversarial_photo(
-        g.model, g.image, (g.target + 1) % 5, steps=2
+        g.score, g.image, (g.target + 1) % 5, n_steps=2
     ),
     "metrics.adversarial_check": lambda g: metrics.adversarial_check(
-        lambda score, image, _: attributions.gradient(score, image).saliency,
-        g.model, g.image, g.target, (g.target + 1) % 5, steps=2, curve_steps=4,
+        *g.pictures, gradient_of, (g.target + 1) % 5, attack_steps=2, n_steps=4
     ),
-}  # fmt: skip
+}
 SAG = {
     "sag.search": lambda g: sag.search(
-        *g.pictures, grid=3, beam_width=2, max_size=4, max_roots=4, proposal=sag.proposal_map(
-            *g.pictures, grid=3, steps=2
-        )
+        *g.pictures, grid=3, beam_width=2, max_size=4, max_explanations=4,
+        proposal=sag.proposal_map(*g.pictures, grid=3, n_steps=2),
     ),
-    "sag.proposal_map": lambda g: sag.proposal_map(*g.pictures, grid=3, steps=2),
+    "sag.proposal_map": lambda g: sag.proposal_map(*g.pictures, grid=3, n_steps=2),
 }  # fmt: skip
-CASES = {
-    **MASKS,
-    **{f"masks.METHODS {name}": method(masks.METHODS, name) for name in masks.METHODS},
-    **{f"masks.ABLATIONS {name}": method(masks.ABLATIONS, name) for name in masks.ABLATIONS},
-    **{f"attributions.METHODS {name}": attribution(name) for name in attributions.METHODS},
-    **METRICS,
-    **SAG,
-}
-# What the tables hold is public by its own name too.
-SAME = {f"masks.{function.__name__}" for function in masks.METHODS.values()}
-SAME |= {f"attributions.{function.__name__}" for function in attributions.METHODS.values()}
+CASES = {name: method(name) for name in METHODS} | METRICS | SAG
 MORE = {
-    "the published setting": lambda g: jx.igos_pp(*g.pictures, key=g.key, preset="paper", steps=3, **TINY),
+    "the published setting": lambda g: jx.igos_pp(
+        *g.pictures, key=g.key, **masks.PAPER["igos++"] | {"n_steps": 3} | TINY
+    ),
     "several images": lambda g: jax.vmap(lambda image: jx.igos_pp(g.score, image, g.baseline, **TINY))(
         jnp.stack([g.image, g.image[::-1]])
     ),
@@ -202,14 +171,21 @@ MORE = {
         jx.class_score(jx.lower_precision(g.model), g.target), g.image, g.baseline, **TINY
     ),
     "rematerialised": lambda g: jx.igos_pp(jx.rematerialize(g.score), g.image, g.baseline, **TINY),
+    "a derivative": lambda g: jax.grad(
+        lambda image: attributions.gradient(g.score, image).importance.sum()
+    )(g.image),
 }  # fmt: skip
+QUICK = ("gradient", "igos++", "rise", "sag.search")
 
 
 def test_nothing_public_is_left_out():
-    assert set(public_explanations()) - SAME == set(CASES) | ON_THE_HOST
+    assert set(public_explanations()) == set(METRICS) | set(SAG) | ON_THE_HOST
 
 
-@pytest.mark.parametrize("name", [*CASES, *MORE])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in [*CASES, *MORE]],
+)
 def test_a_program_for_all_platforms_gives_the_same(given, name):
     function = (CASES | MORE)[name]
     program = export.deserialize(exported(function, given).serialize())
@@ -220,6 +196,7 @@ def test_a_program_for_all_platforms_gives_the_same(given, name):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_real_network_is_lowered_for_all_platforms():
     """Without weights: only shapes."""
     build = zoo.MODELS["efficientnet-lite0"].build
