@@ -15,11 +15,14 @@ import typer
 from rich.table import Table
 
 from jaxplain import overlay, zoo
+from jaxplain.checks import check_choice
 from jaxplain.cli import screen
 from jaxplain.cli.options import (
+    FIGURE_FORMATS,
     START,
     Baseline,
     BatchSize,
+    FigureFormat,
     Images,
     Method,
     Model,
@@ -149,6 +152,7 @@ def explain(
         ),
     ] = None,
     batch_size: BatchSize = None,
+    figure_format: FigureFormat = "png",
     out_dir: Out = RESULTS,
 ) -> None:
     """Explain photos: heatmap, overlay, deletion and insertion curves, and a record of how they were made.
@@ -159,11 +163,12 @@ def explain(
     options = {"size": size, "n_steps": steps, "iterations": iterations, "batch_size": batch_size}
     given = {name: value for name, value in options.items() if value is not None}
     with clear_errors():
+        check_choice(figure_format, FIGURE_FORMATS, "figure format")
         settings = HeatmapSettings(method, given, preset, baseline=baseline, seed=seed)
         classifier = load_classifier(model, weights)
         if target is not None:
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
-        _explain_all(settings, classifier, images, out_dir)
+        _explain_all(settings, classifier, images, out_dir, figure_format)
 
 
 def _demo_photo() -> Path:
@@ -185,7 +190,11 @@ def _compile_probabilities(classifier: zoo.ZooClassifier) -> Callable[..., Any]:
 
 
 def _explain_all(
-    settings: HeatmapSettings, classifier: zoo.ZooClassifier, images: list[Path], out_dir: Path
+    settings: HeatmapSettings,
+    classifier: zoo.ZooClassifier,
+    images: list[Path],
+    out_dir: Path,
+    figure_format: str = "png",
 ) -> None:
     """Explain all photos with the same compiled programs, show a table, and exit with the right status."""
     check_fits(settings, classifier)
@@ -196,7 +205,7 @@ def _explain_all(
 
     def rows(program: HeatmapProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
         explained = interruptible(partial(explain_photo, program, photo.rgb))
-        contents = pictures(program, explained) | heatmap_files(program, photo, explained)
+        contents = pictures(program, explained, figure_format) | heatmap_files(program, photo, explained)
         write_folder(folders.folder(photo), contents, RECORD)
         if explained.status is not Status.OK:
             remarks.append(f"{photo.path}: {explained.status.message}")
@@ -209,8 +218,10 @@ def _explain_all(
     finish(tally, _results_table(tally.program, out_dir), remarks, kept=kept)
 
 
-def pictures(program: HeatmapProgram, explained: ExplainedPhoto) -> dict[str, bytes]:
-    """Draw an explanation: panel.png, overlay.png, heatmap.png, and photo.png, what the model sees."""
+def pictures(
+    program: HeatmapProgram, explained: ExplainedPhoto, figure_format: str = "png"
+) -> dict[str, bytes]:
+    """Draw an explanation: the panel, overlay.png, heatmap.png, and photo.png, what the model sees."""
     from jaxplain.report import figures  # matplotlib, which only this needs
 
     pixels, importance = explained.view.pixels, explained.explanation.importance
@@ -226,7 +237,7 @@ def pictures(program: HeatmapProgram, explained: ExplainedPhoto) -> dict[str, by
         "photo.png": overlay.to_png(pixels),
         "heatmap.png": overlay.to_png(overlay.heatmap(importance, pixels.shape[:2])),
         "overlay.png": overlay.to_png(overlay.overlay(pixels, importance)),
-        "panel.png": figures.figure_bytes(panel, "png"),
+        f"panel.{figure_format}": figures.figure_bytes(panel, figure_format),
     }
 
 

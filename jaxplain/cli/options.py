@@ -71,6 +71,15 @@ BatchSize = Annotated[
 Out = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder for the results, one sub-folder per photo.")
 ]
+FIGURE_FORMATS = ("png", "svg", "pdf")
+FigureFormat = Annotated[
+    str,
+    typer.Option(
+        "--figures",
+        metavar="FORMAT",
+        help=f"File format of the figures with curves, one of {', '.join(FIGURE_FORMATS)}.",
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option(metavar="N", help="Only the first N photos of each folder; default: all.", min=1)
 ]

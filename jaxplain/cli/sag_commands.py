@@ -139,9 +139,9 @@ def sag(
 ) -> None:
     """Find all the ways a photo convinces the classifier: its minimal sufficient explanations, as a graph.
 
-    Each photo gets an interactive page (sag.html), the graph as SVG, PNG and DOT, its logic form, and a
-    record with all explanations found. A photo that fails does not stop the others; the exit status is then
-    1.
+    Each photo gets an interactive page (sag.html), the graph as SVG, PNG and DOT, its logic form, the best
+    share of the score per number of patches (history.svg), and a record with all explanations found. A photo
+    that fails does not stop the others; the exit status is then 1.
     """
     with clear_errors():
         settings = GraphSettings(
@@ -188,8 +188,8 @@ def sag(
 
 
 def pictures(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, bytes]:
-    """Draw a graph: sag.html, a page that needs nothing else; sag.svg, sag.png; photo.png."""
-    from jaxplain.report import graphs  # matplotlib and jinja2, which only this needs
+    """Draw a graph: sag.html, a self-contained page; sag.svg, sag.png; history.svg, the search; photo.png."""
+    from jaxplain.report import figures, graphs  # matplotlib and jinja2, which only this needs
 
     drawn, scene = graphed.graph.pruned(MAX_CHILDREN), (graphed.view.pixels, graphed.hidden)
     caption = f"{graphed.label}, p = {graphed.view.probability:.2f}"
@@ -202,8 +202,11 @@ def pictures(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict
         title=f"{photo.path.name}: attention graph",
         facts=graph_facts(program, photo, graphed).items(),
     )
+    history = graphed.result.history
+    search = figures.search_history(history.size, history.best_score, threshold=program.settings.threshold)
     return {
         "photo.png": overlay.to_png(graphed.view.pixels),
+        "history.svg": figures.figure_bytes(search, "svg"),
         "sag.svg": graphs.graph_svg(drawn, *scene, label=caption).encode(),
         "sag.png": graphs.graph_png(drawn, *scene, label=caption),
         "sag.html": page.encode(errors="backslashreplace"),  # a file name may not be text
@@ -357,6 +360,7 @@ def _save_statistics(out_dir: Path, found: dict[str, Statistics]) -> None:
     shares = {name: column.explained for name, column in found.items()}
     contents = {
         "explained.png": figures.figure_bytes(figures.share_curves(shares), "png"),
+        "explained.svg": figures.figure_bytes(figures.share_curves(shares), "svg"),
         STATISTICS_RECORD: to_json({name: column.to_dict() for name, column in found.items()}),
     }
     write_folder(out_dir, contents, STATISTICS_RECORD)

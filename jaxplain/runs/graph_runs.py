@@ -15,7 +15,7 @@ from jaxplain.checks import check_choice, check_positive_int, check_seed
 from jaxplain.explanation import Status
 from jaxplain.perturb import BASELINES
 from jaxplain.runs.photos import Photo
-from jaxplain.runs.records import number, origin, to_json
+from jaxplain.runs.records import number, numbers, origin, to_json
 from jaxplain.runs.step import Engine, Program, Step, View
 from jaxplain.runs.subject import Subject
 from jaxplain.scores import KINDS, class_score
@@ -280,6 +280,7 @@ def _record(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[
         "logic": graphed.graph.logic_form(),
         "graph": json.loads(graphed.graph.to_json()),
         "levels": int(result.levels),
+        "history": {name: numbers(column) for name, column in result.history._asdict().items()},
         "model_evaluations": int(result.evaluations),
         "seconds": {"compile": round(program.compile_seconds, 3)}
         | {name: round(value, 3) for name, value in graphed.seconds.items()},

@@ -15,7 +15,7 @@ from jaxplain import zoo
 from jaxplain.cli import app as cli
 from jaxplain.cli import sag_commands as commands
 
-FILES = {"logic.txt", "photo.png", "sag.dot", "sag.html", "sag.json", "sag.png", "sag.svg"}
+FILES = {"history.svg", "logic.txt", "photo.png", "sag.dot", "sag.html", "sag.json", "sag.png", "sag.svg"}
 QUICK = ("--grid", "3", "--candidates", "0", "--max-size", "9")
 
 
