@@ -1,4 +1,4 @@
-"""For mkdocs: how this package's docstrings are shown.
+"""An mkdocs extension that adapts this package's docstrings to the reference.
 
 The comment after a field, such as `mask: Array  # [h, w], low = important`, documents it. "Example:" holds
 doctests. "Returns:" and "References:" hold prose.
@@ -14,10 +14,10 @@ PROSE = re.compile(r"^(Returns|Yields|References):\n((?: +.*\n|\n)+)", re.MULTIL
 
 
 class Docstrings(griffe.Extension):
-    """Reads comments of fields, and says which sections of a docstring are examples and which are prose."""
+    """Turns comments of fields into docstrings, and marks sections of docstrings as examples or prose."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Rewrite the sections that the parser would take for something else."""
+        """Rewrite the sections that the parser would misread."""
         if obj.docstring is not None:
             text = re.sub(r"^Example:$", "Examples:", obj.docstring.value + "\n", flags=re.MULTILINE)
             obj.docstring.value = PROSE.sub(_as_prose, text).rstrip()
