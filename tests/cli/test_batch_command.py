@@ -100,7 +100,7 @@ def test_options_reach_the_results():
         (("--out", "photos"), "photos holds 'photo000.png' but no results; choose a new or an empty folder"),
         (("--out", "photos/photo000.png"), "a file exists where a folder is needed. Move it or choose"),
         (("--out", "nosuch://x"), "cannot read or write nosuch://x"),
-        (("--size", "33"), "finer than the image (32, 32); choose at most that"),
+        (("--size", "33"), "finer than the image of 32 x 32 pixels; choose at most that"),
     ],
 )
 def test_invalid_options_are_refused_before_anything_is_compiled(monkeypatch, args, message):
