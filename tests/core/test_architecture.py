@@ -163,8 +163,8 @@ def test_importing_starts_no_device():
 
 
 def test_importing_adds_nothing_heavy():
-    """Nothing but Pillow and safetensors beside what Flax and optax import themselves (rich among it): no PyTorch, no
-    matplotlib, no typer, no package of weights."""
+    """Nothing but Pillow and safetensors beside what Flax and optax import themselves (rich among it): no
+    PyTorch, no matplotlib, no typer, no package of weights."""
     done = python(
         "import sys, flax.nnx, optax; before = set(sys.modules); import jaxplain;"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
