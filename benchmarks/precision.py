@@ -1,26 +1,27 @@
-"""What bfloat16 costs in quality and what recomputed activations save in memory, on this machine.
+"""Quality in bfloat16, and memory with recomputed activations, on this machine.
 
     python benchmarks/precision.py quality            # EfficientNet-Lite0 on six foolbox photos
-    python benchmarks/precision.py memory             # of one backward pass, by network
+    python benchmarks/precision.py memory             # of one backward pass, for each network
 
-Quality: the classifier in a lower precision against float32. Probabilities of the class that the file name
-gives; iGOS++ (28 x 28) and gradient maps made with each; deletion and insertion of both measured with the
-float32 classifier; rank correlation of the maps. Two float32 runs of one photo give the same map, so all
-differences are the precision's.
-Memory: what a forward pass leaves for the backward pass, read off the traced program; and the temporary bytes
-that XLA plans for `value_and_grad` in the images: as it compiles by itself, and with the barriers kept that
-part the second computation from the first. XLA's CPU backend takes them out and then merges the two.
+Quality: the classifier in a lower precision compared with float32. Probability of the class in the file name;
+iGOS++ (28 x 28) and gradient maps made with each classifier; deletion and insertion AUC of both, measured
+with the float32 classifier; rank correlation of the maps. Two float32 runs of one photo give the same map, so
+all differences are due to the precision.
+
+Memory: what a forward pass retains for the backward pass, from the traced program, and the temporary memory
+that XLA plans for `value_and_grad` with respect to the images, with its default passes and with the barriers
+kept that separate the recomputation from the first computation. XLA's CPU backend removes these barriers and
+then merges the two.
 """
 
 import argparse
-import json
-import time
 from pathlib import Path
+from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
-import photos
 from flax import nnx
 
 import jaxplain as jx
@@ -32,127 +33,133 @@ MEBI = 2**20
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 NETWORKS = ("efficientnet-lite0", "resnet50")
 MAPS = ("igos++", "gradient")
-FIGURES = ("probability", "off", "deletion", "insertion", "rank")
+FIGURES = ("probability", "difference", "deletion_auc", "insertion_auc", "rank_correlation")
+
+# ---------------------------------------------------------------------------------------------------------
+# Quality
 
 
-def maps(score, image, baseline):
-    """iGOS++'s mask turned to importance [28, 28], and the gradient's saliency [224, 224]."""
-    return 1.0 - jx.igos_pp(score, image, baseline).mask, gradient(score, image).saliency
-
-
-def measured(model, exact, path) -> list[dict]:
-    """Both maps of a photo made with one model and measured with the exact one."""
-    image = photos.squeezed(path, model)
+def measure(model: Any, exact: jx.zoo.ZooClassifier, path: Path) -> list[dict[str, Any]]:
+    """Make both maps of a photo with one classifier and measure them with the exact one."""
+    image = harness.squeezed(path, model)
     baseline = jx.blur_baseline(image)
-    score, judge = (jx.class_score(one, photos.label(path)) for one in (model, exact))
-    start = time.perf_counter()
-    found = jax.block_until_ready(maps(score, image, baseline))
-    seconds = time.perf_counter() - start  # of both maps; the first photo's with compilation
+    score, exact_score = (jx.class_score(one, harness.label(path)) for one in (model, exact))
+    # The seconds are of both maps; those of the first photo include compilation.
+    explanations, seconds = harness.timed(
+        lambda: (jx.igos_pp(score, image, baseline), gradient(score, image))
+    )
     rows = []
-    for name, saliency in zip(MAPS, found, strict=True):
-        curves = jx.insertion_deletion(judge, image, baseline, saliency)
+    for name, explanation in zip(MAPS, explanations, strict=True):
+        curves = jx.insertion_deletion(exact_score, image, baseline, explanation.importance)
         rows.append(
             {
                 "photo": path.name,
                 "map": name,
-                "saliency": saliency,
+                "importance": explanation.importance,
                 "probability": float(score(image[None])[0]),
-                "deletion": float(curves.deletion_area),
-                "insertion": float(curves.insertion_area),
+                "deletion_auc": float(curves.deletion_auc),
+                "insertion_auc": float(curves.insertion_auc),
                 "seconds": seconds,
             }
         )
     return rows
 
 
-def quality(options) -> list[dict]:
+def quality(options: argparse.Namespace) -> list[dict[str, Any]]:
     exact = jx.zoo.load(options.model)
     models = {"float32": exact} | {name: jx.lower_precision(exact, name) for name in options.dtype}
     rows = []
-    for path in photos.foolbox(photos.SIX)[: options.limit]:
-        found = {dtype: measured(model, exact, path) for dtype, model in models.items()}
-        for dtype, of_dtype in found.items():
-            for row, reference in zip(of_dtype, found["float32"], strict=True):
-                rank = rank_correlation(row["saliency"], reference["saliency"])
-                off = abs(row["probability"] - reference["probability"])
-                row |= {"dtype": dtype, "rank": float(rank), "off": off}
-                rows.append(row)
+    for path in harness.chosen_photos(options, harness.foolbox(harness.SIX)):
+        references: list[dict[str, Any]] = []
+        for dtype, model in models.items():
+            measured = measure(model, exact, path)
+            references = references or measured
+            for row, reference in zip(measured, references, strict=True):
+                row["dtype"] = dtype
+                row["rank_correlation"] = float(rank_correlation(row["importance"], reference["importance"]))
+                row["difference"] = abs(row["probability"] - reference["probability"])
                 print(line(f"{row['photo']:28}", row), f"{row['seconds']:6.1f} s", flush=True)
-    rows = [{key: value for key, value in row.items() if key != "saliency"} for row in rows]
+            rows += measured
     for dtype in models:
         for name in MAPS:
             chosen = [row for row in rows if (row["dtype"], row["map"]) == (dtype, name)]
-            mean = {key: np.mean([row[key] for row in chosen]) for key in FIGURES}
-            worst = max(row["off"] for row in chosen)
-            print(line("mean", {"map": name, "dtype": dtype, **mean}), f"off by {worst:.4f} at most")
-    return rows
+            mean = {figure: np.mean([row[figure] for row in chosen]) for figure in FIGURES}
+            largest = max(row["difference"] for row in chosen)
+            print(line("mean", {"map": name, "dtype": dtype, **mean}), f"largest difference {largest:.4f}")
+    return [{key: value for key, value in row.items() if key != "importance"} for row in rows]
 
 
-def line(name: str, row: dict) -> str:
-    figures = "  ".join(f"{key} {row[key]:.4f}" for key in FIGURES)
+def line(name: str, row: dict[str, Any]) -> str:
+    figures = "  ".join(f"{figure.replace('_', ' ')} {row[figure]:.4f}" for figure in FIGURES)
     return f"{name} {row['map']:9} {row['dtype']:9} {figures}"
 
 
+# ---------------------------------------------------------------------------------------------------------
+# Memory
+
+
 def abstract(name: str) -> jx.zoo.ZooClassifier:
-    """A network of the zoo without numbers: memory is a matter of shapes."""
+    """Return a network of the zoo without numbers, because memory depends on shapes only."""
     build = jx.zoo.MODELS[name].build
     return nnx.eval_shape(lambda: build(name, jx.zoo.imagenet_labels(), rngs=nnx.Rngs(0)))
 
 
-def value_and_grad(model, images):
+def variants(plain: jx.zoo.ZooClassifier) -> dict[str, Any]:
+    low = jax.eval_shape(jx.lower_precision, plain)
+    return {
+        "float32": plain,
+        "recomputed": jx.rematerialize(plain),
+        "products kept": Rematerialized(plain),
+        "bfloat16": low,
+        "bfloat16, recomputed": jx.rematerialize(low),
+    }
+
+
+def value_and_grad(model: Any, images: jax.Array) -> Any:
     return jax.value_and_grad(lambda images: model(images)[:, 0].sum())(images)
 
 
-def kept(model, size: tuple[int, int]) -> float:
-    """MiB an image that a forward pass leaves for the backward pass, on any platform."""
+def retained(model: Any, size: tuple[int, int]) -> float:
+    """Return the MiB per image that a forward pass retains for the backward pass, on any platform."""
 
     def total(batch: int) -> int:
         images = jax.ShapeDtypeStruct((batch, *size, 3), jnp.float32)
-        left = jax.eval_shape(lambda model, images: jax.vjp(model, images)[1], model, images)
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree_util.tree_leaves(left))
+        residuals = jax.eval_shape(lambda model, images: jax.vjp(model, images)[1], model, images)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree_util.tree_leaves(residuals))
 
-    return (total(2) - total(1)) / MEBI  # without the parameters, which are there once
+    return (total(2) - total(1)) / MEBI  # the difference, because parameters do not grow with the batch
 
 
-def memory(options) -> list[dict]:
+def memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    print(f"{jax.default_backend()}, MiB: kept an image; planned for {options.batch} (with barriers kept)")
-    for name in options.network or NETWORKS:
+    print(f"{jax.default_backend()}, MiB: retained per image; planned for {options.batch} (barriers kept)")
+    for name in options.network:
         plain = abstract(name)
-        low = jax.eval_shape(jx.lower_precision, plain)
-        ways = {
-            "float32": plain,
-            "recomputed": jx.rematerialize(plain),
-            "products kept": Rematerialized(plain),
-        }
-        ways |= {"bfloat16": low, "bfloat16, recomputed": jx.rematerialize(low)}
         images = jax.ShapeDtypeStruct((options.batch, *plain.spec.size, 3), jnp.float32)
-        for way, model in ways.items():
+        for variant, model in variants(plain).items():
             lowered = jax.jit(value_and_grad).lower(model, images)
-            planned = [
+            planned, with_barriers = (
                 lowered.compile(compiler_options=flags).memory_analysis().temp_size_in_bytes / MEBI
                 for flags in ({}, KEEP_BARRIERS)
-            ]
-            row = {"network": name, "way": way, "kept": kept(model, plain.spec.size), "planned": planned}
-            rows.append(row)
-            print(f"{name:20} {way:22} {row['kept']:6.1f}   {planned[0]:6.0f} ({planned[1]:.0f})", flush=True)
+            )
+            row = {"network": name, "variant": variant, "retained": retained(model, plain.spec.size)}
+            rows.append(row | {"planned": planned, "planned_with_barriers": with_barriers})
+            print(
+                f"{name:20} {variant:22} {row['retained']:6.1f}   {planned:6.0f} ({with_barriers:.0f})",
+                flush=True,
+            )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.arguments(__doc__)
     parser.add_argument("what", choices=("quality", "memory"))
-    parser.add_argument("--model", default="efficientnet-lite0", help="of quality")
-    parser.add_argument("--dtype", action="append", help="of quality; default: bfloat16")
-    parser.add_argument("--limit", type=int, default=6, help="photos")
-    parser.add_argument("--network", action="append", help="of memory; default: efficientnet-lite0, resnet50")
-    parser.add_argument("--batch", type=int, default=8, help="images at a time, of memory")
-    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--model", default="efficientnet-lite0", help="model whose quality is measured")
+    parser.add_argument("--dtype", nargs="+", default=["bfloat16"], help="dtypes whose quality is measured")
+    parser.add_argument("--network", nargs="+", default=NETWORKS, help="networks whose memory is measured")
+    parser.add_argument("--batch", type=int, default=8, help="images per backward pass, for memory")
     options = parser.parse_args()
-    options.dtype = options.dtype or ["bfloat16"]
-    rows = {"quality": quality, "memory": memory}[options.what](options)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    harness.save(options, quality(options) if options.what == "quality" else memory(options))
 
 
 if __name__ == "__main__":

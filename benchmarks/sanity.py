@@ -1,83 +1,94 @@
-"""Sanity and adversarial checks on real photos, with EfficientNet-Lite0.
+"""Sanity and adversarial checks of methods on real photos, with EfficientNet-Lite0.
 
     python benchmarks/sanity.py                              # eight foolbox photos
     python benchmarks/sanity.py --photos DIR --limit 10
 
-Sanity: |rank correlation| of each method's map (28 x 28) with its map after all parameters were shuffled,
-and with its map of a class drawn at random. A method passes the first where the mean is below 0.5; an edge
-detector stays at 1 and fails. Adversarial: for photos that an attack (at most 6 of 255 in each number)
-makes the model take for a class drawn at random, the share of the cells after which the insertion curve is
-at half of its end: for the right class on the photo, and for the wrong one on the attacked photo, which
-should be late.
+Sanity: absolute rank correlation of each method's map (28 x 28) with its map after all parameters were
+shuffled, and with its map of a random other class. A method passes the first check if the mean is below 0.5;
+an edge detector stays at 1 and fails.
+
+Adversarial: for photos that an attack (at most 6 of 255 per value) changes to be classified as a random other
+class, the share of the cells at which the insertion curve reaches half of its final value: for the right
+class on the photo, and for the wrong class on the attacked photo, where it should be late.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import harness
 import jax
 import numpy as np
-import photos
-from jaxplain.compare.program import at_size, takes
 
 import jaxplain as jx
-from jaxplain import compare, metrics
+from jaxplain import metrics
+from jaxplain.methods import METHODS, apply
+from jaxplain.perturb import resize_map
+from jaxplain.runs.compare import CompareSettings, compare
+from jaxplain.runs.summary import summarize_rows
 
-METHODS = ("random", "edges", "gradient", "smooth_grad", "grad_cam", "excitation_backprop", "igos", "igos++")
+CHOSEN = ("random", "edges", "gradient", "smooth-grad", "grad-cam", "excitation-backprop", "igos", "igos++")
+CONTROLS = ("random", "edges")
 CHECKS = ("parameter_randomization", "target_randomization")
 SIZE, EPSILON = 28, 0.047
 
 
-def sanity(model, paths: list[Path]) -> None:
-    settings = compare.Settings(CHECKS)
-    methods = compare.choose_methods(METHODS)
-    found = compare.compare(paths, [model], methods, sizes=(SIZE,), settings=settings)
-    print("method                parameters shuffled   another class   photos")
-    for one in compare.summarize(found.rows, CHECKS):
-        cells = [one.measures[name] for name in CHECKS]
-        shown = "   ".join(f"{cell.mean:.3f} [{cell.low:.2f}, {cell.high:.2f}]" for cell in cells)
-        verdict = "passes" if cells[0].mean < 0.5 else "FAILS"
-        print(f"{one.method:20} {shown}   {cells[0].images:3}   {verdict}", flush=True)
+def sanity(model: jx.zoo.ZooClassifier, paths: list[Path], methods: list[str]) -> list[Any]:
+    comparison = compare(paths, [model], methods, sizes=(SIZE,), settings=CompareSettings(CHECKS))
+    summaries = summarize_rows(comparison.rows, CHECKS)
+    print("method                parameters shuffled   other class   photos")
+    for summary in summaries:
+        intervals = [summary.measures[name] for name in CHECKS]
+        cells = "   ".join(f"{one.mean:.3f} [{one.low:.2f}, {one.high:.2f}]" for one in intervals)
+        verdict = "passes" if intervals[0].mean < 0.5 else "FAILS"
+        print(f"{summary.method:20} {cells}   {intervals[0].images:3}   {verdict}", flush=True)
+    return [{"method": summary.method, **summary.measures} for summary in summaries]
 
 
-def adversarial(model, paths: list[Path]) -> None:
+def adversarial(model: jx.zoo.ZooClassifier, paths: list[Path], methods: list[str]) -> list[dict[str, Any]]:
+    rows = []
     print("method                clean rise   attacked rise   photos fooled")
-    for name in METHODS[2:]:
-        explain = explainer(compare.METHODS[name])
+    for name in methods:
         rises = []
         for number, path in enumerate(paths):
-            image = model.preprocess(jx.load_image(path))
+            image = harness.cropped(path, model)
             right = int(jx.top_class(model, image))
             wrong = (right + 1 + int(np.random.default_rng(number).integers(999))) % 1000
-            found = metrics.adversarial_check(explain, model, image, right, wrong, epsilon=EPSILON)
-            if bool(found.adversarial.fooled):
-                rises.append((float(found.clean_rise), float(found.attacked_rise)))
-        clean, attacked = np.nanmean(rises, axis=0)
+            check = metrics.adversarial_check(
+                jx.class_score(model, right), image, None, at_common_size(name), wrong,
+                key=jax.random.key(0), epsilon=EPSILON,
+            )  # fmt: skip
+            if bool(check.adversarial.fooled):
+                rises.append((float(check.clean_rise), float(check.attacked_rise)))
+        clean, attacked = np.nanmean(rises, axis=0) if rises else (np.nan, np.nan)
+        rows.append({"method": name, "clean": clean, "attacked": attacked, "fooled": len(rises)})
         print(f"{name:20} {clean:10.3f} {attacked:15.3f} {len(rises):10} of {len(paths)}", flush=True)
+    return rows
 
 
-def explainer(method: compare.Method) -> Callable[..., jax.Array]:
-    """A method of the comparison as the check calls it, at SIZE."""
+def at_common_size(name: str) -> Callable[..., jax.Array]:
+    """Return a method of the registry whose maps are [SIZE, SIZE]."""
 
-    def explain(score, image, baseline):
-        given = {"key": jax.random.key(0)} if takes(method, "key") else {}
-        given |= {"size": SIZE} if takes(method, "size") else {}
-        found = method(score, image, baseline, **given)
-        saliency = 1.0 - found.mask if hasattr(found, "mask") else getattr(found, "saliency", found)
-        return jax.numpy.asarray(at_size(np.asarray(saliency), SIZE))
+    @jax.jit
+    def explain(score: Any, image: jax.Array, baseline: jax.Array, *, key: jax.Array) -> jax.Array:
+        explanation = apply(METHODS[name], score, image, baseline, key=key, options={"size": SIZE})
+        return resize_map(explanation.importance, (SIZE, SIZE))
 
     return explain
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path)
-    parser.add_argument("--limit", type=int, default=8)
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--method", nargs="+", choices=CHOSEN, default=CHOSEN)
+    parser.set_defaults(limit=8)
     options = parser.parse_args()
-    paths = photos.foolbox() if options.photos is None else photos.folder(options.photos)
-    model = jx.zoo.load("efficientnet-lite0")
-    sanity(model, paths[: options.limit])
-    adversarial(model, paths[: options.limit])
+    model, paths = jx.zoo.load("efficientnet-lite0"), harness.chosen_photos(options)
+    attacked = [name for name in options.method if name not in CONTROLS]
+    results = {
+        "sanity": sanity(model, paths, options.method),
+        "adversarial": adversarial(model, paths, attacked),
+    }
+    harness.save(options, results)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""iGOS++ in eager PyTorch, jaxplain's rival in throughput.py: the same work by the same numbers.
+"""iGOS++ in eager PyTorch, for the comparison in throughput.py: the same computation with the same options.
 
-The loop of `jaxplain.igos_pp` with its settings (Gauss-Legendre nodes, candidates measured at the path's end,
-best step of several), many images at once: the same forward and backward passes, upsampling, blending and
-penalties. Plain PyTorch as one would write it with care: channels_last, no gradients for parameters, model
+The loop of `jaxplain.igos_pp` with its defaults (Gauss-Legendre nodes, candidates measured at the end of the
+path, best of several steps) for many images at once: the same forward and backward passes, upsampling,
+blending and penalties. Plain, carefully written PyTorch: channels_last, no gradients for parameters, model
 calls of `batch` images taken from all images, terms and nodes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,14 +20,15 @@ from jaxplain.paths import RULES
 TERMS = ((0, False), (1, True), (2, False), (2, True))  # layer (x, y, their product), insertion?
 
 
-# ------------------------------------------------------------------------------------------------ networks
+# ---------------------------------------------------------------------------------------------------------
+# Networks
 
 
 def network(name: str, model: jx.zoo.ZooClassifier, device: str, dtype: torch.dtype) -> nn.Module:
-    """The PyTorch network with the weights of a model of the zoo."""
-    found = lite0() if name == "efficientnet-lite0" else ResNet(model)
-    found = found.eval().requires_grad_(False).to(device, dtype)
-    return found.to(memory_format=torch.channels_last)
+    """Return the PyTorch network with the weights of a model of the zoo."""
+    copy = lite0() if name == "efficientnet-lite0" else ResNet(model)
+    copy = copy.eval().requires_grad_(False).to(device, dtype)
+    return copy.to(memory_format=torch.channels_last)
 
 
 def lite0() -> nn.Module:
@@ -43,7 +44,7 @@ def tensor(values: Any) -> Tensor:
 
 
 def convolution(layer: Any) -> nn.Sequential:
-    """A convolution of the zoo, with the batch norm that a PyTorch network has after it; here it only adds
+    """Return a convolution of the zoo, followed by the batch norm of a PyTorch network, which here only adds
     the bias."""
     side, _, inputs, outputs = layer.kernel.shape
     conv = nn.Conv2d(inputs, outputs, side, layer.stride, layer.padding, bias=False)
@@ -54,7 +55,7 @@ def convolution(layer: Any) -> nn.Sequential:
 
 
 class Bottleneck(nn.Module):
-    """A residual block with the weights of the zoo's."""
+    """A residual block with the weights of one of the zoo."""
 
     def __init__(self, block: Any):
         super().__init__()
@@ -70,7 +71,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet with the weights of the zoo's."""
+    """A ResNet with the weights of one of the zoo."""
 
     def __init__(self, model: Any):
         super().__init__()
@@ -87,11 +88,12 @@ class ResNet(nn.Module):
         return self.classify(hidden.mean((2, 3)))
 
 
-# ---------------------------------------------------------------------------------------------------- loop
+# ---------------------------------------------------------------------------------------------------------
+# Loop
 
 
 class Work(NamedTuple):
-    """What stays the same during a run; B images."""
+    """Everything that stays the same during a run; B images."""
 
     model: nn.Module
     dtype: torch.dtype
@@ -99,9 +101,9 @@ class Work(NamedTuple):
     baselines: Tensor  # [B, 3, H, W]
     targets: Tensor  # int64 [B]
     edges: tuple[Tensor, Tensor]  # [B, H - 1, W], [B, H, W - 1]
-    chosen: dict[str, Any]  # jaxplain's settings
+    chosen: Mapping[str, Any]  # options of `jaxplain.igos_pp`
     batch: int
-    passes: dict[str, int]  # counted: "forward" and "backward", the latter with its forward pass
+    passes: dict[str, int]  # numbers of "forward" and "backward" passes, the latter with their forward pass
 
 
 class Items(NamedTuple):
@@ -122,14 +124,14 @@ def igos_pp(
     *,
     device: str,
     dtype: torch.dtype,
-    chosen: dict[str, Any],
+    chosen: Mapping[str, Any],
     batch: int,
 ) -> Callable[[], tuple[Tensor, dict[str, int]]]:
-    """A call that explains B images [B, H, W, 3] and returns their masks [B, h, w] and what it counted.
+    """Return a function that explains images [B, H, W, 3] and returns masks [B, h, w] and pass counts.
 
-    chosen: `jaxplain.masks.settings.parameters("igos++", ...)`.
+    chosen: all options of `jaxplain.igos_pp` with a number for `l2`; see `jaxplain.methods.parameters`.
     """
-    pictures = [tensor(given).permute(0, 3, 1, 2).to(device) for given in (images, baselines)]
+    pictures = [tensor(array).permute(0, 3, 1, 2).to(device) for array in (images, baselines)]
     edges = tuple(torch.exp(-(d**2).mean(1) / chosen["sigma"]) for d in differences(pictures[0]))
     labels = torch.tensor(np.asarray(targets, np.int64), device=device)
     work = Work(model, dtype, *pictures, labels, edges, chosen, batch, {})
@@ -142,15 +144,15 @@ def igos_pp(
 
 
 def descend(work: Work) -> Tensor:
-    """Masks x * y of lowest loss: [B, h, w]."""
+    """Return the masks x * y of lowest loss: [B, h, w]."""
     chosen, count, device = work.chosen, len(work.images), work.images.device
     descent = chosen["descent"]
-    rule = RULES[chosen["rule"]](chosen["steps"])
+    rule = RULES[chosen["rule"]](chosen["n_steps"])
     path = items(work, 1, tensor(rule.nodes), tensor(rule.weights))
     one = torch.ones(1)
     ends = {number: items(work, number, one, one) for number in (1, descent.candidates)}
     reference_scores(work)
-    masks = torch.ones(count, 2, *chosen["size"], device=device)
+    masks = torch.ones(count, 2, chosen["size"], chosen["size"], device=device)
     loss = end_losses(work, masks[:, None], ends[1])[:, 0]
     best_masks, best_loss = masks, torch.full_like(loss, torch.inf)
     change = torch.full_like(loss, float(descent.first_change))
@@ -169,9 +171,9 @@ def descend(work: Work) -> Tensor:
         loss = torch.where(better, losses[rows, at], loss)
         change = torch.where(better, changes[rows, at], changes[:, -1])
         change = change.clamp(min=float(descent.least_change))
-        kept = loss < best_loss
-        best_masks = torch.where(kept[:, None, None, None], masks, best_masks)
-        best_loss = torch.where(kept, loss, best_loss)
+        improved = loss < best_loss
+        best_masks = torch.where(improved[:, None, None, None], masks, best_masks)
+        best_loss = torch.where(improved, loss, best_loss)
     return best_masks.prod(1)
 
 
@@ -184,18 +186,18 @@ def items(work: Work, candidates: int, nodes: Tensor, weights: Tensor) -> Items:
     of_term = torch.tensor([layer for layer, _ in TERMS])
     insertion = torch.tensor([is_insertion for _, is_insertion in TERMS])[term]
     sign = torch.where(insertion, -float(chosen["insertion"]), float(chosen["deletion"]))
-    found = Items(
+    rows = Items(
         image=image,
         layer=(image * candidates + candidate) * 3 + of_term[term],
         insertion=insertion[:, None, None, None],
         node=nodes[node][:, None, None],
         weight=sign * weights[node],
     )
-    return Items(*(one.to(device) for one in found))
+    return Items(*(column.to(device) for column in rows))
 
 
 def layers_of(work: Work, masks: Tensor) -> Tensor:
-    """x, y and their product, upsampled: [..., 2, h, w] -> [rows, H, W]."""
+    """Return x, y and their product, upsampled: [..., 2, h, w] -> [rows, H, W]."""
     size = work.images.shape[2:]
     flat = masks.reshape(-1, 2, *masks.shape[-2:])
     large = functional.interpolate(flat, size, mode="bilinear", align_corners=True)
@@ -207,24 +209,24 @@ def score(work: Work, pictures: Tensor, image: Tensor) -> Tensor:
     return torch.softmax(logits.float(), 1).gather(1, work.targets[image][:, None])[:, 0]
 
 
-def values(work: Work, layers: Tensor, given: Items, rows: slice) -> Tensor:
-    """Scores of some of the items."""
-    image = given.image[rows]
+def values(work: Work, layers: Tensor, some: Items, rows: slice) -> Tensor:
+    """Return the scores of some of the items."""
+    image = some.image[rows]
     picture, baseline = work.images[image], work.baselines[image]
-    insertion = given.insertion[rows]
+    insertion = some.insertion[rows]
     start, end = torch.where(insertion, picture, baseline), torch.where(insertion, baseline, picture)
-    keep = given.node[rows] * layers.index_select(0, given.layer[rows])
+    keep = some.node[rows] * layers.index_select(0, some.layer[rows])
     return score(work, torch.lerp(start, end, keep[:, None]), image)
 
 
 def pieces(count: int, batch: int) -> list[slice]:
-    """As few as the batch size allows, as even as can be."""
+    """Split into as few batches as the batch size allows, of nearly equal size."""
     size = -(-count // -(-count // batch))
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def gradient(work: Work, masks: Tensor, path: Items) -> Tensor:
-    """Of the objective in masks [B, 2, h, w]."""
+    """Return the gradient of the objective with respect to masks [B, 2, h, w]."""
     free = masks.detach().requires_grad_(True)
     layers = layers_of(work, free)
     leaf = layers.detach().requires_grad_(True)
@@ -238,24 +240,25 @@ def gradient(work: Work, masks: Tensor, path: Items) -> Tensor:
 
 @torch.no_grad()
 def end_losses(work: Work, masks: Tensor, ends: Items) -> Tensor:
-    """Losses of candidates at the end of the path: [B, A, 2, h, w] -> [B, A]."""
+    """Return the losses of candidates at the end of the path: [B, A, 2, h, w] -> [B, A]."""
     layers = layers_of(work, masks)
-    found = [values(work, layers, ends, rows) for rows in pieces(len(ends.image), work.batch)]
+    scores = [values(work, layers, ends, rows) for rows in pieces(len(ends.image), work.batch)]
     work.passes["forward"] += len(ends.image)
-    terms = (ends.weight * torch.cat(found)).reshape(*masks.shape[:2], -1).sum(-1)
+    terms = (ends.weight * torch.cat(scores)).reshape(*masks.shape[:2], -1).sum(-1)
     return terms + penalty(work, masks)
 
 
 @torch.no_grad()
 def reference_scores(work: Work) -> Tensor:
-    """Scores of images and baselines: [2 B]."""
+    """Return the scores of images and baselines: [2 B]."""
     pictures = torch.cat([work.images, work.baselines])
     image = torch.arange(len(pictures), device=pictures.device) % len(work.images)
     work.passes["forward"] += len(pictures)
     return torch.cat([score(work, pictures[rows], image[rows]) for rows in pieces(len(pictures), work.batch)])
 
 
-# ----------------------------------------------------------------------------------------------- penalties
+# ---------------------------------------------------------------------------------------------------------
+# Penalties
 
 
 def differences(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,7 +266,7 @@ def differences(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def penalty(work: Work, masks: Tensor) -> Tensor:
-    """`l1 * L1 + l2 * BTV` of x * y: [B, A, 2, h, w] -> [B, A]."""
+    """Return `l1 * L1 + l2 * BTV` of x * y: [B, A, 2, h, w] -> [B, A]."""
     mask = masks.prod(2)
     large = functional.interpolate(mask, work.images.shape[2:], mode="bilinear", align_corners=True)
     roughness = sum((d**2).mean((2, 3)) for d in differences(mask))

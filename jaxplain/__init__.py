@@ -1,7 +1,7 @@
-"""jaxplain: why does an image classifier decide as it does?
+"""jaxplain: explanations of image classifiers.
 
-One idea: a *score* is a callable pytree from images to numbers; every explanation is a pure function of a
-score. Importing this package starts no device.
+A *score* is a callable pytree that maps images to numbers; every explanation is a pure function of a score.
+Importing this package initializes no device.
 """
 
 from jaxplain import attributions as attributions

@@ -1,7 +1,7 @@
 """All argument checks of the package: shapes and dtypes while tracing, plain options on the host.
 
-`check_...` functions raise an error, or return their argument or nothing; `as_...` functions also convert.
-Checks of values apply to concrete arrays only, since a traced array has no values.
+`check_...` functions raise if an argument is invalid; `as_...` functions also convert it. Values are checked
+in concrete arrays only, since traced arrays have none.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,17 +14,17 @@ import numpy as np
 from jax import Array
 
 Pair = int | tuple[int, int]
-"""Rows and columns; one number stands for both."""
+"""Rows and columns, or one number for both."""
 
 SEEDS = 2**32  # JAX silently drops higher bits, so 2**32 would be the same as seed 0
-_CHANNELS = 16  # more than any camera has
+_CHANNELS = 16  # a longer last axis suggests an image with channels first
 
 # ---------------------------------------------------------------------------------------------------------
 # Images and maps
 
 
 def check_image(image: Any, name: str = "image") -> None:
-    """Check for one image: floating point [H, W, C], with finite values if they are known.
+    """Check that `image` is one floating-point image [H, W, C]; concrete values must be finite.
 
     Raises:
       TypeError: not an array of floats.
@@ -49,7 +49,7 @@ def as_image(image: Any, name: str = "image") -> Array:
 
 
 def check_image_batch(images: Any, channels: int | None = None, name: str = "images") -> None:
-    """Check for a batch of images: floating point [N, H, W, C]; values are not checked.
+    """Check that `images` is a floating-point batch [N, H, W, C]; values are not checked.
 
     Raises:
       TypeError: not an array of floats.
@@ -73,18 +73,18 @@ def check_map(
     finite: bool = True,
     owner: str = "image",
 ) -> None:
-    """Check for a map [h, w] of floats for an image [H, W, C]: two axes and no finer than the image.
+    """Check that `importance` is a float map [h, w], no larger than its image [H, W, C].
 
     Args:
-      importance: what to check.
-      image_shape: begins with H and W.
-      name: of the map in errors.
-      finite: also refuse NaN and infinity in a concrete map.
-      owner: what has `image_shape`, in errors.
+      importance: the map to check.
+      image_shape: starts with H and W.
+      name: of the map, for error messages.
+      finite: also reject NaN and infinite values in a concrete map.
+      owner: what `image_shape` describes, for error messages.
 
     Raises:
       TypeError: not an array of floats.
-      ValueError: another shape, NaN or infinite values.
+      ValueError: invalid shape, NaN or infinite values.
     """
     shape: tuple[int, ...] = getattr(importance, "shape", ())
     if len(shape) != 2 or 0 in shape or shape[0] > image_shape[0] or shape[1] > image_shape[1]:
@@ -105,7 +105,7 @@ def _check_float(array: Any, name: str) -> None:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             f"{name} must be floating point in the model's input space, got {dtype}; "
-            "8-bit photos go through the model's preprocess() first."
+            "convert 8-bit photos with the model's preprocess() first."
         )
 
 
@@ -114,11 +114,11 @@ def _check_float(array: Any, name: str) -> None:
 
 
 def check_floats(array: Any, name: str, ndim: int | None = None, axes: str = "") -> None:
-    """Check for a non-empty array of floats with `ndim` axes (None: any number); `axes` names them in errors.
+    """Check for a non-empty float array with `ndim` axes (None: any number), named `axes` in error messages.
 
     Raises:
       TypeError: not an array of floats.
-      ValueError: empty, or another number of axes.
+      ValueError: empty, or wrong number of axes.
     """
     dtype = getattr(array, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
@@ -131,7 +131,7 @@ def check_floats(array: Any, name: str, ndim: int | None = None, axes: str = "")
 
 
 def check_same_shape(first: Any, second: Any, names: tuple[str, str]) -> None:
-    """Check for two arrays of floats of the same shape.
+    """Check that two arrays are floating point and have the same shape.
 
     Raises:
       TypeError: not arrays of floats.
@@ -147,10 +147,10 @@ def check_same_shape(first: Any, second: Any, names: tuple[str, str]) -> None:
 
 
 def check_finite(array: Any, name: str) -> None:
-    """Check a concrete array for NaN and infinite values.
+    """Check that a concrete array has no NaN or infinite values.
 
     Raises:
-      ValueError: there are some; the message gives their number.
+      ValueError: it has some; the message gives their number.
     """
     if isinstance(array, jax.core.Tracer):
         return
@@ -166,7 +166,7 @@ def check_where(holds: Callable[[np.ndarray], Any], values: Any, message: str) -
     """Check that a condition holds for all concrete values.
 
     Raises:
-      ValueError: it does not; with this message.
+      ValueError: the condition fails; with this message.
     """
     if not isinstance(values, jax.core.Tracer) and not np.all(holds(np.asarray(values))):
         raise ValueError(message)
@@ -193,7 +193,7 @@ def as_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf)
 
 
 def as_share(value: Any, name: str) -> Array:
-    """Return a share as float32 []; a concrete one must be above 0 and at most 1.
+    """Return a fraction as float32 []; a concrete one must be above 0 and at most 1.
 
     Raises:
       ValueError: not one number, NaN, or out of range.
@@ -217,10 +217,10 @@ def check_positive_int(value: Any, name: str) -> int:
 
 
 def check_int_from(least: int, value: Any, name: str) -> int:
-    """Return a whole number of at least `least` as a Python int.
+    """Return an integer of at least `least` as a Python int.
 
     Raises:
-      TypeError: not a whole number.
+      TypeError: not an integer.
       ValueError: below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -231,7 +231,7 @@ def check_int_from(least: int, value: Any, name: str) -> int:
 
 
 def as_pair(value: Pair, name: str) -> tuple[int, int]:
-    """Return (rows, columns); one number stands for both.
+    """Return (rows, columns); a single number is used for both.
 
     Raises:
       TypeError, ValueError: not one or two positive integers.
@@ -247,7 +247,7 @@ def as_grid(value: Pair, image_shape: tuple[int, ...], name: str = "grid") -> tu
     """Return the (rows, columns) of a grid or map over an image [H, W, C], no finer than its pixels.
 
     Raises:
-      TypeError, ValueError: not one or two whole numbers of at least 1, or more than the image's pixels.
+      TypeError, ValueError: not one or two positive integers, or larger than the image.
     """
     rows, cols = as_pair(value, name)
     if rows > image_shape[0] or cols > image_shape[1]:
@@ -259,13 +259,13 @@ def as_grid(value: Pair, image_shape: tuple[int, ...], name: str = "grid") -> tu
 
 
 def check_callable(value: Any, name: str) -> None:
-    """Raise a TypeError unless a value can be called."""
+    """Raise a TypeError unless a value is callable."""
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {type(value).__name__}.")
 
 
 def check_batch_size(batch_size: int | None) -> int | None:
-    """Return the images per model call; None chooses by platform. Errors as in `check_positive_int`."""
+    """Return the images per model call, checked as by `check_positive_int`; None chooses by platform."""
     return None if batch_size is None else check_positive_int(batch_size, "batch_size")
 
 
@@ -298,7 +298,7 @@ def check_target(target: int, classes: int) -> None:
 
 
 def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
-    """Return a value that must be one of a set of names.
+    """Return a name after checking that it is one of the choices.
 
     Raises:
       ValueError: it is not; the message suggests the nearest names.
@@ -316,9 +316,9 @@ def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
 
 
 def refuse_derivatives(arguments: Any, what: str) -> Any:
-    """Return a pytree as it is; raises where JAX would differentiate with respect to it.
+    """Return a pytree unchanged, but raise if JAX differentiates with respect to it.
 
-    For results of a search, whose derivative would be wrong or 0 without a word.
+    For results of a search, whose derivative would silently be wrong or 0.
 
     Raises:
       TypeError: under `jax.grad` or `jax.jvp` with respect to anything that the pytree depends on.

@@ -33,7 +33,7 @@ class Status(IntEnum):
 
     @property
     def message(self) -> str:
-        """Explain the status in words, with what to do about it."""
+        """Human-readable explanation of the status, with what to do about it."""
         return _MESSAGES[self]
 
 
@@ -66,13 +66,13 @@ class Explanation(NamedTuple):
 
     importance: Array  # [h, w] at the method's own resolution, high = important
     status: Array  # int32 [], a `Status`
-    evaluations: Array  # int32 [], images through the model, forward-and-backward counted once; -1 unknown
-    details: Any = ()  # a NamedTuple: what this family of methods adds
+    evaluations: Array  # int32 [], images evaluated, forward and backward counted once; -1 if unknown
+    details: Any = ()  # a NamedTuple of results specific to the family of methods
 
     def saliency(self, height: int, width: int) -> Array:
         """Return the importance at another size, [height, width], such as the image's.
 
-        Interpolates bilinearly with aligned corners to a finer size, averages over cells to a coarser one.
+        Upsamples bilinearly with aligned corners; downsamples by averaging over cells.
 
         Example:
           >>> import jax.numpy as jnp
@@ -114,7 +114,7 @@ class Explanation(NamedTuple):
 
 
 class Method(Protocol):
-    """The signature of every method in `masks` and `attributions`, and of your own methods."""
+    """The signature of every method in `masks` and `attributions`, and of custom methods."""
 
     def __call__(
         self,
@@ -131,11 +131,11 @@ class Method(Protocol):
         Args:
           score: what to explain, a callable pytree from images [N, H, W, C] to scores [N].
           image: [H, W, C], model space.
-          baseline: [H, W, C], what replaces hidden pixels; None: the method's default. A method that hides
+          baseline: [H, W, C], replaces hidden pixels; None: the method's default. A method that hides
             nothing ignores it.
           key: random key, consumed; a deterministic method ignores it.
           batch_size: images per model call; None chooses by platform.
-          **named: options of the method, which its signature lists with their defaults.
+          **named: method-specific options, listed with their defaults in its signature.
         """
         ...
 
@@ -147,9 +147,9 @@ def finished(
 
     Args:
       importance: [h, w].
-      scores: everything that the model returned, of any shape.
-      evaluations: number of images through the model.
-      details: what the family of methods adds.
+      scores: all values returned by the model, of any shape.
+      evaluations: number of images evaluated by the model.
+      details: results specific to the family of methods.
       status: int32 [], the status if everything is finite; None: OK.
     """
     finite = jnp.all(jnp.isfinite(importance)) & jnp.all(jnp.isfinite(scores))
@@ -171,21 +171,21 @@ def call_method(
     key: Array | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Explanation:
-    """Explain one image with a method of the package or a function of your own.
+    """Explain one image with a method of the package or a custom function.
 
-    The key and the options are passed only where the method's signature has them. A function of your own may
-    return a bare map instead of an `Explanation`; its cost is then unknown (-1).
+    The key and the options are passed only if the method's signature has them. A custom function may return a
+    bare map instead of an `Explanation`; the number of evaluations is then unknown (-1).
 
     Raises:
       ValueError, TypeError: whatever the method raises.
     """
-    given = {name: value for name, value in (options or {}).items() if takes(method, name)}
+    keywords = {name: value for name, value in (options or {}).items() if takes(method, name)}
     if takes(method, "key"):
-        given["key"] = key
-    found = method(score, image, baseline, **given)
-    if not isinstance(found, Explanation):
-        found = finished(jnp.asarray(found), jnp.zeros(()), -1)
-    return found
+        keywords["key"] = key
+    result = method(score, image, baseline, **keywords)
+    if not isinstance(result, Explanation):
+        result = finished(jnp.asarray(result), jnp.zeros(()), -1)
+    return result
 
 
 def takes(function: Callable[..., Any], argument: str) -> bool:

@@ -1,6 +1,6 @@
-"""Atomic writes of files and folders, and output errors that say what to do.
+"""Atomic writes of files and folders, and output errors that suggest a remedy.
 
-A crash, a full disk or Ctrl-C leaves the previous result unchanged; no reader ever sees half a file.
+A crash, a full disk or Ctrl-C leaves the previous result unchanged; readers never see a partial file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REASONS = {
     errno.EPERM: "no permission to write there. Change the permissions or choose another folder.",
     errno.EROFS: "the file system is read-only. Choose another folder.",
     errno.ENOTDIR: "a part of this path is a file, not a folder. Choose another folder.",
-    errno.EEXIST: "a file stands where a folder is needed. Move it or choose another folder.",
+    errno.EEXIST: "a file exists where a folder is needed. Move it or choose another folder.",
     errno.EISDIR: "this is a folder, not a file. Choose another file name.",
     errno.ENOENT: "the folder does not exist. Create it first.",
     errno.ENAMETOOLONG: "the name is too long. Choose a shorter one.",
@@ -34,7 +34,7 @@ class OutputError(OSError):
     """Results cannot be written to a path. The message names the path, the reason and a remedy.
 
     Attributes:
-      errno: the system's error number, or None where jaxplain itself refuses the path.
+      errno: the system's error number, or None if jaxplain itself refuses the path.
     """
 
     def __init__(self, message: str, number: int | None = None) -> None:
@@ -43,7 +43,7 @@ class OutputError(OSError):
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that readers see either the old or the new content, never a part of it.
+    """Write a file so that readers see either the old or the new content, never part of it.
 
     The bytes are written and synced to a temporary file in the same folder, which is then renamed. After any
     failure, including Ctrl-C, the temporary file is removed and an existing file is unchanged. If `path` is a
@@ -66,7 +66,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
             _write_durably(temporary, data)
             os.replace(temporary, path)
         finally:
-            with contextlib.suppress(OSError):  # already renamed, or never made
+            with contextlib.suppress(OSError):  # already renamed, or never created
                 temporary.unlink()
         _sync(path.parent)
     except OSError as error:
@@ -110,8 +110,8 @@ def staged_folder(
     The body of the `with` statement writes into a temporary sibling folder. If it succeeds, an existing
     folder is moved aside, the new one takes its name, and the old one is deleted; if that swap fails, the old
     one is moved back. After any exception in the body, including Ctrl-C, the temporary folder is removed and
-    `final` is unchanged. (No system call exchanges two folders: a power cut between the two renames leaves
-    the old result next to `final`, under a name starting with `.jaxplain-`.)
+    `final` is unchanged. (No portable system call swaps two folders: a power failure between the two renames
+    leaves the old result next to `final`, under a name starting with `.jaxplain-`.)
 
     Args:
       final: the folder to create or replace; missing parents are created.
@@ -138,7 +138,7 @@ def staged_folder(
         yield staging
         _swap(staging, final, aside)
     except OSError as error:
-        # Only a full disk is certainly about the output; other errors of the body are its own.
+        # Only a full disk certainly concerns the output; other errors are the body's own.
         if error.errno in _FULL and not isinstance(error, OutputError):
             raise _output_error(final, error) from error
         raise
@@ -150,10 +150,10 @@ def staged_folder(
 
 
 def check_writable(folder: str | os.PathLike[str]) -> Path:
-    """Check that results can be written, before hours of work depend on it.
+    """Check that results can be written, before hours of work depend on that.
 
     Creates the folder if needed, then writes and removes a small file: permission bits are meaningless for
-    root and on network disks, and say nothing about free space.
+    root and on network disks, and do not reflect free space.
 
     Args:
       folder: the output folder.
@@ -162,7 +162,7 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
       The folder as a `Path`.
 
     Raises:
-      OutputError: it cannot be created, is not a folder, or is read-only, forbidden or full.
+      OutputError: it cannot be created, is not a folder, or is read-only, inaccessible or full.
 
     Example:
       >>> check_writable("/tmp/jaxplain-doc").name
@@ -176,7 +176,7 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
             _write_durably(probe, bytes(_PROBE_BYTES))
         finally:
             probe.unlink(missing_ok=True)
-    except FileNotFoundError as error:  # although it was just created, or in a place such as /proc
+    except FileNotFoundError as error:  # even though it was just created, or in a location such as /proc
         raise OutputError(
             f"cannot write {folder}: nothing can be created there. Choose another folder.", error.errno
         ) from error
@@ -186,7 +186,7 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
 
 def check_replaceable(final: str | os.PathLike[str], marker: str | os.PathLike[str] | None) -> None:
-    """Refuse to replace anything but an older result; `staged_folder` calls this itself.
+    """Refuse to replace anything but a previous result; `staged_folder` calls this itself.
 
     Args:
       final: the folder to be replaced.
@@ -210,13 +210,13 @@ def check_replaceable(final: str | os.PathLike[str], marker: str | os.PathLike[s
             )
     if marker is not None and not (final / marker).exists() and any(final.iterdir()):
         raise OutputError(
-            f"cannot replace {final}: it holds files but no {os.fspath(marker)}, so it is no older result. "
+            f"cannot replace {final}: it holds files but no {os.fspath(marker)}, so it is not a result. "
             "Choose a new or an empty folder."
         )
 
 
 def _output_error(path: Path, error: OSError) -> OutputError:
-    """Convert a system error to one that names the path, the reason and a remedy."""
+    """Convert a system error to an `OutputError` that names the path, the reason and a remedy."""
     reason = _REASONS.get(error.errno or 0) or f"{error.strerror or error}. Choose another folder."
     return OutputError(f"cannot write {path}: {reason}", error.errno)
 
@@ -227,7 +227,7 @@ def _sibling(path: Path) -> Path:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    """Create a new file with the usual permissions (tempfile would make it private)."""
+    """Create and sync a new file with the usual permissions (tempfile would make it private)."""
     with open(path, "xb") as file:
         file.write(data)
         file.flush()
@@ -237,7 +237,7 @@ def _write_durably(path: Path, data: bytes) -> None:
 def _sync(path: Path) -> None:
     """Sync a file's data or a folder's entries to the disk.
 
-    Some systems cannot sync a folder, which is no reason to fail; lost data is.
+    Some systems cannot sync a folder, which is ignored; only errors that mean lost data are raised.
     """
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -260,7 +260,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _make_folder(staging: Path, final: Path) -> None:
-    """Create the temporary folder and its missing parents; errors name `final`, which the user knows."""
+    """Create the temporary folder and its missing parents; errors name `final`, which the user chose."""
     try:
         staging.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
@@ -269,7 +269,7 @@ def _make_folder(staging: Path, final: Path) -> None:
 
 
 def _swap(staging: Path, final: Path, aside: Path) -> None:
-    """Replace `final` by `staging`. If this stops halfway, the caller moves `aside` back."""
+    """Replace `final` with `staging`. If this stops halfway, the caller moves `aside` back."""
     try:
         _sync_tree(staging)
         if final.exists():

@@ -1,7 +1,7 @@
-"""The funnel through which every model call goes.
+"""Batched evaluation of scores: every model call goes through this module.
 
 All images that a method needs are rendered and scored `batch_size` at a time inside a loop, so that this one
-number bounds the memory of every method, also under `jax.vmap` and `jax.grad`.
+number bounds the memory of every method, including under `jax.vmap` and `jax.grad`.
 
 In shapes, N is the number of images, V the size of a `vmap` axis and b the batch size.
 """
@@ -51,17 +51,17 @@ def evaluate(
     usually_live: int | None = None,
     batch_size: int | None = None,
 ) -> Array:
-    """Score N images, of which only `batch_size` exist at a time: `score(render(params, context, item))`.
+    """Score N images, `score(render(params, context, item))`, rendering only `batch_size` at a time.
 
     Args:
       score: what to evaluate.
-      render: draws one image from the shared `params` and `context` and one item.
+      render: renders one image from the shared `params` and `context` and one item.
       params: pytree of arrays that all images share; `value_and_grad` differentiates with respect to it.
       context: pytree of arrays that all images share.
       items: pytree of arrays with leading axis N, one row per image.
-      live: bool [N], which items to score; None scores all. The model is called only as often as the live
-        items require, even though their number is known only when the program runs. With `live` the loop
-        has no fixed length; reverse-mode derivatives then take time for all items.
+      live: bool [N], which items to score; None scores all. The number of model calls depends on how many
+        items are live, which may be known only at run time. With `live` the loop has no fixed length;
+        reverse-mode derivatives then take time for all items.
       usually_live: how many items are live in most calls (static); batches are sized to fit them, not N.
       batch_size: images per model call; None chooses by platform.
 
@@ -111,17 +111,17 @@ def _checked_batch_size(batch_size: int | None) -> int:
 
 
 class _Size(NamedTuple):
-    """How large batches are; static."""
+    """The size of batches; static."""
 
-    batch_size: int  # at most
-    usually_live: int | None  # number of rows that are live in most calls; None: not known
+    batch_size: int  # upper bound
+    usually_live: int | None  # number of rows that are live in most calls; None: unknown
 
     def times(self, runs: int) -> "_Size":
-        """Return the size for several runs in one."""
+        """Return the size for several runs merged into one."""
         return self if self.usually_live is None else self._replace(usually_live=runs * self.usually_live)
 
     def of_live(self, count: int) -> int:
-        """Return the images per call where only some of `count` rows are live."""
+        """Return the number of images per call if only some of `count` rows are live."""
         if self.usually_live is None:
             return min(self.batch_size, count)
         batches = -(-self.usually_live // self.batch_size)
@@ -145,10 +145,10 @@ def _no_leaves(
 
 
 class _Plan(NamedTuple):
-    """The static half of a funnel run."""
+    """The static half of an evaluation."""
 
     score_tree: Any
-    draw: Callable[..., tuple[Array, dict[int, Array]]]  # a `Render` that also returns own score leaves
+    draw: Callable[..., tuple[Array, dict[int, Array]]]  # a `Render` that also returns an image's own leaves
     size: _Size
 
 
@@ -156,7 +156,7 @@ class _Rows(NamedTuple):
     """Everything that differs between images."""
 
     items: PyTree  # leaves [N, ...]
-    weights: Array | None  # [N]; None where no gradient is wanted
+    weights: Array | None  # [N]; None: no gradient
     live: Array | None  # bool [N]; None: all
 
     def length(self) -> int:
@@ -167,11 +167,11 @@ class _Rows(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """The traced half of a funnel run."""
+    """The traced half of an evaluation."""
 
     shared: dict[int, Array]  # leaves of the score that all images share, by position
     params: PyTree
-    context: PyTree  # under a vmap over scores, also those of their leaves that differ between images
+    context: PyTree  # under a vmap over scores, also the score leaves that differ between images
     rows: _Rows
 
 
@@ -181,7 +181,7 @@ class _Work(NamedTuple):
 
 def _batched(plan: _Plan, work: _Work) -> Evaluated:
     """Evaluate all rows. Under vmap the mapped axis becomes part of the flat batch, so that the model still
-    sees `batch_size` images per call; without this rule it would see V times as many."""
+    gets `batch_size` images per call; without this rule it would get V times as many."""
 
     @custom_vmap
     def run(work: _Work) -> Evaluated:
@@ -192,38 +192,38 @@ def _batched(plan: _Plan, work: _Work) -> Evaluated:
     @run.def_vmap
     def rule(axis_size: int, in_batched: Any, work: _Work) -> tuple[Evaluated, Any]:
         (mapped,) = in_batched
-        found = _batched(*_flattened(plan, work, mapped, axis_size))
-        found = Evaluated(found.values.reshape(axis_size, _length(work, mapped)), found.grads)
-        return found, jax.tree_util.tree_map(lambda _: True, found)
+        flat = _batched(*_flattened(plan, work, mapped, axis_size))
+        evaluated = Evaluated(flat.values.reshape(axis_size, _length(work, mapped)), flat.grads)
+        return evaluated, jax.tree_util.tree_map(lambda _: True, evaluated)
 
     return run(work)
 
 
 def _flattened(plan: _Plan, work: _Work, mapped: _Work, axis_size: int) -> tuple[_Plan, _Work]:
-    """Turn V runs of N rows into one run of V * N rows, each with the number of its original run."""
-    shared = {at: leaf for at, leaf in work.shared.items() if not mapped.shared[at]}
-    differing = {at: leaf for at, leaf in work.shared.items() if mapped.shared[at]}
-    wanted = work.rows.weights is not None  # a gradient for each run, also where runs share their params
+    """Turn V runs of N rows into one run of V * N rows, each with the index of its original run."""
+    shared = {index: leaf for index, leaf in work.shared.items() if not mapped.shared[index]}
+    differing = {index: leaf for index, leaf in work.shared.items() if mapped.shared[index]}
+    needs_grads = work.rows.weights is not None  # one gradient per run, even if runs share their params
     params = work.params
-    if wanted:
+    if needs_grads:
         params = jax.tree_util.tree_map(partial(_with_axis, axis_size), params, mapped.params)
 
-    def select(tree: PyTree, flags: PyTree, number: Array) -> PyTree:
-        return jax.tree_util.tree_map(lambda leaf, flag: leaf[number] if flag else leaf, tree, flags)
+    def select(tree: PyTree, flags: PyTree, run: Array) -> PyTree:
+        return jax.tree_util.tree_map(lambda leaf, flag: leaf[run] if flag else leaf, tree, flags)
 
     def draw(params: PyTree, context: PyTree, row: PyTree) -> tuple[Array, dict[int, Array]]:
-        number, item = row
-        flags = jax.tree_util.tree_map(lambda _: True, params) if wanted else mapped.params
+        run, item = row
+        flags = jax.tree_util.tree_map(lambda _: True, params) if needs_grads else mapped.params
         own, leaves = context
-        image, inner = plan.draw(select(params, flags, number), select(own, mapped.context, number), item)
-        return image, inner | {at: leaf[number] for at, leaf in leaves.items()}
+        image, inner = plan.draw(select(params, flags, run), select(own, mapped.context, run), item)
+        return image, inner | {index: leaf[run] for index, leaf in leaves.items()}
 
     rows = jax.tree_util.tree_map(partial(_with_axis, axis_size), work.rows, mapped.rows)
     rows = jax.tree_util.tree_map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
-    numbers = jnp.repeat(jnp.arange(axis_size, dtype=jnp.int32), _length(work, mapped))
-    rows = rows._replace(items=(numbers, rows.items))
-    joined = plan._replace(draw=draw, size=plan.size.times(axis_size))
-    return joined, _Work(shared, params, (work.context, differing), rows)
+    runs = jnp.repeat(jnp.arange(axis_size, dtype=jnp.int32), _length(work, mapped))
+    rows = rows._replace(items=(runs, rows.items))
+    flat_plan = plan._replace(draw=draw, size=plan.size.times(axis_size))
+    return flat_plan, _Work(shared, params, (work.context, differing), rows)
 
 
 def _length(work: _Work, mapped: _Work) -> int:
@@ -237,16 +237,16 @@ def _with_axis(axis_size: int, leaf: Array, is_mapped: bool) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Under grad: the batches are computed once more, one at a time
+# Under grad: the batches are recomputed, one at a time
 
 
 @jax.tree_util.register_static
 class _Perturbed(tuple):
-    """For each leaf of the work, whether its derivative is wanted."""
+    """For each leaf of the work, whether its derivative is needed."""
 
 
 def _differentiable(plan: _Plan, work: _Work) -> Evaluated:
-    """Evaluate all rows; a reverse-mode derivative computes the batches once more, one at a time."""
+    """Evaluate all rows; a reverse-mode derivative recomputes the batches, one at a time."""
 
     @jax.custom_vjp
     def run(work: _Work) -> Evaluated:
@@ -261,9 +261,8 @@ def _differentiable(plan: _Plan, work: _Work) -> Evaluated:
     def backward(saved: tuple[_Work, _Perturbed], cotangents: Evaluated) -> tuple[_Work]:
         work, wanted = saved
         dense = jax.tree_util.tree_map(_without_symbols, cotangents, is_leaf=_is_symbolic)
-        pulled = _pull_back(plan, wanted, work, dense)
-        found = iter(pulled)
-        filled = [next(found) if flag else None for flag in wanted]
+        computed = iter(_pull_back(plan, wanted, work, dense))
+        filled = [next(computed) if flag else None for flag in wanted]
         return (jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(work), filled),)
 
     run.defvjp(forward, backward, symbolic_zeros=True)
@@ -271,8 +270,8 @@ def _differentiable(plan: _Plan, work: _Work) -> Evaluated:
 
 
 def _pull_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluated) -> list[Array]:
-    """Return the cotangents of the wanted leaves. Under vmap the runs are processed one after another, which
-    bounds the memory; derivatives of explanations are rare enough for that to be fast enough."""
+    """Return the cotangents of the wanted leaves. Under vmap the runs are processed one after another to
+    bound the memory; derivatives of explanations are too rare for their speed to matter."""
 
     @custom_vmap
     def run(work: _Work, cotangents: Evaluated) -> list[Array]:
@@ -281,8 +280,8 @@ def _pull_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluat
     @run.def_vmap
     def rule(axis_size: int, in_batched: Any, *operands: Any) -> tuple[list[Array], list[bool]]:
         full = jax.tree_util.tree_map(partial(_with_axis, axis_size), operands, tuple(in_batched))
-        found = jax.lax.map(lambda one: _pull_back(plan, wanted, *one), full)
-        return found, [True] * len(found)
+        pulled = jax.lax.map(lambda part: _pull_back(plan, wanted, *part), full)
+        return pulled, [True] * len(pulled)
 
     return run(work, cotangents)
 
@@ -290,11 +289,11 @@ def _pull_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluat
 def _scan_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluated) -> list[Array]:
     count = work.rows.length()
     everything, treedef = jax.tree_util.tree_flatten(work)
-    none_of_them = jax.tree_util.tree_map(lambda _: False, work)
+    all_false = jax.tree_util.tree_map(lambda _: False, work)
     is_row = jax.tree_util.tree_leaves(
-        none_of_them._replace(rows=jax.tree_util.tree_map(lambda _: True, work.rows))
+        all_false._replace(rows=jax.tree_util.tree_map(lambda _: True, work.rows))
     )
-    chosen = [at for at, flag in enumerate(wanted) if flag]
+    chosen = [index for index, flag in enumerate(wanted) if flag]
     values_ct = cotangents.values
     if work.rows.live is not None:
         values_ct = jnp.where(work.rows.live, values_ct, 0.0)
@@ -305,24 +304,24 @@ def _scan_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluat
         rows, ct = piece
         leaves = jax.tree_util.tree_leaves(work._replace(rows=rows))
 
-        def of_chosen(some: list[Array]) -> Evaluated:
+        def score_with(values: list[Array]) -> Evaluated:
             merged = list(leaves)
-            for at, leaf in zip(chosen, some, strict=True):
-                merged[at] = leaf
+            for index, leaf in zip(chosen, values, strict=True):
+                merged[index] = leaf
             return _score_piece(plan, jax.tree_util.tree_unflatten(treedef, merged))
 
-        _, back = jax.vjp(of_chosen, [leaves[at] for at in chosen])
-        (found,) = back(Evaluated(ct, cotangents.grads))
-        shared = [part for at, part in zip(chosen, found, strict=True) if not is_row[at]]
-        per_row = [part for at, part in zip(chosen, found, strict=True) if is_row[at]]
+        _, back = jax.vjp(score_with, [leaves[index] for index in chosen])
+        (pulled,) = back(Evaluated(ct, cotangents.grads))
+        shared = [part for index, part in zip(chosen, pulled, strict=True) if not is_row[index]]
+        per_row = [part for index, part in zip(chosen, pulled, strict=True) if is_row[index]]
         return [total + part for total, part in zip(totals, shared, strict=True)], per_row
 
-    start = [jnp.zeros_like(everything[at]) for at in chosen if not is_row[at]]
+    start = [jnp.zeros_like(everything[index]) for index in chosen if not is_row[index]]
     totals, stacked = jax.lax.scan(step, start, (pieces, pieces_ct))
     # A row that pads the last batch repeats the last row with weight 0, so its cotangent can be dropped.
-    joined = [leaf.reshape(-1, *leaf.shape[2:])[:count] for leaf in stacked]
-    totals_left, rows_left = iter(totals), iter(joined)
-    return [next(rows_left) if is_row[at] else next(totals_left) for at in chosen]
+    per_row = [leaf.reshape(-1, *leaf.shape[2:])[:count] for leaf in stacked]
+    totals_left, rows_left = iter(totals), iter(per_row)
+    return [next(rows_left) if is_row[index] else next(totals_left) for index in chosen]
 
 
 def _is_primal(node: Any) -> bool:
@@ -346,13 +345,13 @@ def _is_float(leaf: Array) -> bool:
 
 
 def _scan(plan: _Plan, work: _Work) -> Evaluated:
-    """Score all rows batch by batch and sum up the gradient."""
+    """Score all rows batch by batch and sum the gradients."""
     count = work.rows.length()
     pieces, _ = _pieces(work.rows, count, plan.size.batch_size)
 
     def step(total: PyTree, rows: _Rows) -> tuple[PyTree, Array]:
-        found = _score_piece(plan, work._replace(rows=rows))
-        return jax.tree_util.tree_map(jnp.add, total, found.grads), found.values
+        evaluated = _score_piece(plan, work._replace(rows=rows))
+        return jax.tree_util.tree_map(jnp.add, total, evaluated.grads), evaluated.values
 
     total, values = jax.lax.scan(step, _zero_grads(work), pieces)
     return Evaluated(values.reshape(-1)[:count], total)
@@ -375,7 +374,7 @@ def _pieces(rows: _Rows, count: int, batch_size: int) -> tuple[_Rows, Array]:
 
 
 def _loop_over_live(plan: _Plan, work: _Work) -> Evaluated:
-    """Score the live rows, which are gathered to the front, in a loop that ends after the last of them."""
+    """Gather the live rows at the front and score them in a loop that ends after the last of them."""
     rows = work.rows
     assert rows.live is not None
     count = rows.length()
@@ -383,15 +382,15 @@ def _loop_over_live(plan: _Plan, work: _Work) -> Evaluated:
     # The last batch may reach past the end: its surplus rows repeat the last row, which must not count twice.
     order = jnp.pad(jnp.argsort(~rows.live, stable=True), (0, size - 1), mode="edge")
 
-    def step(at: Array, state: Evaluated) -> Evaluated:
-        places = at * size + jnp.arange(size)
+    def step(batch: Array, state: Evaluated) -> Evaluated:
+        places = batch * size + jnp.arange(size)
         chosen = order[places]
         piece = rows.take(chosen)
         if piece.weights is not None:
             piece = piece._replace(weights=jnp.where(places < count, piece.weights, 0.0))
-        found = _score_piece(plan, work._replace(rows=piece))
-        grads = jax.tree_util.tree_map(jnp.add, state.grads, found.grads)
-        return Evaluated(state.values.at[chosen].set(found.values), grads)
+        evaluated = _score_piece(plan, work._replace(rows=piece))
+        grads = jax.tree_util.tree_map(jnp.add, state.grads, evaluated.grads)
+        return Evaluated(state.values.at[chosen].set(evaluated.values), grads)
 
     batches = (jnp.sum(rows.live) + size - 1) // size
     start = Evaluated(jnp.full(count, jnp.nan, jnp.float32), _zero_grads(work))
@@ -413,8 +412,8 @@ def _score_piece(plan: _Plan, work: _Work) -> Evaluated:
 
     def weighted(params: PyTree) -> tuple[Array, Array]:
         values = _scores(plan, work._replace(params=params))
-        # Not `weights * values` alone: a padded row must not make the sum NaN. Nor without the weights of 0:
-        # the derivative with respect to them is the score.
+        # A padded row must not make the sum NaN, as in a plain `weights * values`. Weights of 0 still count
+        # where the score is finite: the derivative with respect to them is the score.
         counts = (weights != 0) | jnp.isfinite(values)
         return jnp.sum(jnp.where(counts, weights * values, 0.0)), values
 
@@ -428,14 +427,14 @@ def _scores(plan: _Plan, work: _Work) -> Array:
     if not own:
         return _checked(_assembled(plan, work.shared)(images), images)
 
-    def one(image: Array, leaves: dict[int, Array]) -> Array:
+    def score_one(image: Array, leaves: dict[int, Array]) -> Array:
         return _checked(_assembled(plan, work.shared | leaves)(image[None]), image[None])[0]
 
-    return jax.vmap(one)(images, own)
+    return jax.vmap(score_one)(images, own)
 
 
 def _assembled(plan: _Plan, leaves: dict[int, Array]) -> Score:
-    return jax.tree_util.tree_unflatten(plan.score_tree, [leaves[at] for at in range(len(leaves))])
+    return jax.tree_util.tree_unflatten(plan.score_tree, [leaves[index] for index in range(len(leaves))])
 
 
 def _checked(values: Array, images: Array) -> Array:

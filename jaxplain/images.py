@@ -1,7 +1,7 @@
-"""Photos from disk as plain arrays: every file becomes uint8 RGB [H, W, 3], or an `ImageError`.
+"""Loading of photos as plain arrays: every file becomes uint8 RGB [H, W, 3], or raises `ImageError`.
 
 Nothing here depends on models or on JAX; a model's own `preprocess` takes the arrays. Color profiles are
-ignored, as in most image loaders: samples are taken as sRGB.
+ignored, as in most image loaders: samples are assumed to be sRGB.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
 }
 
-# Drawings, not photos; Pillow would run an external program (Ghostscript) on the file to render them.
+# Vector drawings, not photos; Pillow would run an external program (Ghostscript) on the file to render them.
 _VECTOR_FORMATS = frozenset({"EPS", "WMF"})
 
 _EXIF_ORIENTATION = 0x0112
@@ -49,7 +49,7 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
     TIFF; a file of 32-bit integers is read as if it held 16-bit samples. Only the first frame of an animation
     or a multi-page file is read.
 
-    A truncated file is refused, never loaded partially (unless the program itself has set
+    A truncated file is rejected, never loaded partially (unless the program itself has set
     `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`).
 
     Args:
@@ -73,10 +73,10 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
 
 
 def read_image_file(path: Path) -> bytes:
-    """Return the bytes of a photo's file, for `decode_image` and a digest.
+    """Return the bytes of a photo's file, for `decode_image` and hashing.
 
     Raises:
-        ImageError: the path is missing, not a regular file, empty, or may not be read.
+      ImageError: the path is missing, not a regular file, empty, or not readable.
     """
     _check_file(path)
     try:
@@ -94,9 +94,9 @@ def decode_image(data: bytes, path: Path) -> Rgb:
             upright = _apply_orientation(_to_rgb(image, path), _orientation(image))
     except ImageError:
         raise
-    except Exception as error:  # Pillow's forty decoders each have their own exceptions for bad bytes
+    except Exception as error:  # Pillow's forty decoders each raise their own exceptions for bad data
         raise ImageError(f"{path}: {_explain(error)}") from error
-    # Pillow's own buffer is read-only, and applying the orientation only makes views.
+    # Pillow's own buffer is read-only, and applying the orientation only creates views.
     return np.array(upright, order="C")
 
 
@@ -135,10 +135,10 @@ def center_crop(image: Rgb, fraction: float) -> Rgb:
 
     Args:
       image: uint8 `[H, W, 3]`.
-      fraction: part of the shorter side to keep, above 0 and at most 1.
+      fraction: fraction of the shorter side to keep, above 0 and at most 1.
 
     Returns:
-      uint8 `[side, side, 3]`, a copy. Where the margin is odd, the extra pixel is at the bottom or right.
+      uint8 `[side, side, 3]`, a copy. If the margin is odd, the extra pixel is cut at the bottom or right.
 
     Raises:
       TypeError: `image` is not uint8.
@@ -200,7 +200,7 @@ def _check_header(image: Image.Image, path: Path) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ImageError(
-            f"{path}: {image.width} x {image.height} pixels are more than the limit of {limit} that guards "
+            f"{path}: {image.width} x {image.height} pixels exceed the limit of {limit}, which guards "
             f"against decompression bombs. {_BOMB_ADVICE}"
         )
 
@@ -209,7 +209,7 @@ _BOMB_ADVICE = "Scale the image down first, or raise PIL.Image.MAX_IMAGE_PIXELS 
 
 
 def _explain(error: Exception) -> str:
-    """Return the reason and the remedy for an exception of Pillow."""
+    """Return the reason and the remedy for an exception from Pillow."""
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"{str(error).rstrip('.')}. {_BOMB_ADVICE}"
     if isinstance(error, UnidentifiedImageError):

@@ -1,4 +1,4 @@
-"""The registry of methods: what `explain`, `compare`, `batch` and `report` can run, by shell-safe names."""
+"""The registry of methods: what `explain`, `compare`, `batch` and `report` can run, by shell-safe name."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -14,13 +14,13 @@ from jaxplain.explanation import takes as takes
 
 
 class MethodSpec(NamedTuple):
-    """A method as the registry lists it."""
+    """An entry of the registry."""
 
     function: Callable[..., Any]  # a `jaxplain.explanation.Method`
-    title: str  # as tables and pages write it
-    description: str  # one line for people
+    title: str  # display name in tables and pages
+    description: str  # one human-readable line
     reference: str = ""
-    uses_baseline: bool = True  # False: runs do not pass their baseline, the method's own default applies
+    uses_baseline: bool = True  # False: runs pass no baseline, so the method's own default applies
 
 
 _IGOS_PP_PAPER = "Khorram, Lawson, Fuxin. ACM CHIL 2021"
@@ -50,7 +50,7 @@ METHODS: dict[str, MethodSpec] = {
         attributions.integrated_gradients,
         "Integrated gradients",
         "The score difference between image and baseline, distributed over the pixels by the gradients along "
-        "the way.",
+        "the path.",
         "Sundararajan, Taly, Yan. Axiomatic Attribution for Deep Networks. ICML 2017.",
     ),
     "smooth-grad": MethodSpec(
@@ -93,7 +93,7 @@ METHODS: dict[str, MethodSpec] = {
     "rise": MethodSpec(
         attributions.rise,
         "RISE",
-        "The mean score of many randomly masked images, over those that show the pixel.",
+        "The mean score of the randomly masked images in which the pixel is visible.",
         "Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC "
         "2018.",
         uses_baseline=False,  # as published, hidden pixels are zero in model space
@@ -119,7 +119,7 @@ METHODS: dict[str, MethodSpec] = {
     "igos++": MethodSpec(
         masks.igos_pp,
         "iGOS++",
-        "A mask for deletion and a mask for insertion, optimised together.",
+        "A mask for deletion and a mask for insertion, optimized together.",
         _IGOS_PP_PAPER,
     ),
     "meaningful-perturbation": MethodSpec(
@@ -158,36 +158,36 @@ def apply(
     key: Array,
     options: Mapping[str, Any] | None = None,
 ) -> Explanation:
-    """Explain one image with a method of the registry or a user's own; traced by JAX.
+    """Explain one image with a registered or custom method, inside a JAX trace.
 
-    Options that the method's signature does not have are not passed to it. A method of your own may return a
-    bare map [h, w] instead of an `Explanation`; its cost is then unknown (-1).
+    Options that the method's signature does not have are not passed to it. A custom method may return a bare
+    map [h, w] instead of an `Explanation`; the number of evaluations is then unknown (-1).
 
     Raises:
       ValueError, TypeError: whatever the method raises; a result that is not one map.
     """
     spec = as_spec(method)
     baseline_or_default = baseline if spec.uses_baseline else None
-    found = call_method(spec.function, score, image, baseline_or_default, key=key, options=options)
-    if found.importance.ndim != 2:
-        raise ValueError(f"a method must return one map [h, w], got shape {found.importance.shape}.")
-    return found._replace(importance=found.importance.astype(jnp.float32))
+    explanation = call_method(spec.function, score, image, baseline_or_default, key=key, options=options)
+    if explanation.importance.ndim != 2:
+        raise ValueError(f"a method must return one map [h, w], got shape {explanation.importance.shape}.")
+    return explanation._replace(importance=explanation.importance.astype(jnp.float32))
 
 
 def as_spec(method: "MethodSpec | Callable[..., Any]", name: str = "") -> MethodSpec:
-    """Return an entry of the registry as it is, and wrap a function of your own."""
+    """Return an entry of the registry unchanged; wrap a custom function in one."""
     if isinstance(method, MethodSpec):
         return method
     if not callable(method):
         raise TypeError(f"a method must be a function (score, image, baseline, ...), got {method!r}.")
-    return MethodSpec(method, name or getattr(method, "__name__", "method"), "A method of your own.")
+    return MethodSpec(method, name or getattr(method, "__name__", "method"), "Custom method.")
 
 
 def parameters(method: "MethodSpec | Callable[..., Any]", options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every option of a method: those given, and the defaults of its signature. For records.
+    """Return all options of a method, given or default, to record them with the results.
 
     Raises:
-      ValueError: an option that the method does not have; suggests the nearest ones.
+      ValueError: an option that the method does not have; the message suggests the nearest ones.
     """
     signature = inspect.signature(as_spec(method).function).parameters
     keywords = {
@@ -202,20 +202,20 @@ def parameters(method: "MethodSpec | Callable[..., Any]", options: Mapping[str, 
 
 
 def choose(names: Iterable[str], known: Mapping[str, MethodSpec] = METHODS) -> dict[str, MethodSpec]:
-    """Return methods by name, each once; "all": all but ablations, "ablations": iGOS++ and its ablations.
+    """Return methods by name, each once; "all" omits ablations, "ablations" is iGOS++ and its ablations.
 
     Raises:
-      ValueError: no name, or an unknown one; suggests the nearest ones.
+      ValueError: no name, or an unknown one; the message suggests the nearest ones.
     """
     groups = {
         "all": [name for name in known if not name.startswith(ABLATION)],
         "ablations": ["igos++", *(name for name in known if name.startswith(ABLATION))],
     }
-    expanded = [one for name in names for one in groups.get(name, [name])]
+    expanded = [member for name in names for member in groups.get(name, [name])]
     chosen = {name: known[check_choice(name, known, "method")] for name in expanded}
     if not chosen:
         raise ValueError("methods must name at least one method.")
     return chosen
 
 
-ABLATION = "igos++-"  # prefix of the names of iGOS++ with one part left out or replaced
+ABLATION = "igos++-"  # name prefix of variants of iGOS++ with one part removed or replaced

@@ -1,4 +1,4 @@
-"""Importance maps as pictures: coloured with matplotlib's colour maps, overlaid on images, encoded as PNG.
+"""Render importance maps: color them with matplotlib's colormaps, overlay them on images, encode them as PNG.
 
 For display only: nothing here changes a map that is saved or measured.
 """
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLORMAPS = ("jet", "viridis", "gray", "bwr")
-MISSING = "#808080"  # the colour of NaN
-OUTLIERS = 1.0  # percent of a map's values at each end that `robust_range` leaves out
+MISSING = "#808080"  # the color of NaN
+OUTLIERS = 1.0  # percent of a map's values at each end that `robust_range` excludes
 # A float32 map whose values differ by less is constant up to rounding; stretching it would show only noise.
 _FLAT = 4 * float(np.finfo(np.float32).eps)
 _THUMBNAIL = 224  # pixels of the longer side
@@ -32,21 +32,21 @@ def overlay(
     cmap: str = "jet",
     limits: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
-    """Overlay a coloured map on an image: `(1 - alpha) * pixels + alpha * colour`.
+    """Overlay a colored map on an image: `(1 - alpha) * pixels + alpha * color`.
 
     Args:
       pixels: uint8 [H, W, 3].
       importance: [h, w], high = important; resized bilinearly with aligned corners.
       alpha: weight of the map, 0 (image only) to 1 (map only).
       cmap: "jet", "viridis", "gray" or "bwr" (for signed maps, symmetric about zero).
-      limits: values drawn in the first and last colour; None: the smallest and largest. See `robust_range`.
+      limits: values of the first and last color; None: the map's minimum and maximum. See `robust_range`.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
       TypeError: pixels are not uint8.
-      ValueError: a wrong shape, alpha outside 0..1, an unknown colour map, limits in the wrong order.
+      ValueError: an invalid shape, alpha outside 0..1, an unknown colormap, limits in the wrong order.
 
     Example:
       >>> import numpy as np
@@ -66,7 +66,7 @@ def heatmap(
     cmap: str = "jet",
     limits: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
-    """Colour a map at the size of its image: [h, w] -> uint8 [H, W, 3]; arguments and errors as in `overlay`.
+    """Color a map at the size of its image: [h, w] -> uint8 [H, W, 3]; arguments and errors as in `overlay`.
 
     Example:
       >>> heatmap([[0.0, 1.0]], (4, 6)).shape
@@ -74,7 +74,7 @@ def heatmap(
     """
     import matplotlib
 
-    check_choice(cmap, COLORMAPS, "colour map")
+    check_choice(cmap, COLORMAPS, "colormap")
     low, high = display_range(importance, cmap) if limits is None else limits
     if not (np.isfinite([low, high]).all() and low <= high):
         raise ValueError(f"limits must be two finite numbers in ascending order, got {limits}.")
@@ -89,9 +89,9 @@ def heatmap(
 
 
 def display_range(importance: ArrayLike, cmap: str = "jet") -> tuple[float, float]:
-    """Return the limits that a map is drawn with: its extremes, symmetric about zero for "bwr".
+    """Return the color limits of a map: its extremes, symmetric about zero for "bwr".
 
-    Both are the same if the map is constant up to rounding, or has no finite value.
+    The two limits are equal if the map is constant up to rounding, or has no finite value.
 
     Example:
       >>> display_range([[-3.0, 1.0]]), display_range([[-3.0, 1.0]], "bwr")
@@ -109,7 +109,7 @@ def display_range(importance: ArrayLike, cmap: str = "jet") -> tuple[float, floa
 
 
 def robust_range(importance: ArrayLike) -> tuple[float, float] | None:
-    """Return limits that leave out 1% of the values at each end; None if both are equal."""
+    """Return limits that exclude 1% of the values at each end; None if both are equal."""
     values = _as_map(importance)
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -119,7 +119,7 @@ def robust_range(importance: ArrayLike) -> tuple[float, float] | None:
 
 
 def resize_bilinear(importance: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Resize a map for display, bilinearly with aligned corners; a NaN affects only pixels it has weight in.
+    """Resize a map bilinearly, with aligned corners; a NaN only affects pixels that it contributes to.
 
     Example:
       >>> resize_bilinear([[0.0, 1.0]], (1, 3)).tolist()
@@ -132,7 +132,7 @@ def resize_bilinear(importance: ArrayLike, shape: tuple[int, int]) -> NDArray[np
 
 
 def _interpolated(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Interpolate along the first axis; a neighbour of weight zero does not matter, even if it is NaN."""
+    """Interpolate along the first axis; a neighbor with weight zero is ignored, even if it is NaN."""
     position = np.linspace(0.0, len(values) - 1, count)
     before = np.floor(position).astype(np.intp)
     weight = (position - before)[:, None]
@@ -178,7 +178,7 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def thumbnail(importance: ArrayLike) -> bytes:
-    """Return a map without its image as a PNG of moderate size with square cells, for notebooks."""
+    """Render a map alone as a medium-sized PNG with square cells, for notebooks."""
     height, width = _as_map(importance).shape
     scale = max(1, round(_THUMBNAIL / max(height, width)))
     return to_png(heatmap(importance, (height * scale, width * scale)))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-EVEN = 0.2  # share of an adaptive path's nodes that is spread evenly over the intervals between scores
+EVEN = 0.2  # fraction of an adaptive path's nodes that are spread evenly over the intervals between scores
 
 
 class Path(NamedTuple):
@@ -35,33 +35,33 @@ def gauss_legendre(steps: int) -> Path:
 
 
 def pilot(steps: int) -> Array:
-    """Return where `adaptive` needs scores before it can place its nodes: float32 [P + 1], from 0 to 1.
+    """Return the positions where `adaptive` needs scores to place its nodes: float32 [P + 1], from 0 to 1.
 
-    P is half the number of nodes (at least 2). The places are denser near 0: on a path that starts at a
-    baseline without contrast the network soon saturates, so the score changes mostly there.
+    P is half the number of nodes (at least 2). The positions are denser near 0: on a path that starts at a
+    baseline without contrast the network soon saturates, so most of the score's change is there.
     """
     return jnp.asarray(np.linspace(0, 1, max(2, steps // 2) + 1) ** 2, jnp.float32)
 
 
 def adaptive(scores: Array, steps: int) -> Path:
-    """Midpoint rule on unequal cells, narrow where the gradient changes, as a few scores on the path show.
+    """Midpoint rule on unequal cells, narrower where a few scores on the path show that the gradient changes.
 
     The gradient of a ReLU network has so many kinks along a path that it resembles a random walk more than a
-    polynomial. On a walk of local roughness r the error of the midpoint rule is smallest if the density of
-    nodes is proportional to r^(2/3); the changes of slope between the scores show where r is large.
+    polynomial. For a walk of local roughness r the error of the midpoint rule is smallest if the density of
+    nodes is proportional to r^(2/3); changes of slope between the scores show where r is large.
 
     Args:
-      scores: [P + 1], at the places `pilot(steps)`.
+      scores: [P + 1], at the positions `pilot(steps)`.
       steps: number of nodes (static).
 
     Returns:
-      A `Path` whose nodes are its cells' centres and whose weights are their widths, both traced. It is
-      exact for polynomials of degree 1, whatever the scores. The scores only determine where the nodes lie;
+      A `Path` whose nodes are its cells' centers and whose weights are their widths, both traced. It is
+      exact for polynomials of degree 1, regardless of the scores, which only determine where the nodes lie;
       the integral is not fitted to them.
 
     References:
       Bhat, Raychowdhury. Non-Uniform Interpolation in Integrated Gradients for Low-Latency Explainable-AI.
-      ISCAS 2023, for the idea of placing nodes by scores; the way they are placed here is our own.
+      ISCAS 2023, for the idea of placing nodes by scores; the placement rule here is our own.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -73,16 +73,17 @@ def adaptive(scores: Array, steps: int) -> Path:
     """
     bounds = pilot(steps)
     widths = jnp.diff(bounds)
-    turns = jnp.abs(jnp.diff(jnp.diff(scores) / widths))  # [P - 1], of the slope at the inner bounds
-    turns = turns / jnp.sqrt((widths[1:] + widths[:-1]) / 2)  # a walk's turn grows as the root of its length
-    turns = jnp.maximum(jnp.pad(turns, (1, 0)), jnp.pad(turns, (0, 1)))  # [P], at either end of an interval
-    spread = jnp.pad(turns, 1, mode="edge")
+    kinks = jnp.abs(jnp.diff(jnp.diff(scores) / widths))  # [P - 1], change of slope at the inner bounds
+    # In a random walk a kink grows as the square root of the length.
+    kinks = kinks / jnp.sqrt((widths[1:] + widths[:-1]) / 2)
+    kinks = jnp.maximum(jnp.pad(kinks, (1, 0)), jnp.pad(kinks, (0, 1)))  # [P], the larger of both ends
+    spread = jnp.pad(kinks, 1, mode="edge")
     rough = (spread[:-2] + 2 * spread[1:-1] + spread[2:]) / 4
-    power = jnp.where(rough == 0, 1.0, rough) ** (2 / 3)  # whose derivative at 0 is infinite
+    power = jnp.where(rough == 0, 1.0, rough) ** (2 / 3)  # the derivative at 0 is infinite
     shares = jnp.where(rough == 0, 0.0, power) * widths
     total = jnp.sum(shares)
     even = jnp.full(shares.shape, 1 / len(shares))
-    # Every interval gets a share, in case the scores missed something; without turns, the same share.
+    # Every interval gets some nodes, in case the scores missed something; without kinks, all get the same.
     shares = jnp.where(total > 0, (1 - EVEN) * shares / jnp.where(total > 0, total, 1.0) + EVEN * even, even)
     heights = jnp.concatenate([jnp.zeros(1), jnp.cumsum(shares)])
     edges = jnp.interp(jnp.linspace(0, 1, steps + 1), heights / heights[-1], bounds)

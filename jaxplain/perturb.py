@@ -22,7 +22,7 @@ def upsampling_matrix(size_in: int, size_out: int) -> np.ndarray:
     """Return the matrix of bilinear interpolation with aligned corners: float32 [size_out, size_in].
 
     Sample positions are `linspace(0, size_in - 1, size_out)`, so that the first and last samples are the
-    corners themselves; `jax.image.resize` aligns pixel centres instead.
+    corners themselves; `jax.image.resize` aligns pixel centers instead.
     """
     positions = np.linspace(0.0, size_in - 1.0, size_out)
     distance = np.abs(positions[:, None] - np.arange(size_in)[None, :])
@@ -71,7 +71,7 @@ def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None =
     The blur is a Gaussian of `kernel` taps and standard deviation `sigma`, with borders reflected without
     repeating the edge pixel. Default kernel: 51, or 151 if the longer side has at least 500 pixels, or 201 if
     it has at least 800; default sigma: kernel - 1. These are the values published with I-GOS. Blurring
-    commutes with a model's per-channel normalisation, so it is done in model space; the published program
+    commutes with a model's per-channel normalization, so it is done in model space; the published code
     rounds to 8 bits in between.
 
     Raises:
@@ -107,7 +107,7 @@ def _blur_matrix(size: int, taps: int, sigma: float) -> np.ndarray:
 
 
 def mean_baseline(image: Array) -> Array:
-    """Return an image of the mean colour: [H, W, C] -> [H, W, C]."""
+    """Return an image of the mean color: [H, W, C] -> [H, W, C]."""
     check_image(image)
     return jnp.broadcast_to(jnp.mean(image, axis=(0, 1)), image.shape)
 
@@ -135,15 +135,15 @@ def baseline(
     """Return a baseline by name, in model space: [H, W, C] -> [H, W, C].
 
     Args:
-      kind: "blur"; "black" or "white" (pixel value 0 or 255 before normalisation); "mean" (the image's mean
-        colour); "zero" (0 in model space); "noise" (uniform random pixels).
+      kind: "blur"; "black" or "white" (pixel value 0 or 255 before normalization); "mean" (the image's mean
+        color); "zero" (0 in model space); "noise" (uniform random pixels).
       image: [H, W, C], model space.
       normalize: maps pixels 0..255 to model space, like `Classifier.normalize`; required for "black", "white"
         and "noise".
       key: random key, required for "noise"; consumed.
 
     Raises:
-      ValueError: unknown kind, or the kind requires `normalize` or `key` and it is missing.
+      ValueError: unknown kind, or `normalize` or `key` is required and missing.
       TypeError: the image does not hold floats.
     """
     check_choice(kind, BASELINES, "baseline")
@@ -169,7 +169,7 @@ def as_baseline(baseline: Array | None, image: Array) -> Array:
     """Return the baseline for an image [H, W, C] as float32; None: the blurred image.
 
     Raises:
-      ValueError, TypeError: it is not an image, or its shape is not that of the image.
+      ValueError, TypeError: it is not an image, or its shape differs from the image's.
     """
     if baseline is None:
         return blur_baseline(image)
@@ -183,7 +183,7 @@ def as_baselines(baseline: Array | None, image: Array) -> Array:
     """Return the baselines [K, H, W, C] for an image, given one or several; None: the blurred image.
 
     Raises:
-      ValueError, TypeError: they are not images, or their shape is not that of the image.
+      ValueError, TypeError: they are not images, or their shape differs from the image's.
     """
     if baseline is None:
         return blur_baseline(image)[None]

@@ -1,7 +1,6 @@
 """Lower precision and recomputed activations: less memory and time for any model or score.
 
-Both wrap what is explained, so they work with every explanation; masks, penalties, sums and softmax stay
-float32.
+Both wrap the model or score, so they work with every method; masks, penalties, sums and softmax stay float32.
 """
 
 from collections.abc import Callable
@@ -20,18 +19,18 @@ PyTree = Any
 
 DTYPES = ("bfloat16", "float16", "float32")
 PARTS = ("features", "feature_maps", "pool", "head")
-"""Methods of a classifier of the zoo, which a wrapper computes in the same way as the whole classifier."""
+"""Methods of a zoo classifier that a wrapper computes in the same way as the whole classifier."""
 KNOWN = ("labels", "spec", "name", "preprocess", "crop_and_resize", "normalize", "denormalize")
-"""Other attributes of a classifier of the zoo; a wrapper forwards them."""
+"""Other attributes of a zoo classifier; a wrapper forwards them."""
 
 
 class _Wrapper:
-    """A callable pytree around a model, with those of `PARTS` and `KNOWN` that the model has."""
+    """A callable pytree around a model; has whichever of `PARTS` and `KNOWN` the model has."""
 
     model: Any
 
     def run(self, part: Callable[[Array], Any], values: Array) -> Any:
-        """Compute the model, or a part of it, the way the wrapper does."""
+        """Compute the model or a part of it, with the wrapper's modification."""
         raise NotImplementedError
 
     def __call__(self, images: Array) -> Array:
@@ -51,7 +50,7 @@ class _Wrapper:
 class LowPrecision(_Wrapper):
     """A model that computes in another dtype and returns float32; made by `lower_precision`."""
 
-    model: Any  # its floats have the dtype
+    model: Any  # its float arrays have this dtype
     dtype: np.dtype
 
     def run(self, part: Callable[[Array], Any], values: Array) -> Any:
@@ -67,7 +66,7 @@ class Rematerialized(_Wrapper):
     model: Any
 
     def run(self, part: Callable[[Array], Any], values: Array) -> Any:
-        """Compute; in the backward pass recompute everything except products and convolutions."""
+        """Compute; in the backward pass recompute everything except matrix products and convolutions."""
         # A new function for each call: checkpoints are cached by function, and it closes over parameters.
         policy = jax.checkpoint_policies.dots_saveable
         return jax.checkpoint(lambda values: part(values), policy=policy)(values)
@@ -76,13 +75,13 @@ class Rematerialized(_Wrapper):
 def lower_precision(model: Any, dtype: Any = jnp.bfloat16) -> Any:
     """Return a model or score that computes in bfloat16 or float16: half the memory, for accelerators.
 
-    Parameters are cast once, here; images are cast on the way in, logits or scores back to float32 on the way
-    out. In a `ClassScore` only the classifier is wrapped: softmax, masks and penalties stay float32.
+    Parameters are cast once, here; images are cast on input, and logits or scores back to float32 on output.
+    In a `ClassScore` only the classifier is wrapped: softmax, masks and penalties stay float32.
 
-    Explanations get worse. With bfloat16, six photos and EfficientNet-Lite0 on a CPU, probabilities were off
+    Explanations degrade. With bfloat16, six photos and EfficientNet-Lite0 on a CPU, probabilities were off
     by at most .01, but gradients by much more: the rank correlation with float32 was .90 for iGOS++ masks and
     .82 for gradient maps, and the deletion / insertion AUC of iGOS++ went from .064 / .739 to .070 / .710
-    (benchmarks/precision.py). Compute measures with the float32 model. float16 has a finer mantissa but
+    (benchmarks/precision.py). Compute metrics with the float32 model. float16 has a finer mantissa but
     underflows: the gradient of a probability near 0 or 1 can become 0. On a CPU bfloat16 takes three times as
     long as float32.
 
@@ -94,12 +93,12 @@ def lower_precision(model: Any, dtype: Any = jnp.bfloat16) -> Any:
       dtype: bfloat16, float16 or float32 (which changes nothing), or its name (static).
 
     Returns:
-      A `ClassScore` for a `ClassScore`; otherwise a `LowPrecision`, a callable pytree with those attributes
-      of a classifier of the zoo that the model has (labels, spec, preprocessing; `feature_maps`, `pool` and
+      A `ClassScore` for a `ClassScore`; otherwise a `LowPrecision`, a callable pytree with whichever
+      attributes of a zoo classifier the model has (labels, spec, preprocessing; `feature_maps`, `pool` and
       `head`).
 
     Raises:
-      ValueError: another dtype.
+      ValueError: unsupported dtype.
       TypeError: the model is not callable, or is a Keras model, which follows its own `dtype` policy.
 
     References:
@@ -107,8 +106,8 @@ def lower_precision(model: Any, dtype: Any = jnp.bfloat16) -> Any:
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxplain as jx
-      >>> colours = jax.tree_util.Partial(lambda kernel, images: images.mean((1, 2)) @ kernel, jnp.eye(3))
-      >>> low = lower_precision(colours, "bfloat16")
+      >>> colors = jax.tree_util.Partial(lambda kernel, images: images.mean((1, 2)) @ kernel, jnp.eye(3))
+      >>> low = lower_precision(colors, "bfloat16")
       >>> low.model.args[0].dtype, low(jnp.ones((1, 4, 4, 3))).dtype
       (dtype(bfloat16), dtype('float32'))
     """
@@ -127,14 +126,14 @@ def lower_precision(model: Any, dtype: Any = jnp.bfloat16) -> Any:
 def rematerialize(model: Any) -> Any:
     """Return a model or score whose activations are recomputed in the backward pass instead of being kept.
 
-    Values and gradients are the same; the backward pass takes about a forward pass longer and needs less
-    memory, so that more images fit on an accelerator at a time. A classifier of the zoo, also inside a score
-    or a wrapper, keeps only the inputs of its blocks: for an image of 224 x 224 pixels EfficientNet-Lite0
-    keeps 7 MiB instead of 61, ResNet-50 22 MiB instead of 47 (half of each in bfloat16). Any other model
-    keeps the results of matrix products and convolutions and nothing else, which saves less and may not lower
-    the peak; if it has blocks, `jax.checkpoint` around each block is better.
+    Values and gradients are the same; the backward pass takes longer by about one forward pass and needs less
+    memory, so more images fit on an accelerator at a time. A zoo classifier, also inside a score or a
+    wrapper, keeps only the inputs of its blocks: for an image of 224 x 224 pixels EfficientNet-Lite0 keeps 7
+    MiB instead of 61, ResNet-50 22 MiB instead of 47 (half of each in bfloat16). Any other model keeps only
+    the results of matrix products and convolutions, which saves less and may not lower the peak; if it has
+    blocks, `jax.checkpoint` around each block is better.
 
-    It has no effect on a CPU: XLA's CPU backend recognises that the two computations are equal and merges
+    It has no effect on a CPU: XLA's CPU backend recognizes that the two computations are equal and merges
     them again, so it costs nothing there and saves nothing. Explanations without a backward pass (RISE,
     occlusion, beam search) do not benefit either.
 
@@ -142,9 +141,8 @@ def rematerialize(model: Any) -> Any:
       model: classifier or score, a callable; see `jaxplain.scores.as_pytree`.
 
     Returns:
-      An object of the model's own type if it is or contains a classifier of the zoo, or is a `ClassScore`;
-      otherwise a `Rematerialized`, a callable pytree with those attributes of a classifier of the zoo that
-      the model has.
+      An object of the model's own type if it is or contains a zoo classifier, or is a `ClassScore`; otherwise
+      a `Rematerialized`, a callable pytree with whichever attributes of a zoo classifier the model has.
 
     Raises:
       TypeError: the model is not callable.
@@ -175,7 +173,7 @@ def _has_blocks(node: Any) -> bool:
 
 
 def _callable_pytree(model: Any) -> Any:
-    """Return the model itself, with all its attributes, if it is a pytree; otherwise that of `as_pytree`."""
+    """Return the model itself, with all its attributes, if it is a pytree; otherwise apply `as_pytree`."""
     alone = jax.tree_util.treedef_is_leaf(jax.tree_util.tree_structure(model))
     return as_pytree(model) if alone or not callable(model) else model
 
@@ -195,7 +193,7 @@ def _cast(tree: PyTree, dtype: np.dtype) -> PyTree:
 
 
 def _cast_leaf(leaf: Any, dtype: np.dtype) -> Any:
-    """Cast an array of floats; return anything else (integers, keys, functions) as it is."""
+    """Cast an array of floats; return anything else (integers, keys, functions) unchanged."""
     is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
     floats = is_array and jnp.issubdtype(leaf.dtype, jnp.floating)
     return jnp.asarray(leaf, dtype) if floats else leaf

@@ -1,4 +1,4 @@
-"""Scores and classifiers: what is explained.
+"""Scores and classifiers: the functions to explain.
 
 A *score* is a callable pytree `images [N, H, W, C] -> [N]`; a *classifier* is a callable pytree
 `images -> logits [N, K]`. Every explanation is a pure function of a score.
@@ -20,7 +20,7 @@ KINDS: tuple[str, ...] = get_args(ScoreKind)
 
 
 class Score(Protocol):
-    """A callable pytree that maps each image to one number: what is explained."""
+    """A callable pytree that maps each image to one number, the quantity to explain."""
 
     def __call__(self, images: Array, /) -> Array:
         """Images [N, H, W, C] -> scores [N]; images must not influence one another."""
@@ -88,7 +88,7 @@ def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "
 
 
 def _in_short(target: Any) -> str:
-    """Describe an array by its shape: an image passed as the target would fill the screen."""
+    """Describe an array by its shape: the repr of an image passed as the target would fill the screen."""
     if getattr(target, "ndim", 0):
         return f"an array of shape {target.shape}; for several classes use jax.vmap"
     return repr(target)
@@ -124,9 +124,9 @@ def as_pytree(model: Any) -> Any:
     - If a pytree also has other leaves (Equinox modules hold functions), those become static.
     - A Keras 3 model on the JAX backend becomes its `stateless_call`, with its variables as leaves.
     - Any other callable (a plain function) becomes static: arrays that it closes over are compiled in as
-      constants, and every new function object is compiled anew.
+      constants, and every new function object is compiled again.
 
-    The result may be called and nothing else; `from_pytree` returns the model with its other methods.
+    The result can only be called; `from_pytree` returns the model with its other methods.
 
     Raises:
       TypeError: the model is not callable.
@@ -148,7 +148,7 @@ def as_pytree(model: Any) -> Any:
 def from_pytree(adapted: Any) -> Any:
     """Return the model from which `as_pytree` made a callable pytree, with all its methods.
 
-    Leaves may have been replaced by traced ones meanwhile. Any other model is returned as it is.
+    Leaves may have been replaced by traced ones in the meantime. Any other model is returned unchanged.
 
     Example:
       >>> class Model:
@@ -177,7 +177,7 @@ def _is_array(leaf: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Recombined:
-    """The static half of a pytree that also has leaves other than arrays."""
+    """The static half of a pytree that also has non-array leaves."""
 
     treedef: Any
     static: tuple  # one entry per leaf; None where it is an array

@@ -1,6 +1,6 @@
 """Attribution methods: gradients, Grad-CAM, excitation backprop, RISE, occlusion, and controls.
 
-All explain one image and return an `Explanation`; use `jax.vmap` for a batch. `jax.grad` works through all
+All explain one image and return an `Explanation`; use `jax.vmap` for a batch. `jax.grad` differentiates all
 but the controls, with respect to the image and the score's parameters.
 """
 

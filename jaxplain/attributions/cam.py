@@ -18,9 +18,9 @@ MapWeighting = Callable[[Array, Array], Array]
 
 
 class MapClassifier(Protocol):
-    """A classifier cut at its last convolution: `head(pool(feature_maps(images)))` are its logits.
+    """A classifier split at its last convolution: `head(pool(feature_maps(images)))` are its logits.
 
-    All classifiers of the zoo have these methods; so may any pytree or plain object.
+    All classifiers of the zoo have these methods; any pytree or plain object can define them.
     """
 
     def __call__(self, images: Array, /) -> Array:
@@ -41,10 +41,10 @@ class MapClassifier(Protocol):
 
 
 def check_map_score(score: Any, method: str) -> None:
-    """Check for the score of one class of a `MapClassifier`.
+    """Check that `score` is a class score of a `MapClassifier`.
 
     Raises:
-      TypeError: another score, or a classifier without feature_maps, pool and head.
+      TypeError: another kind of score, or a classifier without feature_maps, pool and head.
     """
     if not isinstance(score, scores.ClassScore):
         raise TypeError(
@@ -74,7 +74,7 @@ def feature_maps(model: MapClassifier, image: Array) -> Array:
 
 
 def logits_of_maps(model: MapClassifier, maps: Array) -> Array:
-    """Return the logits that follow from feature maps: [N, h, w, d] -> [N, K]."""
+    """Compute the logits from feature maps: [N, h, w, d] -> [N, K]."""
     return model.head(model.pool(maps))
 
 
@@ -99,18 +99,19 @@ def grad_cam(
       baseline: ignored.
       key: ignored.
       batch_size: ignored; the model sees one image.
-      kind: which score of the class is differentiated (static), whatever the kind of `score`; see
+      kind: which score of the class is differentiated (static), regardless of the kind of `score`; see
         `class_score`. None: that of `score`. The logit is the usual choice, because a confident softmax has
         almost no gradient.
 
     Returns:
       An `Explanation`: importance [h, w] is the positive part of the weighted sum of the maps, at their own
-      resolution and not normalised (zero everywhere if no map raises the score); `details.attribution` is
+      resolution and not normalized (zero everywhere if no map raises the score); `details.attribution` is
       the sum itself [h, w], in units of the score times those of the maps.
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options, another score, a classifier without the three
-        methods. A NaN logit, or a traced target that is not a class, sets the status instead.
+      ValueError, TypeError: invalid shapes, dtypes or options, another kind of score, or a classifier
+        without the three methods. A NaN logit, or a traced target that is not a class, sets the status
+        instead.
 
     References:
       Selvaraju, Cogswell, Das, Vedantam, Parikh, Batra. Grad-CAM. ICCV 2017.
@@ -190,8 +191,8 @@ def _cam(score: Any, image: Array, *, weighting: MapWeighting, kind: str) -> Exp
     score = scores.from_pytree(score)
     model = scores.from_pytree(score.classifier)
     maps = feature_maps(model, image)
-    of_maps = scores.ClassScore(partial(logits_of_maps, model), score.target, kind)
-    value, grads = jax.value_and_grad(lambda maps: of_maps(maps)[0])(maps)
+    map_score = scores.ClassScore(partial(logits_of_maps, model), score.target, kind)
+    value, grads = jax.value_and_grad(lambda maps: map_score(maps)[0])(maps)
     weights = weighting(maps[0], grads[0])
     attribution = jnp.sum(maps[0] * weights[None, None], axis=-1).astype(jnp.float32)
     checked = jnp.append(attribution, value)  # the positive part alone would hide minus infinity

@@ -57,7 +57,7 @@ def edges(
 ) -> Explanation:
     """Control: the image's edges, independent of what the classifier has learned.
 
-    The magnitude of the Sobel gradient, summed over channels. It looks convincing and must fail every sanity
+    The magnitude of the Sobel gradient, summed over channels. It looks convincing but must fail every sanity
     check.
 
     Args:

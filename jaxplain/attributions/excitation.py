@@ -42,22 +42,22 @@ def excitation_backprop(
       baseline: ignored.
       key: ignored.
       batch_size: ignored; the model sees one image.
-      layer: where the propagation ends (static): "maps", the last convolution (coarse and clean, as the paper
-        shows coarse layers), or "image", the pixels. For layers between see `winning_probabilities`.
+      layer: where the propagation ends (static): "maps", the last convolution (coarse and clean; the paper
+        shows coarse layers), or "image", the pixels. For layers in between see `winning_probabilities`.
       contrastive: subtract the probability of "not this class", for which the weights of the top layer are
         negated (static). This is the paper's c-MWP, which distinguishes classes that the plain version does
-        not. Both probabilities are normalised to sum 1 first.
+        not. Both probabilities are first normalized to sum to 1.
 
     Returns:
       An `Explanation`: importance [h, w] (for "image" [H, W]) is the positive part of `details.attribution`,
-      the probability summed over channels. It sums to at most 1: what is missing was lost where nothing
-      excites. With `contrastive` the attribution is signed.
+      the probability summed over channels. It sums to at most 1: the rest is lost where no neuron excites.
+      With `contrastive` the attribution is signed.
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options, another score, a classifier without the three
-        methods.
-      NotImplementedError: an operation of the network has no rule; names it. A NaN logit sets the status
-        instead.
+      ValueError, TypeError: invalid shapes, dtypes or options, another kind of score, or a classifier
+        without the three methods.
+      NotImplementedError: an operation of the network has no rule; the message names it. A NaN logit sets
+        the status instead.
 
     References:
       Zhang, Bargal, Lin, Brandt, Shen, Sclaroff. Top-down Neural Attention by Excitation Backprop. IJCV 2018.
@@ -111,10 +111,10 @@ def contrastive_excitation_backprop(
 def winning_probabilities(
     function: Callable[[Array], Array], activations: Array, target: int | Array, *, contrastive: bool = False
 ) -> Array:
-    """Excitation backprop through the upper part of a network, down to the layer where it is cut.
+    """Apply excitation backprop through the upper part of a network, down to a given layer.
 
     Args:
-      function: from the activations of a layer to logits [K], made of operations that have a rule (see
+      function: maps the activations of a layer to logits [K]; made of operations that have a rule (see
         `jaxplain.attributions.excitation_rules`).
       activations: those of the layer, of any shape.
       target: class index, may be traced.
@@ -124,7 +124,7 @@ def winning_probabilities(
       The probability of every activation, of the same shape as `activations`.
 
     Raises:
-      NotImplementedError: an operation has no rule; names it.
+      NotImplementedError: an operation has no rule; the message names it.
 
     Example:
       >>> import jax.numpy as jnp
@@ -140,15 +140,15 @@ def _probabilities(recording: Recording, target: int | Array, contrastive: bool)
     logits = recording.output.value
     winner = (jnp.arange(logits.shape[-1]) == target).astype(jnp.float32)
 
-    def passed_down(negate_top: bool) -> Array:
+    def propagated(negate_top: bool) -> Array:
         return jnp.abs(recording.pass_down(winner, negate_top=negate_top))
 
     if not contrastive:
-        return passed_down(False)
-    return _normalised(passed_down(False)) - _normalised(passed_down(True))
+        return propagated(False)
+    return _normalized(propagated(False)) - _normalized(propagated(True))
 
 
-def _normalised(probabilities: Array) -> Array:
+def _normalized(probabilities: Array) -> Array:
     total = jnp.sum(probabilities)
     return jnp.where(total > 0, probabilities / jnp.where(total > 0, total, 1.0), 0.0)
 
@@ -163,8 +163,7 @@ def _excitation(score: Any, image: Array, *, layer: ExcitationLayer, contrastive
         recording = record(lambda image: logits_of_maps(model, feature_maps(model, image))[0], image)
     attribution = jnp.sum(_probabilities(recording, score.target, contrastive), axis=-1).astype(jnp.float32)
     logits = recording.output.value[None]
-    logit = scores.ClassScore(lambda _: logits, score.target, "logit")(
-        image[None]
-    )  # NaN where it is no class
+    # NaN if the target is not a class.
+    logit = scores.ClassScore(lambda _: logits, score.target, "logit")(image[None])
     checked = jnp.append(attribution, logit)
     return finished(jax.nn.relu(attribution), checked, 1, AttributionDetails(attribution))

@@ -8,15 +8,15 @@ Rules, with inputs x_i, weights w_ij and relevance P (Zhang et al., IJCV 2018; b
 
 - linear maps (matrix products, convolutions, sums): P_i = sum_j P_j c_ij / sum_i' c_i'j, with the
   contributions c_ij = max(w_ij x_i, 0);
-- maxima and selections: all to the winner; operations that only move numbers (reshape, pad, slice): along
-  with them;
-- activation functions, scales and biases: unchanged.
+- maxima and selections: all relevance goes to the winner;
+- operations that only move numbers (reshape, pad, slice): relevance moves with the numbers;
+- activation functions, scales and biases: relevance is unchanged.
 
-Relevance to which nothing contributes is lost.
+The relevance of an output to which nothing contributes is lost.
 
 If activations are never negative, this is the published rule. If they can be (linear bottlenecks, the
-normalised image), a negative x_i with a negative weight contributes too, and x_i was made negative by
-whatever lowered it: so its relevance carries a minus sign and is distributed by the contributions
+normalized image), a negative x_i with a negative weight contributes too. What made x_i negative are the
+inputs that lowered it: so its relevance has a minus sign and is distributed by the contributions
 max(-w_ij x_i, 0). The probability is the absolute value of the relevance.
 """
 
@@ -67,7 +67,7 @@ class Recording:
         self.output = TracedValue(None, None)
 
     def new_slot(self) -> int:
-        """Return the number of a new slot."""
+        """Allocate a slot and return its number."""
         self._slots += 1
         return self._slots
 
@@ -75,20 +75,20 @@ class Recording:
         """Pass relevance from the output to the input.
 
         Args:
-          relevance: of the output's shape; negative where the value is.
-          negate_top: negate the topmost weights, which gives the evidence against.
+          relevance: in the output's shape; negative where the output is.
+          negate_top: negate the topmost weights, which gives the evidence against the class.
 
         Returns:
-          The relevance of the input, of its shape; zero if the output does not depend on it.
+          The relevance of the input, in its shape; zero if the output does not depend on it.
         """
-        held: dict[int | None, Array] = {self.output.slot: relevance}
+        relevances: dict[int | None, Array] = {self.output.slot: relevance}
         for operation in reversed(self.operations):
-            arrived = [held.pop(slot, None) for slot in operation.slots]
-            if all(part is None for part in arrived):
+            incoming = [relevances.pop(slot, None) for slot in operation.slots]
+            if all(part is None for part in incoming):
                 continue
             full = [
                 jnp.zeros(value.shape, jnp.float32) if part is None else part
-                for part, value in zip(arrived, operation.values, strict=True)
+                for part, value in zip(incoming, operation.values, strict=True)
             ]
             is_weighted = operation.rule is _by_weights
             options = {"negate": True} if is_weighted and negate_top else {}
@@ -96,16 +96,18 @@ class Recording:
             negate_top = negate_top and not is_weighted
             for operand, part in zip(operation.operands, passed, strict=True):
                 if operand.slot is not None and part is not None:
-                    held[operand.slot] = part + held[operand.slot] if operand.slot in held else part
+                    relevances[operand.slot] = (
+                        part + relevances[operand.slot] if operand.slot in relevances else part
+                    )
         empty = jnp.zeros(self.input.value.shape)
-        return empty if self.output.slot is None else held.get(self.input.slot, empty)
+        return empty if self.output.slot is None else relevances.get(self.input.slot, empty)
 
 
 def record(function: Callable[[Array], Array], given: Array) -> Recording:
     """Run a function of one array and record its operations.
 
     Raises:
-      NotImplementedError: an operation has no rule; names it.
+      NotImplementedError: an operation has no rule; the message names it.
     """
     closed = jax.make_jaxpr(function)(given)
     recording = Recording(given)
@@ -189,9 +191,8 @@ def _are_linear(programs: Sequence[Any], dependent: Sequence[bool]) -> bool:
     for closed in programs:
         if isinstance(closed, str):
             return False
-        given = dependent[
-            len(dependent) - len(closed.jaxpr.invars) :
-        ]  # a conditional's first operand chooses
+        # A conditional's first operand selects the branch.
+        given = dependent[len(dependent) - len(closed.jaxpr.invars) :]
         if not _is_linear_program(closed.jaxpr, given):
             return False
     return True
@@ -227,7 +228,7 @@ def _rule(name: str, dependent: Sequence[bool]) -> Callable[..., list[Array | No
     """Return the rule of a plain operation.
 
     Raises:
-      NotImplementedError: it has none; names it.
+      NotImplementedError: it has none; the message names it.
     """
     if name in _MOVES or name in _WINNERS:
         return _by_gradient
@@ -272,13 +273,13 @@ def _by_sign_of_scale(operation: _RecordedOperation, relevance: list[Array]) -> 
 
 
 def _by_gradient(operation: _RecordedOperation, relevance: list[Array]) -> list[Array | None]:
-    """Along the derivative, which is 1 where a number comes from and 0 elsewhere."""
+    """Pass relevance along the derivative, which is 1 where a number comes from and 0 elsewhere."""
     return _cotangents(operation, [operand.value for operand in operation.operands], relevance)
 
 
 def _to_selected(operation: _RecordedOperation, relevance: list[Array]) -> list[Array | None]:
-    which, *cases = operation.operands
-    chosen = which.value.astype(jnp.int32)
+    selector, *cases = operation.operands
+    chosen = selector.value.astype(jnp.int32)
     return [None, *(jnp.where(chosen == number, relevance[0], 0.0) for number in range(len(cases)))]
 
 
@@ -294,7 +295,7 @@ def _to_difference(operation: _RecordedOperation, relevance: list[Array]) -> lis
 def _by_size(
     summands: list[Array], relevance: Array, signs: tuple[float, float] = (1.0, 1.0)
 ) -> list[Array | None]:
-    """Positive relevance to the positive summands, negative to the negative ones, in proportion."""
+    """Distribute positive relevance over positive summands, negative over negative ones, in proportion."""
     shares = []
     for sign in (1.0, -1.0):
         parts = [jnp.maximum(sign * summand, 0.0) for summand in summands]
@@ -306,7 +307,7 @@ def _by_size(
 def _by_weights(
     operation: _RecordedOperation, relevance: list[Array], negate: bool = False
 ) -> list[Array | None]:
-    """In proportion to the contributions: of w x to positive relevance, of -w x to negative relevance."""
+    """Distribute positive relevance in proportion to w x, negative relevance in proportion to -w x."""
     passed: list[Array | None] = [None] * len(operation.operands)
     for sign in (1.0, -1.0):  # of the relevance that is distributed
         weight_sign = -sign if negate else sign
@@ -348,16 +349,16 @@ def _is_float(operand: TracedValue) -> bool:
 def _cotangents(
     operation: _RecordedOperation, values: list[Any], cotangents: list[Array]
 ) -> list[Array | None]:
-    """Return cotangents of the operands that depend on the input, in float32 whatever the network uses."""
+    """Return the cotangents of the operands that depend on the input, always in float32."""
     chosen = [index for index, operand in enumerate(operation.operands) if operand.slot is not None]
 
-    def of_chosen(*some: Array) -> list[Any]:
+    def run_with(*replaced: Array) -> list[Any]:
         full = list(values)
-        for index, value in zip(chosen, some, strict=True):
+        for index, value in zip(chosen, replaced, strict=True):
             full[index] = value
         return operation.run(*full)
 
-    _, back = jax.vjp(of_chosen, *(values[index] for index in chosen))
+    _, back = jax.vjp(run_with, *(values[index] for index in chosen))
     cast = [part.astype(value.dtype) for part, value in zip(cotangents, operation.values, strict=True)]
     passed: list[Array | None] = [None] * len(values)
     for index, slope in zip(chosen, back(cast), strict=True):

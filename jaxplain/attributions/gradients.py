@@ -1,7 +1,7 @@
 """Gradients of the score with respect to the image: plain, times the input, and over noisy copies.
 
-Every gradient is taken with respect to a shift that is added to the image and is zero, so that the gradient
-that the funnel sums over many images is the sum of their gradients.
+Every gradient is taken with respect to a zero shift added to the image, so that the gradient that the funnel
+returns for many images is the sum of their gradients.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ NOISE_SHARE = 0.15  # default standard deviation of the noise, as a share of the
 
 
 class AttributionDetails(NamedTuple):
-    """What an attribution method computes before its importance is derived from it."""
+    """The attribution from which the importance is derived."""
 
     attribution: Array  # signed, as the paper defines it: [H, W, C] for gradients, [h, w] for feature maps
 
@@ -120,8 +120,8 @@ def input_x_gradient(
 ) -> Explanation:
     """Gradient times image: the linear approximation of the score, split into the pixels' contributions.
 
-    Contributions are relative to zero in model space (for a normalised image, the mean colour), whatever the
-    baseline. Arguments, errors: see `gradient`.
+    Contributions are relative to zero in model space (for a normalized image, the mean color), regardless
+    of the baseline. Arguments, errors: see `gradient`.
 
     Returns:
       An `Explanation`: importance [H, W]; `details.attribution` [H, W, C] is in units of the score.
@@ -143,10 +143,10 @@ def input_x_gradient(
 @partial(jax.jit, static_argnames=("reduce", "times_input"))
 def _at_image(score: Any, image: Array, *, reduce: Reduce, times_input: bool) -> Explanation:
     once = jnp.ones(1)
-    found = funnel.value_and_grad(score, _shifted, jnp.zeros_like(image), image, once, once)
-    attribution = image * found.grads if times_input else found.grads
+    evaluated = funnel.value_and_grad(score, _shifted, jnp.zeros_like(image), image, once, once)
+    attribution = image * evaluated.grads if times_input else evaluated.grads
     importance = reduce_channels(attribution, reduce)
-    return finished(importance, found.values, 1, AttributionDetails(attribution))
+    return finished(importance, evaluated.values, 1, AttributionDetails(attribution))
 
 
 def _shifted(shift: Array, image: Array, _: Array) -> Array:
@@ -180,8 +180,8 @@ def smooth_grad(
       n_samples: number of noisy copies (static).
       noise: standard deviation of the Gaussian noise in model space; may be traced. None: 0.15 times the
         image's range (largest value minus smallest), as published.
-      noise_samples: [S, H, W, C], the noise itself, to reproduce other programs; replaces `key`, `n_samples`
-        and `noise`.
+      noise_samples: [S, H, W, C], the noise itself, to reproduce other implementations; replaces `key`,
+        `n_samples` and `noise`.
       reduce: how channels become importance (static); see `reduce_channels`. Applied to the mean gradient.
 
     Returns:
@@ -225,7 +225,7 @@ def var_grad(
 ) -> Explanation:
     """VarGrad: the variance of the gradient over noisy copies of the image.
 
-    The population variance (divided by S, not S - 1), so never negative. Arguments, errors: see
+    This is the population variance (divided by S, not S - 1), which is never negative. Arguments, errors: see
     `smooth_grad`; the same key or noise gives both methods the same copies.
 
     Returns:
@@ -252,7 +252,7 @@ def var_grad(
 
 
 class _NoiseSource(NamedTuple):
-    """Where the noise of S copies comes from: keys to draw it with, or the samples themselves."""
+    """The noise of S copies: keys to draw it with, or the samples themselves."""
 
     keys: Array | None  # [S]
     samples: Array | None  # [S, H, W, C]
@@ -286,14 +286,14 @@ def _noise_source(
 
 
 class _CleanImage(NamedTuple):
-    """What all noisy copies share."""
+    """Inputs shared by all noisy copies."""
 
     image: Array  # [H, W, C]
     std: Array  # []
 
 
 class _NoisyCopy(NamedTuple):
-    """One noisy copy, by the key of its noise or by the noise itself."""
+    """One noisy copy, given by the key of its noise or by the noise itself."""
 
     shift: Array  # int32 [], index of the shift that is added to it
     key: Array | None  # []
@@ -314,7 +314,7 @@ def _mean_gradient(
     score: Any, image: Array, source: _NoiseSource, *, reduce: Reduce, batch_size: int | None
 ) -> Explanation:
     count = source.length()
-    found = funnel.value_and_grad(
+    evaluated = funnel.value_and_grad(
         score,
         _render_noisy,
         jnp.zeros((1, *image.shape)),
@@ -323,21 +323,21 @@ def _mean_gradient(
         jnp.full(count, 1 / count),
         batch_size=batch_size,
     )
-    attribution = found.grads[0]
+    attribution = evaluated.grads[0]
     importance = reduce_channels(attribution, reduce)
-    return finished(importance, found.values, count, AttributionDetails(attribution))
+    return finished(importance, evaluated.values, count, AttributionDetails(attribution))
 
 
 class _GradientMoments(NamedTuple):
-    """Moments of the gradients so far."""
+    """Running moments of the gradients."""
 
-    number: Array  # [], of gradients
+    number: Array  # [], number of gradients
     mean: Array  # [H, W, C]
     squares: Array  # [H, W, C], sum of squared deviations from the mean
 
 
 class _NoisyBatch(NamedTuple):
-    """b copies, each with a shift and so a gradient of its own; padding repeats the last with weight 0."""
+    """b copies, each with its own shift and so its own gradient; padding repeats the last with weight 0."""
 
     copies: _NoisyCopy  # leaves [b, ...]
     weights: Array  # [b]
@@ -353,10 +353,10 @@ def _gradient_variance(
     shifts, context = jnp.zeros((size, *image.shape)), _CleanImage(image, source.std)
 
     def step(moments: _GradientMoments, batch: _NoisyBatch) -> tuple[_GradientMoments, Array]:
-        found = funnel.value_and_grad(
+        evaluated = funnel.value_and_grad(
             score, _render_noisy, shifts, context, batch.copies, batch.weights, batch_size=size
         )
-        return _add_gradients(moments, found.grads, batch.weights), found.values
+        return _add_gradients(moments, evaluated.grads, batch.weights), evaluated.values
 
     start = _GradientMoments(jnp.float32(0.0), jnp.zeros_like(image), jnp.zeros_like(image))
     moments, values = jax.lax.scan(step, start, batches)
@@ -366,7 +366,7 @@ def _gradient_variance(
 
 
 def _noisy_batches(source: _NoiseSource, batch_size: int) -> _NoisyBatch:
-    """Split S copies into batches: leaves [batches, b, ...], as the funnel splits."""
+    """Split S copies into batches: leaves [batches, b, ...], as the funnel does."""
     count = source.length()
     batches = -(-count // batch_size)
     size = -(-count // batches)
@@ -379,7 +379,7 @@ def _noisy_batches(source: _NoiseSource, batch_size: int) -> _NoisyBatch:
 
 def _add_gradients(moments: _GradientMoments, grads: Array, weights: Array) -> _GradientMoments:
     """Add b gradients [b, H, W, C] to the moments, in the pairwise form of Chan, Golub, LeVeque (1979): a
-    variance that is small compared to the mean keeps its digits."""
+    variance that is small compared to the mean keeps its precision."""
     weight = weights[:, None, None, None]
     added = jnp.sum(weights)
     mean = jnp.sum(weight * grads, axis=0) / added

@@ -17,7 +17,7 @@ RULES = ("adaptive", *paths.RULES)
 
 
 class IntegratedDetails(NamedTuple):
-    """What integrated gradients computes besides the importance."""
+    """The attribution of integrated gradients and its quadrature error."""
 
     attribution: Array  # [H, W, C], signed, in units of the score
     completeness_error: Array  # [], |sum of attributions - score difference| / |score difference|
@@ -111,22 +111,24 @@ def _integrated(
     reduce: Reduce,
     batch_size: int | None,
 ) -> Explanation:
-    """Integrate along a path; None: the adaptive one, whose nodes depend on the scores."""
+    """Integrate along a path; None selects the adaptive one, whose nodes depend on the scores."""
     ends, shift = _PathEnds(image, baseline), jnp.zeros_like(image)
-    places = paths.pilot(n_steps) if path is None else jnp.array([0.0, 1.0])
-    scored = funnel.evaluate(score, _point_on_path, shift, ends, places, batch_size=batch_size)
+    positions = paths.pilot(n_steps) if path is None else jnp.array([0.0, 1.0])
+    scored = funnel.evaluate(score, _point_on_path, shift, ends, positions, batch_size=batch_size)
     # Derivatives of the result treat the nodes as fixed: with few nodes, the derivative of the quadrature
     # error with respect to them can be several times that of the integral, and it costs a backward pass.
     nodes, weights = paths.adaptive(jax.lax.stop_gradient(scored), n_steps) if path is None else path
-    found = funnel.value_and_grad(score, _point_on_path, shift, ends, nodes, weights, batch_size=batch_size)
-    attribution = (image - baseline) * found.grads
+    evaluated = funnel.value_and_grad(
+        score, _point_on_path, shift, ends, nodes, weights, batch_size=batch_size
+    )
+    attribution = (image - baseline) * evaluated.grads
     difference = scored[-1] - scored[0]
     error = jnp.abs(jnp.sum(attribution) - difference) / jnp.abs(difference)
-    values = jnp.concatenate([found.values, scored])
+    values = jnp.concatenate([evaluated.values, scored])
     details = IntegratedDetails(attribution, error)
     return finished(reduce_channels(attribution, reduce), values, len(values), details)
 
 
 def _point_on_path(shift: Array, ends: _PathEnds, share: Array) -> Array:
-    # Written so that shares 0 and 1 give the ends to the last bit.
+    # In this form, shares 0 and 1 give the ends exactly.
     return (1 - share) * ends.baseline + share * ends.image + shift

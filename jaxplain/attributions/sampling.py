@@ -37,13 +37,13 @@ def rise(
     The importance of a pixel is the sum of score times mask over all masks, divided by their number and by
     the probability that the pixel is kept: an estimate of the mean score given that the pixel is visible.
 
-    Masks are drawn from the key when they are needed (twice), never all at once.
+    Masks are drawn from the key when they are needed (twice) and never all held in memory.
 
     Args:
       score: images [N, H, W, C] -> [N]; by convention a probability, see `class_score`.
       image: [H, W, C], model space.
-      baseline: [H, W, C], what replaces hidden pixels; None: zero in model space, as published (for a
-        normalised image, the mean colour).
+      baseline: [H, W, C], replaces hidden pixels; None: zero in model space, as published (for a
+        normalized image, the mean color).
       key: random key that draws the masks; consumed.
       batch_size: images per model call; None chooses by platform.
       n_samples: number of masks (static). The published numbers are 4,000 for VGG16 and 8,000 for ResNet50.
@@ -93,7 +93,7 @@ def rise_masks(
     """Return the masks that `rise` draws from a key: float32 [n_samples, H, W] in [0, 1], 1 keeps a pixel.
 
     Each mask starts as a grid of independent zeros and ones (one with the given probability). It is upsampled
-    bilinearly (aligned pixel centres, edges continued) to one cell more than covers the image in each
+    bilinearly (aligned pixel centers, edge values extended) to one cell more than the image in each
     direction, and cropped at a random offset of less than a cell. Its mean at every pixel is the probability.
 
     Arguments: see `rise`; shape: rows and columns of the image (static).
@@ -123,7 +123,7 @@ def _checked_probability(probability: float | Array) -> Array:
 
 
 class _RiseImage(NamedTuple):
-    """What all masked images share."""
+    """Inputs shared by all masked images."""
 
     image: Array  # [H, W, C]
     baseline: Array  # [H, W, C]
@@ -180,7 +180,7 @@ def _shifted_interpolation(size: int, cells: int, key: Array) -> Array:
     """Return the matrix that interpolates one axis at a random shift: [size, cells], rows summing to 1."""
     pixels = -(-size // cells)  # per cell
     shift = jax.random.randint(key, (), 0, pixels)
-    # Pixel centres within the upsampled mask of (cells + 1) * pixels, in cells from the first cell's centre.
+    # Pixel centers within the upsampled mask of (cells + 1) * pixels, in cells from the first cell's center.
     places = (jnp.arange(size) + shift + 0.5) * (cells / ((cells + 1) * pixels)) - 0.5
     places = jnp.clip(places, 0.0, cells - 1.0)
     return jnp.maximum(0.0, 1.0 - jnp.abs(places[:, None] - jnp.arange(cells)[None]))
@@ -209,12 +209,12 @@ def occlusion(
     Args:
       score: images [N, H, W, C] -> [N]; see `class_score`.
       image: [H, W, C], model space.
-      baseline: [H, W, C], what the window shows; None: the blurred image.
+      baseline: [H, W, C], replaces the pixels in the window; None: the blurred image.
       key: ignored.
       batch_size: images per model call; None chooses by platform.
       window: rows and columns of the window, at most those of the image (static); None: a seventh of the
         shorter side (32 of 224 pixels).
-      stride: how far the window moves, at most its own size, so that no pixel is skipped (static); None: half
+      stride: step of the window, at most its own size, so that no pixel is skipped (static); None: half
         the window.
 
     Returns:
@@ -262,7 +262,7 @@ class _WindowCorner(NamedTuple):
 
 
 class _OccludedImage(NamedTuple):
-    """What all occluded images share."""
+    """Inputs shared by all occluded images."""
 
     image: Array  # [H, W, C]
     baseline: Array  # [H, W, C]
@@ -294,7 +294,7 @@ def _occlusion(
 
 
 def _window_starts(size: int, window: int, stride: int) -> np.ndarray:
-    """Return where windows begin along one axis, up to the first that reaches its end."""
+    """Return where windows start along one axis, up to the first one that reaches the end."""
     return stride * np.arange(-(-(size - window) // stride) + 1)
 
 

@@ -1,4 +1,4 @@
-"""The `jaxplain` command: its entry point, and the commands of the other modules of `cli`."""
+"""The `jaxplain` command: its entry point, which registers the commands of the other modules."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ from jaxplain.cli.options import examples, flow
 from jaxplain.cli.run import DEBUG, INTERRUPTED, WRONG
 
 app = typer.Typer(
-    help="Why does an image classifier decide as it does?",
+    help="Explain the predictions of image classifiers.",
     epilog=examples(
         "jaxplain demo", "jaxplain predict cat.jpg", "jaxplain explain cat.jpg", "jaxplain explain -h"
     )
@@ -45,10 +45,12 @@ def main() -> NoReturn:
         if end.code == INTERRUPTED:
             process.leave_at_once(128 + signals[-1] if signals else INTERRUPTED)
         raise
-    except OSError as error:  # of a table or JSON; results have their own errors
+    except OSError as error:  # while printing; writing results raises other errors
         if os.environ.get(DEBUG):
             raise
-        screen.say(f"cannot write the output: {error.strerror or error}. Send it elsewhere.", "error", "red")
+        screen.say(
+            f"cannot write the output: {error.strerror or error}. Redirect it elsewhere.", "error", "red"
+        )
         process.leave_at_once(WRONG)
     sys.exit()
 
@@ -62,7 +64,7 @@ def _version(
         raise typer.Exit
 
 
-# In the order of the help. The first of a group of commands brings the group.
+# In the order of the help; each group appears at its first command.
 for commands in (
     explain_commands,
     report_command,

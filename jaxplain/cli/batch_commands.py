@@ -68,12 +68,10 @@ def batch(
     ],
     method: Annotated[
         str,
-        typer.Option(
-            metavar="NAME", help=f"How each photo is explained, one of {METHOD_NAMES}, {sharding.SAG}."
-        ),
+        typer.Option(metavar="NAME", help=f"Explanation method, one of {METHOD_NAMES}, {sharding.SAG}."),
     ] = "igos++",
     out: Annotated[
-        str, typer.Option(metavar="PATH", help="Results: a folder, or an address such as gs://bucket/name.")
+        str, typer.Option(metavar="PATH", help="Output: a folder, or a URL such as gs://bucket/name.")
     ] = "results.zarr",
     model: Model = "efficientnet-lite0",
     weights: Weights = None,
@@ -81,8 +79,8 @@ def batch(
         int | None,
         typer.Option(
             metavar="N",
-            help="Rows and columns at which heatmaps are measured, and of the mask that a method optimizes, "
-            "from 1 to the model's input (224); default: 28, for sag 7 patches.",
+            help="Rows and columns at which heatmaps are evaluated, and of the mask if the method optimizes "
+            "one, from 1 to the model's input (224); default: 28, or 7 patches for sag.",
             min=1,
         ),
     ] = None,
@@ -93,7 +91,7 @@ def batch(
         int | None,
         typer.Option(
             metavar="N",
-            help="Images per device per step; fewer need less memory. Default: 1 on a CPU, 16 on an "
+            help="Images per device per step; fewer use less memory. Default: 1 on a CPU, 16 on an "
             "accelerator.",
             min=1,
         ),
@@ -102,7 +100,7 @@ def batch(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"Number format of the model, one of {', '.join(DTYPES)}; 16 bits need less memory.",
+            help=f"Number format of the model, one of {', '.join(DTYPES)}; 16-bit formats use less memory.",
         ),
     ] = "float32",
     remat: Annotated[
@@ -124,7 +122,7 @@ def batch(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="For several processes that share the work: the address of process 0, or auto to get it "
+            help="To share the work among several processes: the address of process 0, or auto to get it "
             "from SLURM, Open MPI or Cloud TPU.",
         ),
     ] = None,
@@ -139,8 +137,8 @@ def batch(
 ) -> None:
     """Explain a whole folder on all devices, with results that survive interruption.
 
-    Run the same command again to resume. A photo that fails becomes a row with the reason. SIGTERM and Ctrl-C
-    stop after the current step and keep all results. The results open in zarr and xarray.
+    Run the same command again to resume. A photo that fails gets a row with the reason. SIGTERM and Ctrl-C
+    stop after the current step and keep all results. Open the results with zarr or xarray.
     """
     with clear_errors(), _clear_failures():
         recipe = sharding.make_recipe(method, size=size, baseline=baseline)
@@ -194,17 +192,19 @@ def _mesh(devices: int | None) -> Mesh | None:
         return None
     local = jax.local_devices()
     if devices > len(local):
-        raise ValueError(f"--mesh must be at most {len(local)}, the devices of this process, got {devices}.")
+        raise ValueError(
+            f"--mesh must be at most {len(local)}, the number of devices of this process, got {devices}."
+        )
     return Mesh(np.array(local[:devices]), (sharding.DATA,))
 
 
 class _StopRequest:
-    """Handler of the signals that ask a run to stop."""
+    """Signal handler that asks a run to stop."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.signal: int | None = None
-        self.after_step = False  # whether there are steps yet, which alone are worth finishing
+        self.after_step = False  # whether steps have started; before that, Ctrl-C stops at once
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and (not self.after_step or self.signal is not None):
@@ -274,7 +274,7 @@ def _finish(outcome: batches.BatchOutcome, out: str, stop: _StopRequest) -> None
         screen.say(f"damaged files: {rows} had to be explained again.", "warning", "yellow")
     total = "" if progress.total is None else f" of {progress.total}"
     screen.say(
-        f"{progress.before + progress.done}{total} photos explained, {progress.done} of them now in "
+        f"{progress.before + progress.done}{total} photos explained, {progress.done} of them by this run in "
         f"{_duration(progress.seconds)} ({progress.images_per_second:.2f} images/s, compiled in "
         f"{outcome.compile_seconds:.0f} s); results in {out}"
     )
@@ -294,7 +294,7 @@ def batch_report(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Summarize the results of a batch run: settings, number of photos, means, reasons of failures."""
+    """Summarize the results of a batch run: settings, number of photos, means, reasons for failures."""
     with clear_errors():
         report = report_on(open_store(results))
     if as_json:

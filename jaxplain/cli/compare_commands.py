@@ -43,7 +43,7 @@ from jaxplain.runs.summary import (
 
 _NAMES = "A,B,..."
 _SUFFIXES = (".md", ".csv", ".json")
-_EMPTY_CELL = 235  # gray level of a picture that is missing
+_EMPTY_CELL = 235  # gray level of a missing picture
 
 
 def register(root: typer.Typer) -> None:
@@ -61,32 +61,32 @@ def register(root: typer.Typer) -> None:
 def compare(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Folder of photos, without its sub-folders.", show_default=False),
+        typer.Argument(metavar="DIR", help="Folder of photos; sub-folders are ignored.", show_default=False),
     ],
     methods: Annotated[
         str,
         typer.Option(
             metavar=_NAMES,
-            help=f"all, ablations, or some of {METHOD_NAMES}.",
+            help=f"Methods: all, ablations, or any of {METHOD_NAMES}.",
             show_default=", ".join(comparisons.DEFAULT_METHODS),
         ),
     ] = ",".join(comparisons.DEFAULT_METHODS),
     models: Annotated[
-        str, typer.Option(metavar=_NAMES, help=f"Classifiers, some of {', '.join(zoo.model_names())}.")
+        str, typer.Option(metavar=_NAMES, help=f"Classifiers, any of {', '.join(zoo.model_names())}.")
     ] = "efficientnet-lite0",
     weights: Weights = None,
     size: Annotated[
         str,
         typer.Option(
             metavar="N,M,...",
-            help="Rows and columns of the maps that are measured, each from 1 to the model's input (224).",
+            help="Rows and columns at which maps are evaluated, each from 1 to the model's input (224).",
         ),
     ] = "28",
     measures: Annotated[
         str,
         typer.Option(
             metavar=_NAMES,
-            help=f"Columns, some of {', '.join(MEASURES)}.",
+            help=f"Measures, any of {', '.join(MEASURES)}.",
             show_default=", ".join(DEFAULT_MEASURES),
         ),
     ] = ",".join(DEFAULT_MEASURES),
@@ -103,14 +103,14 @@ def compare(
         Path,
         typer.Option(
             metavar="NAME",
-            help="What the names of the files begin with: NAME.md, NAME.csv, NAME-sheet-28.png, ...",
+            help="Prefix of the output files: NAME.md, NAME.csv, NAME-sheet-28.png, ...",
         ),
     ] = Path("comparison"),
 ) -> None:
     """Compare methods on the photos of a folder: one table of measures, contact sheets, curves.
 
-    Each photo's top prediction is explained. A method that fails on a photo is a failed row with its reason;
-    the others are not affected. An interrupted run resumes with the rows that are missing.
+    Each photo's top prediction is explained. A method that fails on a photo gets a row with the reason; the
+    others are not affected. Run the same command again to resume an interrupted run.
     """
     with clear_errors():
         settings = CompareSettings(tuple(split_names(measures, "measures")), baseline, seed, steps)
@@ -142,13 +142,13 @@ def compare(
 
 def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--size must be whole numbers of at least 1, such as 7,28,224; got {text!r}.")
+        raise ValueError(f"--size must be positive whole numbers, such as 7,28,224; got {text!r}.")
     return int(text)
 
 
 def _classifiers(names: list[str], weights: Path | None) -> list[zoo.ZooClassifier]:
     if weights is not None and len(names) > 1:
-        raise ValueError("--weights is the file of one model; name one with --models.")
+        raise ValueError("--weights applies to one model only; choose one with --models.")
     return [load_classifier(name, weights) for name in dict.fromkeys(names)]
 
 
@@ -164,7 +164,7 @@ def _show_progress(bar: screen.ProgressBar, doing: str, rows: int) -> None:
 
 
 def stem(out: Path) -> Path:
-    """Return the name that all files of a comparison begin with, without the suffix of a table.
+    """Return the prefix of all files of a comparison: `out` without the suffix of a table.
 
     Example:
       >>> stem(Path("results/table.md")).name, stem(Path("table")).name
@@ -178,7 +178,7 @@ def _beside(out: Path, ending: str) -> Path:
 
 
 def _open(out: Path, settings: CompareSettings) -> tuple[RowFile, MapFolder]:
-    """Open the rows and maps of a comparison, with those of an earlier, interrupted run."""
+    """Open the rows and maps of a comparison, including those of an earlier, interrupted run."""
     check_writable(stem(out).parent)
     return RowFile(_beside(out, "-rows.jsonl"), settings.record()), MapFolder(_beside(out, "-maps"))
 
@@ -209,7 +209,7 @@ def _write(out: Path, comparison: Comparison, classifiers: Sequence[zoo.ZooClass
 
 
 def pictures(comparison: Comparison, classifier: zoo.ZooClassifier, size: int) -> dict[str, bytes]:
-    """Draw what there is of a classifier at a size: "sheet", the contact sheet, and "curves", mean curves."""
+    """Draw the pictures of a classifier at a size: "sheet", the contact sheet, and "curves", mean curves."""
     from jaxplain.report import figures  # matplotlib, which only this needs
 
     rows = [row for row in comparison.rows if row.model == classifier.name and row.size == size]
@@ -241,7 +241,8 @@ def _sheet_lines(
             continue
         first = next((row for row in by_method.values() if row.label), next(iter(by_method.values())))
         probability = "" if first.probability is None else f"p {first.probability:.2f} "
-        tiles = [figures.Tile(pixels, f"{probability}{first.label}")]  # the label may be cut, so it is last
+        # The label may be truncated, so it comes last.
+        tiles = [figures.Tile(pixels, f"{probability}{first.label}")]
         for method in methods:
             picture, caption = _tile(comparison, pixels, by_method.get(method))
             tiles.append(figures.Tile(picture, caption))
@@ -249,7 +250,7 @@ def _sheet_lines(
 
 
 def _tile(comparison: Comparison, pixels: np.ndarray, row: Row | None) -> tuple[np.ndarray, str]:
-    """Return a method's overlay with its first two measures, or an empty picture that says why."""
+    """Return a method's overlay with its deletion and insertion, or a gray picture with the reason."""
     importance = None if row is None else comparison.maps.get(row.key)
     if row is None or importance is None or row.status != OK:
         return np.full_like(pixels, _EMPTY_CELL), "n/a" if row is None or row.status == OK else "failed"
@@ -262,7 +263,7 @@ def _tile(comparison: Comparison, pixels: np.ndarray, row: Row | None) -> tuple[
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The end
+# Output
 
 
 def _finish(comparison: Comparison, paths: list[Path], interrupted: bool) -> None:
@@ -276,9 +277,9 @@ def _finish(comparison: Comparison, paths: list[Path], interrupted: bool) -> Non
             shown.add_row(screen.printable(summary.method), *cells, seconds, str(summary.failed))
         screen.show(shown)
     _show_failures(comparison)
-    screen.say(f"{count_of(len(comparison.photos), 'photo')}; written: {', '.join(map(str, paths))}")
+    screen.say(f"{count_of(len(comparison.photos), 'photo')}; wrote {', '.join(map(str, paths))}")
     if interrupted:
-        end_interrupted("every finished row is kept; the same command resumes with those that are missing.")
+        end_interrupted("finished rows are kept; run the same command again to resume.")
     if comparison.unreadable or any(row.status == FAILED_ROW for row in comparison.rows):
         raise typer.Exit(FAILED)
 

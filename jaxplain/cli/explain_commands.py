@@ -80,7 +80,7 @@ def register(root: typer.Typer) -> None:
 
 
 def demo(method: Method = "igos++", out_dir: Out = RESULTS) -> None:
-    """Explain a photo of a cat that is installed with scikit-image, from start to finish.
+    """Explain a photo of a cat that comes with scikit-image, from start to finish.
 
     Takes less than a minute on a CPU.
     """
@@ -122,8 +122,8 @@ def explain(
         int | None,
         typer.Option(
             metavar="N",
-            help="Rows and columns of the heatmap's cells, from 1 to the model's input (224), for methods "
-            "that optimize a mask; default: the method's own, 28 for igos++.",
+            help="Rows and columns of the heatmap, from 1 to the model's input (224), for methods that "
+            "optimize a mask; default: the method's own (28 for igos++).",
         ),
     ] = None,
     baseline: Baseline = "blur",
@@ -132,8 +132,8 @@ def explain(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"Settings to start from, one of {', '.join(PRESETS)}; paper: as published, and many times "
-            "slower.",
+            help=f"Base settings, one of {', '.join(PRESETS)}; paper uses the published settings and is many "
+            "times slower.",
         ),
     ] = "default",
     steps: Annotated[
@@ -158,13 +158,13 @@ def explain(
     """Explain photos: heatmap, overlay, deletion and insertion curves, and a record of how they were made.
 
     Each photo gets a folder; open panel.png in it first. On a CPU, compiling takes up to a minute, then each
-    photo takes some seconds. A photo that fails does not stop the others; the exit status is then 1.
+    photo takes a few seconds. A photo that fails does not stop the others; the exit status is then 1.
     """
     options = {"size": size, "n_steps": steps, "iterations": iterations, "batch_size": batch_size}
-    given = {name: value for name, value in options.items() if value is not None}
+    chosen = {name: value for name, value in options.items() if value is not None}
     with clear_errors():
         check_choice(figure_format, FIGURE_FORMATS, "figure format")
-        settings = HeatmapSettings(method, given, preset, baseline=baseline, seed=seed)
+        settings = HeatmapSettings(method, chosen, preset, baseline=baseline, seed=seed)
         classifier = load_classifier(model, weights)
         if target is not None:
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
@@ -178,8 +178,8 @@ def _demo_photo() -> Path:
         if photo.exists():
             return photo
     raise FileNotFoundError(
-        'the demo photo is not installed: pip install "jaxplain[demo]", or give a photo of yours to jaxplain '
-        "explain."
+        'the demo photo is not installed: pip install "jaxplain[demo]", or run jaxplain explain on a photo '
+        "of your own."
     )
 
 
@@ -211,7 +211,7 @@ def _explain_all(
             remarks.append(f"{photo.path}: {explained.status.message}")
         yield _row(names[photo.path], explained)
 
-    # Compiling leaves the interpreter idle for seconds, in which matplotlib is imported for the pictures.
+    # Import matplotlib, for the pictures, while XLA compiles and the interpreter is idle.
     Thread(target=import_module, args=["jaxplain.report.figures"], daemon=True).start()
     tally = for_each(paths, partial(compile_heatmaps, settings, classifier), rows)
     kept = f"Their results are in {out_dir}. {LEFT}"
@@ -221,7 +221,7 @@ def _explain_all(
 def pictures(
     program: HeatmapProgram, explained: ExplainedPhoto, figure_format: str = "png"
 ) -> dict[str, bytes]:
-    """Draw an explanation: the panel, overlay.png, heatmap.png, and photo.png, what the model sees."""
+    """Draw an explanation: the panel, overlay.png, heatmap.png, and photo.png (as the model sees it)."""
     from jaxplain.report import figures  # matplotlib, which only this needs
 
     pixels, importance = explained.view.pixels, explained.explanation.importance
@@ -251,7 +251,7 @@ def _results_table(program: HeatmapProgram | None, out_dir: Path) -> Table:
     shown = table("image", "class", ">p", ">deletion", ">insertion", ">seconds")
     if program is not None:
         shown.caption = screen.printable(
-            f"Low deletion and high insertion are good. Compiled in {program.compile_seconds:.1f} s for "
-            f"{jax.default_backend()}. Results in {out_dir}"
+            f"Lower deletion and higher insertion are better. Compiled in {program.compile_seconds:.1f} s "
+            f"for {jax.default_backend()}. Results in {out_dir}"
         )
     return shown

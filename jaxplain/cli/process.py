@@ -1,4 +1,4 @@
-"""The process of a command: its signals, its exit, JAX's warnings, and where compiled programs are cached."""
+"""The process of a command: its signals, exit, JAX warnings and compilation cache."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from jaxplain.files import OutputError, check_writable
 
 
 def end_as_by_ctrl_c() -> list[int]:
-    """Make SIGTERM end a command as Ctrl-C does; the returned list holds the signal once it has come."""
+    """Make SIGTERM end a command as Ctrl-C does; return a list that receives the signal's number."""
     signals: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
@@ -36,7 +36,7 @@ def leave_at_once(status: int) -> NoReturn:
 
 
 def quiet_jax() -> None:
-    """Hide JAX's warnings, which are for programmers; JAX_LOGGING_LEVEL and `python -W` show them."""
+    """Hide JAX's warnings, which are for developers; JAX_LOGGING_LEVEL and `python -W` show them."""
     if "JAX_LOGGING_LEVEL" not in os.environ:
         logging.getLogger("jax").setLevel(logging.ERROR)
     if not sys.warnoptions:
@@ -44,13 +44,13 @@ def quiet_jax() -> None:
 
 
 def use_compilation_cache() -> None:
-    """Cache compiled programs between runs, where JAX's own setting says or in the user's cache folder."""
+    """Cache compiled programs between runs, in JAX_COMPILATION_CACHE_DIR or the user's cache folder."""
     chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen == "" or "://" in (chosen or ""):
         return
     try:
         folder = check_writable(chosen or _cache_home() / "jaxplain" / "jax")
-    except (OutputError, RuntimeError):  # RuntimeError: no home
+    except (OutputError, RuntimeError):  # RuntimeError: no home folder
         jax.config.update("jax_compilation_cache_dir", None)
     else:
         jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -51,7 +51,7 @@ from jaxplain.runs.report_runs import (
 if TYPE_CHECKING:
     from jaxplain.report.pages import Section
 
-_MARK = b'<meta name="generator" content="jaxplain report">'  # of a file that may be replaced
+_MARK = b'<meta name="generator" content="jaxplain report">'  # marks a file that may be replaced
 _MARK_WITHIN = 1000  # bytes from the beginning
 
 
@@ -74,7 +74,7 @@ def make_report(
         str,
         typer.Option(
             metavar="A,B,...",
-            help=f"The methods to compare: all, or some of {METHOD_NAMES}.",
+            help=f"Methods to compare: all, or any of {METHOD_NAMES}.",
             show_default=", ".join(DEFAULT_METHODS),
         ),
     ] = ",".join(DEFAULT_METHODS),
@@ -85,7 +85,8 @@ def make_report(
         int,
         typer.Option(
             metavar="N",
-            help="Rows and columns of the heatmaps as shown and measured, from 1 to the model's input (224).",
+            help="Rows and columns at which heatmaps are shown and evaluated, from 1 to the model's input "
+            "(224).",
         ),
     ] = 28,
     baseline: Baseline = "blur",
@@ -94,26 +95,27 @@ def make_report(
         bool,
         typer.Option(
             "--sanity/--no-sanity",
-            help="Repeat every heatmap on the network with shuffled parameters, as a check.",
+            help="Repeat every heatmap on the network with shuffled parameters, as a sanity check.",
         ),
     ] = True,
     sag: Annotated[
-        bool, typer.Option("--sag/--no-sag", help="Add the attention graph: which patches alone suffice.")
+        bool,
+        typer.Option("--sag/--no-sag", help="Add the attention graph: sets of patches that suffice alone."),
     ] = True,
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="The page, one .html file with a section per photo."),
+        typer.Option(metavar="FILE", help="Output page, a single .html file with one section per photo."),
     ] = Path("report.html"),
 ) -> None:
     """Make one page with everything about a photo, a single file that can be shared.
 
     It shows the prediction; heatmaps of several methods side by side with their deletion and insertion
-    curves; a check whether the heatmaps depend on the network at all; the patches that alone suffice, as a
-    graph; settings and timings. Each figure explains how to read it. Several photos become sections of the
-    same page.
+    curves; a check of whether the heatmaps depend on the network at all; a graph of the sets of patches that
+    suffice alone; settings and timings. Each figure explains how to read it. Several photos become sections
+    of the same page.
 
-    A photo takes some minutes on a CPU; --no-sag, --no-sanity and fewer --methods make it faster. A method
-    that fails is shown with its reason. A photo that fails does not stop the others; the exit status is
+    A photo takes a few minutes on a CPU; --no-sag, --no-sanity and fewer --methods make it faster. A method
+    that fails is shown with the reason. A photo that fails does not stop the others; the exit status is
     then 1.
     """
     with clear_errors():
@@ -144,10 +146,11 @@ def _report_all(
 
         report = interruptible(partial(report_photo, program, photo.rgb, on_progress))
         added = [*sections, document.section(program, photo, report, len(sections) + 1)]
-        _write(out, document.page(program, added))  # after every photo, so that Ctrl-C loses none
+        # After every photo, so that Ctrl-C loses no finished one.
+        _write(out, document.page(program, added))
         sections[:] = added
         remarks.extend(_remarks(photo.path, report))
-        passed = sum(document.verdict(one.check) == "passes" for one in report.methods)
+        passed = sum(document.verdict(entry.check) == "passes" for entry in report.methods)
         yield _row(names[photo.path], program, report, passed)
 
     tally = for_each(
@@ -163,12 +166,12 @@ def _report_all(
             f"Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open {out} in a browser."
         )
-    kept = f"They are in {out}; the same command makes the whole page again."
+    kept = f"They are in {out}; the same command starts the page over."
     finish(tally, shown, remarks, kept=kept)
 
 
 class _Progress:
-    """Shows what is being done, once the run has a bar to show it on."""
+    """Displays progress text, once the run has a bar to display it on."""
 
     def __init__(self) -> None:
         self._show: Callable[[str], None] = lambda doing: None
@@ -181,7 +184,7 @@ class _Progress:
 
 
 def _check_page(out: Path) -> None:
-    """Refuse a path that is not a page, or a file that is not a report, before minutes are spent on it."""
+    """Refuse a path that does not end in .html, or a file that is not a report, before the long run."""
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ValueError(f"--out must be a file that ends in .html, got {out}.")
     if out.exists():
@@ -194,12 +197,12 @@ def _check_page(out: Path) -> None:
 
 
 def _write(out: Path, text: str) -> None:
-    """Write the page; bytes of a file name that are not text are shown escaped."""
+    """Write the page; undecodable bytes of a file name are escaped."""
     write_atomic(out, text.encode(errors="backslashreplace"))
 
 
 def _row(name: str, program: ReportProgram, report: PhotoReport, passed: int) -> tuple[str, ...]:
-    maps = sum(not one.reason for one in report.methods)
+    maps = sum(not entry.reason for entry in report.methods)
     graph = report.graph
     return (
         name,
@@ -213,9 +216,9 @@ def _row(name: str, program: ReportProgram, report: PhotoReport, passed: int) ->
 
 
 def _remarks(path: Path, report: PhotoReport) -> Iterator[str]:
-    """Yield what went wrong on a photo that still has its report."""
-    for one in report.methods:
-        if one.reason:
-            yield f"{path}: {one.method}: {one.reason}"
+    """Yield the failures of a photo's methods and graph."""
+    for entry in report.methods:
+        if entry.reason:
+            yield f"{path}: {entry.method}: {entry.reason}"
     if isinstance(report.graph, str):
         yield f"{path}: attention graph: {report.graph}"

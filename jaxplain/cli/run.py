@@ -1,4 +1,4 @@
-"""A run over many photos: a failing photo never stops the others, and the end says what came of each."""
+"""A run over many photos: a failing photo never stops the others; failures are listed at the end."""
 
 import os
 from collections import Counter
@@ -26,15 +26,15 @@ from jaxplain.runs.records import error_line
 
 DEBUG = "JAXPLAIN_DEBUG"  # environment variable: unexpected errors show their traceback
 FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, wrong command, Ctrl-C
-LEFT = "To continue, give the command the photos that are left."
+LEFT = "To continue, run the command on the remaining photos."
 _START_OVER = "The same command starts over."
-_NAME_COLUMNS = 8  # at least, however narrow the screen
+_NAME_COLUMNS = 8  # minimum width of a column of names
 
 Result = TypeVar("Result")
 
 
 def load_classifier(name: str, weights: Path | None = None) -> zoo.ZooClassifier:
-    """Load a classifier of the zoo, and show that it is being loaded.
+    """Load a classifier from the zoo, with a progress message.
 
     Raises:
       ValueError: unknown name, or weights that are missing or do not fit.
@@ -45,7 +45,7 @@ def load_classifier(name: str, weights: Path | None = None) -> zoo.ZooClassifier
 
 
 def with_advice(error: Exception) -> str:
-    """Return an error that is not jaxplain's own as one line, and what can be done about it."""
+    """Return an error from outside jaxplain as one line, with a remedy."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
             f"{error_line(error).rstrip('.')}. Use less memory: a smaller --batch-size or --per-device-batch "
@@ -56,10 +56,10 @@ def with_advice(error: Exception) -> str:
 
 @dataclass
 class Tally:
-    """What came of the photos of a run."""
+    """The outcome of a run."""
 
     total: int
-    program: Any = None  # compiled for them; None if none could be read
+    program: Any = None  # compiled; None if no photo could be read
     done: int = 0
     rows: list[tuple[str, ...]] = field(default_factory=list)  # of the final table
     failures: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Tally:
 
     @contextmanager
     def noting_failure(self, path: Path) -> Iterator[None]:
-        """Note the failure of a photo instead of stopping the others."""
+        """Record the failure of a photo instead of stopping the run."""
         try:
             yield
         except (ImageError, OutputError) as error:
@@ -82,15 +82,15 @@ def for_each(
     paths: list[Path],
     prepare: Callable[[], Any],
     rows: Callable[[Any, Photo], Iterable[tuple[str, ...]]],
-    on_start: Callable[[Callable[[str], None]], None] = lambda tell: None,
+    on_start: Callable[[Callable[[str], None]], None] = lambda show: None,
 ) -> Tally:
-    """Make table rows from each photo that can be read and a program, which is prepared at the first of them.
+    """Return the table rows of all readable photos; the program is prepared at the first of them.
 
     Args:
       paths: the photos.
-      prepare: makes the program.
-      rows: of one photo.
-      on_start: called with a function that shows what is being done, for work of many parts.
+      prepare: returns the program.
+      rows: returns the table rows of one photo.
+      on_start: called with a function that displays progress text, for work of many parts.
     """
     tally = Tally(len(paths))
     try:
@@ -120,7 +120,7 @@ def _readable(paths: list[Path], bar: screen.ProgressBar, tally: Tally) -> Itera
 
 
 def interruptible(work: Callable[[], Result]) -> Result:
-    """Wait for work in another thread, since compiled code would delay Ctrl-C until it returns."""
+    """Run work in another thread and wait for it; compiled code in this one would delay Ctrl-C."""
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -134,11 +134,11 @@ def interruptible(work: Callable[[], Result]) -> Result:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The end
+# Output and exit
 
 
 def display_names(paths: list[Path]) -> dict[Path, str]:
-    """Return file names, and whole paths where a name occurs twice."""
+    """Return file names, or full paths where a name occurs twice."""
     counts = Counter(path.name for path in paths)
     return {path: path.name if counts[path.name] == 1 else str(path) for path in paths}
 
@@ -159,7 +159,7 @@ def table(*headers: str) -> Table:
 
 
 def finish(tally: Tally, table: Table, remarks: Sequence[str] = (), *, kept: str = "") -> None:
-    """Show the results and what failed; the exit status says whether all photos are done.
+    """Show the results and failures; exit with an error status unless all photos are done.
 
     `kept` is shown after Ctrl-C: where the finished photos are, and how to continue.
     """
@@ -191,7 +191,7 @@ def count_of(count: int, noun: str) -> str:
 
 
 def end_interrupted(text: str) -> NoReturn:
-    """End an interrupted command with what is kept and how to continue."""
+    """End an interrupted command with a message: what is kept and how to continue."""
     screen.say(text, "interrupted", "yellow")
     raise typer.Exit(INTERRUPTED) from None
 
@@ -203,7 +203,7 @@ def clear_errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:  # before its first photo, or after its last
         end_interrupted("the same command starts over.")
-    except (ValueError, TypeError, OSError) as error:  # jaxplain's own errors say what to do
+    except (ValueError, TypeError, OSError) as error:  # jaxplain's own errors include a remedy
         _refuse(error, str(error))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         _refuse(error, with_advice(error))

@@ -62,7 +62,7 @@ RESULTS, STATISTICS = Path("jaxplain-sag"), Path("jaxplain-sag-stats")
 STATISTICS_RECORD = "statistics.json"
 _MODEL = "efficientnet-lite0"
 _SHIPPED = ", ".join(name for name, entry in zoo.MODELS.items() if entry.package)
-_SIZES = (5, 10, 20)  # of the table's shares
+_SIZES = (5, 10, 20)  # numbers of patches in the table's first rows
 _OPEN_ENDED = (Status.BUFFER_FULL, Status.BUDGET_SPENT)  # there may be more explanations
 
 Grid = Annotated[
@@ -77,14 +77,12 @@ BeamWidth = Annotated[
 ]
 Candidates = Annotated[
     int,
-    typer.Option(
-        metavar="N", help="Patches that each set may be extended by, the most promising ones; 0: all.", min=0
-    ),
+    typer.Option(metavar="N", help="Most promising patches that may extend each set; 0: all.", min=0),
 ]
 Threshold = Annotated[
     float,
     typer.Option(
-        metavar="SHARE", help="Share of the photo's probability that is sufficient, above 0 and at most 1."
+        metavar="SHARE", help="Share of the photo's probability that suffices, above 0 and at most 1."
     ),
 ]
 MaxSize = Annotated[int, typer.Option(metavar="N", help="Largest set tried, in patches, at least 1.")]
@@ -113,7 +111,7 @@ def register(app: typer.Typer) -> None:
             "jaxplain sag-stats photos/ --model efficientnet-lite0 --model efficientnet-lite2",
             "jaxplain sag-stats graphs-of-one/ graphs-of-another/",
         )
-        + "\n\nThe folders of the second are results of jaxplain sag --out.",
+        + "\n\nThe second compares output folders of jaxplain sag.",
     )(sag_stats)
 
 
@@ -131,13 +129,13 @@ def sag(
     baseline: Baseline = "blur",
     max_overlap: MaxOverlap = 1,
     shown: Annotated[
-        int, typer.Option(metavar="N", help="Explanations in the graph, at most N, at least 1.")
+        int, typer.Option(metavar="N", help="Maximum number of explanations in the graph, at least 1.")
     ] = 3,
     seed: Seed = 0,
     batch_size: BatchSize = None,
     out_dir: Out = RESULTS,
 ) -> None:
-    """Find all the ways a photo convinces the classifier: its minimal sufficient explanations, as a graph.
+    """Find minimal sets of patches that suffice for the prediction, and draw them as an attention graph.
 
     Each photo gets an interactive page (sag.html), the graph as SVG, PNG and DOT, its logic form, the best
     share of the score per number of patches (history.svg), and a record with all explanations found. A photo
@@ -180,8 +178,8 @@ def sag(
     )
     if tally.program is not None:
         result.caption = screen.printable(
-            f"Explanations: minimal sets of patches that keep {threshold:.0%} of the score; +: maybe more. "
-            f"Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
+            f"Explanations: minimal sets of patches that keep {threshold:.0%} of the score; +: there may be "
+            f"more. Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open sag.html in the folders of {out_dir}"
         )
     finish(tally, result, remarks, kept=f"Their results are in {out_dir}. {LEFT}")
@@ -209,7 +207,7 @@ def pictures(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict
         "history.svg": figures.figure_bytes(search, "svg"),
         "sag.svg": graphs.graph_svg(drawn, *scene, label=caption).encode(),
         "sag.png": graphs.graph_png(drawn, *scene, label=caption),
-        "sag.html": page.encode(errors="backslashreplace"),  # a file name may not be text
+        "sag.html": page.encode(errors="backslashreplace"),  # a file name may hold undecodable bytes
     }
 
 
@@ -237,7 +235,7 @@ def sag_stats(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="DIR", help="Folders of photos, or of results of jaxplain sag.", show_default=False
+            metavar="DIR", help="Folders of photos, or output folders of jaxplain sag.", show_default=False
         ),
     ],
     model: Annotated[
@@ -262,7 +260,7 @@ def sag_stats(
         Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the curve.")
     ] = STATISTICS,
 ) -> None:
-    """Compare classifiers by their explanations: how many patches they need, and in how many ways.
+    """Compare classifiers by their explanations: how many patches suffice, and how many such sets exist.
 
     Prints a table and draws the share of photos that are explained with at most k patches. A classifier with
     many sub-explanations is compositional; one with many explanations and few sub-explanations is
@@ -291,23 +289,23 @@ def sag_stats(
                 for name in model or [_MODEL]:
                     classifier = load_classifier(name)
                     columns[f"{name} {folder}"] = _explain_folder(paths, classifier, settings, tally)
-        found = {name: statistics(summaries) for name, summaries in columns.items() if summaries}
-        if found:
-            _save_statistics(out_dir, found)
-    tally.rows = list(_statistics_rows(found))
-    result = table("", *(f">{screen.printable(name).plain}" for name in found))
+        by_name = {name: statistics(summaries) for name, summaries in columns.items() if summaries}
+        if by_name:
+            _save_statistics(out_dir, by_name)
+    tally.rows = list(_statistics_rows(by_name))
+    result = table("", *(f">{screen.printable(name).plain}" for name in by_name))
     result.caption = screen.printable(f"Means over photos. The curve and all numbers are in {out_dir}")
-    finish(tally, result, kept="The table and the curve show these; the same command starts over.")
+    finish(tally, result, kept="The table and the curve include these; the same command starts over.")
 
 
 def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[Path]]:
-    """Return the results in a folder or, where there are none, its photos."""
+    """Return the results and the photos in a folder."""
     check_folder(folder)
     results = read_summaries(folder)[:limit]
     paths = photos_in(folder)[:limit]
     if not results and not paths:
         raise FileNotFoundError(
-            f"{folder} holds neither photos nor results of jaxplain sag: name a folder of either."
+            f"{folder} holds neither photos nor results of jaxplain sag: choose a folder with one of them."
         )
     return results, paths
 
@@ -330,8 +328,8 @@ def _explain_folder(
     return summaries
 
 
-def _statistics_rows(found: dict[str, Statistics]) -> Iterator[tuple[str, ...]]:
-    columns = list(found.values())
+def _statistics_rows(by_name: dict[str, Statistics]) -> Iterator[tuple[str, ...]]:
+    columns = list(by_name.values())
 
     def row(title: str, *values: float) -> tuple[str, ...]:
         return title, *(f"{value:.2f}" for value in values)
@@ -354,13 +352,13 @@ def _statistics_rows(found: dict[str, Statistics]) -> Iterator[tuple[str, ...]]:
     yield "photos with incomplete counts", *(str(column.incomplete) for column in columns)
 
 
-def _save_statistics(out_dir: Path, found: dict[str, Statistics]) -> None:
+def _save_statistics(out_dir: Path, by_name: dict[str, Statistics]) -> None:
     from jaxplain.report import figures  # matplotlib, which only this needs
 
-    shares = {name: column.explained for name, column in found.items()}
+    shares = {name: column.explained for name, column in by_name.items()}
     contents = {
         "explained.png": figures.figure_bytes(figures.share_curves(shares), "png"),
         "explained.svg": figures.figure_bytes(figures.share_curves(shares), "svg"),
-        STATISTICS_RECORD: to_json({name: column.to_dict() for name, column in found.items()}),
+        STATISTICS_RECORD: to_json({name: column.to_dict() for name, column in by_name.items()}),
     }
     write_folder(out_dir, contents, STATISTICS_RECORD)

@@ -22,20 +22,20 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-_FILE_WIDTH = 200  # of a table in a file or a pipe, where nothing needs to be folded
+_FILE_WIDTH = 200  # of a table in a file or a pipe, where nothing needs to wrap
 _NAME_WIDTH = 28  # of a file name beside the bar
-_LOG_SECONDS = 10.0  # between lines of progress in a log
+_LOG_SECONDS = 10.0  # between progress lines in a log
 _SPEED_PERIOD = 3600.0  # seconds of history behind the remaining time; one photo may take minutes
 
 
 def say(text: str, label: str = "", style: str = "") -> None:
-    """Print a message on standard error; in a log it is not wrapped."""
+    """Print a message to standard error; it is not wrapped in a log."""
     err = _errors()
     err.print(*[Text(label, style)] if label else [], printable(text), soft_wrap=not err.is_terminal)
 
 
 def show(table: Table) -> None:
-    """Print a table on standard output: as wide as the terminal, or unfolded into a file or a pipe.
+    """Print a table to standard output: as wide as the terminal, or unwrapped in a file or a pipe.
 
     On a terminal too narrow for the numbers and the beginnings of the names, lines wrap.
     """
@@ -56,7 +56,7 @@ def printable(text: str) -> Text:
 
 
 def shortened(name: str, width: int = _NAME_WIDTH) -> str:
-    """Return a name of at most `width` characters; a longer one loses its middle."""
+    """Shorten a name to at most `width` characters by cutting out its middle."""
     if len(name) <= width:
         return name
     tail = (width - 3) // 2
@@ -65,7 +65,7 @@ def shortened(name: str, width: int = _NAME_WIDTH) -> str:
 
 @contextmanager
 def waiting(doing: str) -> Iterator[None]:
-    """Show what is being done before there is a bar: a spinner on a terminal, a line in a log."""
+    """Show a status message before there is a bar: a spinner on a terminal, a line in a log."""
     console = _errors()
     if console.is_terminal:
         with console.status(printable(doing), spinner="line"):
@@ -132,7 +132,7 @@ class ProgressBar:
             self._log(f"[{min(self._done + 1, self._total)}/{self._total}] {doing}")
 
     def pace(self, text: str) -> None:
-        """Show the speed: beside the bar, or in a log from time to time."""
+        """Show the speed: beside the bar, or periodically in a log."""
         self._bar.update(self._task, description=printable(text).plain, refresh=True)
         if self._in_log and (time.monotonic() - self._logged > _LOG_SECONDS or self._done == self._total):
             self._logged = time.monotonic()

@@ -112,9 +112,9 @@ def fit(
 ) -> None:
     """Fit explanation networks to photos in one sub-folder per class.
 
-    Features are extracted once and kept. A linear probe is fitted to all classes, and for each of `--classes`
-    a network that predicts the probe's logit from a few x-features. The table evaluates them on photos held
-    out. An interrupted extraction resumes where it stopped.
+    Features are extracted once and cached. A linear probe is fitted to all classes, and for each of
+    `--classes` a network that predicts the probe's logit from a few x-features. The table evaluates them on
+    held-out photos. An interrupted extraction resumes where it stopped.
     """
     with run.clear_errors():
         names = class_folders(folder)
@@ -123,7 +123,7 @@ def fit(
         settings = networks.FitSettings(explained, layer, seed, holdout, options)  # type: ignore[arg-type]
         for name in explained:
             check_choice(name, names, f"class of {folder}")
-        SRAEConfig(features=_UNLIMITED, n_features=n_features)  # raises before hours of work
+        SRAEConfig(features=_UNLIMITED, n_features=n_features)  # fails before hours of work
         check_replaceable(out_dir, networks.RECORD)
         check_writable(out_dir.parent)
         kept = features or out_dir.with_name(f"{out_dir.name}-features")
@@ -142,7 +142,7 @@ def fit(
                 f"the features extracted so far are in {kept}; the same command resumes from there."
             )
     tally = run.Tally(len(extraction.photos) + len(extraction.failures), failures=extraction.failures)
-    tally.rows = [_row(one) for one in fitted.classes]
+    tally.rows = [_row(fitted_class) for fitted_class in fitted.classes]
     run.finish(tally, _table(fitted, out_dir), [*extraction.remarks, *_remarks(fitted)])
 
 
@@ -151,7 +151,7 @@ def _extract(store: FeatureStore, photos: list[LabelledPhoto]) -> Extraction:
     with screen.ProgressBar(missing) as bar:
         if missing:
             bar.tell(f"features of {missing} photos")
-        return store.extract(photos, bar.advance)  # in this thread, so that Ctrl-C lets it store what it has
+        return store.extract(photos, bar.advance)  # in this thread, so that it can store on Ctrl-C
 
 
 def _fit(settings: networks.FitSettings, data: networks.FeatureDataset) -> networks.FittedNetworks:
@@ -159,14 +159,14 @@ def _fit(settings: networks.FitSettings, data: networks.FeatureDataset) -> netwo
         return run.interruptible(partial(networks.fit_networks, settings, data, bar.tell, bar.advance))
 
 
-def _row(one: networks.FittedClass) -> tuple[str, ...]:
-    measures = one.diagnosis
+def _row(fitted_class: networks.FittedClass) -> tuple[str, ...]:
+    measures = fitted_class.diagnosis
     return (
-        one.name,
+        fitted_class.name,
         f"{float(measures.r2):.3f}",
         f"{float(measures.rmse):.2f}",
-        f"{one.recall.before:.2f} {one.recall.after:.2f}",
-        f"{one.precision.before:.2f} {one.precision.after:.2f}",
+        f"{fitted_class.recall.before:.2f} {fitted_class.recall.after:.2f}",
+        f"{fitted_class.precision.before:.2f} {fitted_class.precision.after:.2f}",
         f"{float(measures.agreement):.3f}",
         f"{float(measures.significant):.1f}",
         f"{float(measures.pull_away):.2f}",
@@ -181,14 +181,14 @@ def _table(fitted: networks.FittedNetworks, out_dir: Path) -> Table:
         ">dominance", ">dead",
     )  # fmt: skip
     result.caption = screen.printable(
-        f"On photos held out; the probe's accuracy on them is {fitted.accuracy:.1%}. Recall and precision: "
+        f"On held-out photos; the probe's accuracy on them is {fitted.accuracy:.1%}. Recall and precision: "
         f"with the probe's logit, then with the network's. Next: jaxplain xnn report {out_dir}"
     )
     return result
 
 
 def _remarks(fitted: networks.FittedNetworks) -> list[str]:
-    statuses = ((one.name, Status(int(one.fit.status))) for one in fitted.classes)
+    statuses = ((fitted_class.name, Status(int(fitted_class.fit.status))) for fitted_class in fitted.classes)
     return [f"{name}: {status.message}" for name, status in statuses if status is not Status.OK]
 
 
@@ -210,7 +210,7 @@ Pairs = Annotated[
     str | None,
     typer.Option(
         metavar="A:B,...",
-        help="Pairs of classes to distinguish; default: all pairs of up to four classes, none of more.",
+        help="Pairs of classes to distinguish; default: all pairs of at most four classes, else none.",
     ),
 ]
 ReportFolder = Annotated[
@@ -226,7 +226,7 @@ ReportFolder = Annotated[
 
 @app.command(epilog=examples("jaxplain xnn explain gulls photo.jpg --class Ivory_Gull"))
 def explain(folder: NetworkFolder, images: Images, name: NetworkClass = None, out_dir: Out = SHEETS) -> None:
-    """Explain photos: a class's significant x-features, where each looks, and which other photos activate it.
+    """Explain photos: the significant x-features of a class, with heatmaps and the photos that activate them.
 
     Each photo gets sheet.html, sheet.png and a record.
     """

@@ -1,4 +1,4 @@
-"""Mask optimisation: one engine (engine, objective, descent) and its recipes; extremal perturbation."""
+"""Mask optimization: one engine (engine, objective, descent) with recipes, and extremal perturbation."""
 
 from jaxplain.masks.descent import BestStep as BestStep
 from jaxplain.masks.descent import FixedStep as FixedStep

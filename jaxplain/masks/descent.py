@@ -1,6 +1,6 @@
-"""How masks move: line search, best of several steps, a fixed step, Nesterov, optax; all project onto [0, 1].
+"""Mask updates: line search, best of several steps, a fixed step, Nesterov, optax; all project onto [0, 1].
 
-A descent is a frozen dataclass, a pytree whose leaves are its numbers, so that a sweep over them is a vmap.
+A descent is a frozen dataclass and a pytree whose leaves are its numbers, so that a sweep is one vmap.
 The engine calls `init` once and `move` on masks [M, h, w] once per iteration.
 """
 
@@ -15,7 +15,7 @@ from jax import Array
 
 
 class Start(NamedTuple):
-    """Where a move starts."""
+    """The input of a move."""
 
     masks: Array  # [M, h, w]
     grads: Array  # [M, h, w]
@@ -24,12 +24,12 @@ class Start(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Where a move ends."""
+    """The result of a move."""
 
     masks: Array  # [M, h, w]
     loss: Array  # [], measured at `masks`
-    step: Array  # [], step size taken; 0 if the masks stayed
-    trials: Array  # int32 [], masks measured on the way
+    step: Array  # [], step size taken; 0 if the masks did not change
+    trials: Array  # int32 [], number of candidate masks measured
     state: Any
 
 
@@ -39,17 +39,17 @@ class CandidateLosses(Protocol):
     def __call__(self, candidates: Array, needed: Array | None = None) -> Array:
         """Candidates [A, M, h, w] -> losses [A].
 
-        `needed`, a bool [], says whether to measure at all; NaN otherwise. For loops: under `jax.vmap` their
-        body runs until the last row has ended, also for rows that have ended before.
+        If `needed`, a bool [], is False, nothing is measured and the losses are NaN. This saves time in
+        loops: under `jax.vmap` their body runs for every row until the last one has finished.
         """
         ...
 
 
 class Descent(Protocol):
-    """The contract of every descent, also of your own.
+    """The interface of every descent, including custom ones.
 
-    Each call of `measure` is a copy of the model in the compiled program, so `move` should call it in one
-    place.
+    Each call of `measure` adds a copy of the model to the compiled program, so `move` should call it in only
+    one place.
     """
 
     def init(self, masks: Array) -> Any:
@@ -73,10 +73,10 @@ def project(masks: Array) -> Array:
 )
 @dataclass(frozen=True)
 class LineSearch:
-    """Backtracking: the first step of `first_step * decay^k` that lowers the loss by `beta * step * |g|^2`.
+    """Backtracking: the first step `first_step * decay^k` that lowers the loss by `beta * step * |g|^2`.
 
-    If none above `min_step` does, the last one tried is taken, as in the authors' programs. The search ends
-    after `max_trials` in any case, so that no number (a decay of 1, a smallest step of 0) makes it hang.
+    If none above `min_step` does, the last one tried is taken, as in the authors' code. The search always
+    ends after `max_trials`, so that no setting (a decay of 1, a min_step of 0) makes it loop forever.
     """
 
     first_step: float | Array = 1000.0
@@ -86,7 +86,7 @@ class LineSearch:
     max_trials: int = 100
 
     def init(self, masks: Array) -> tuple:
-        """Return no state."""
+        """Return an empty state."""
         return ()
 
     def move(self, start: Start, state: tuple, measure: CandidateLosses) -> Move:
@@ -128,11 +128,11 @@ class _Trial(NamedTuple):
 class BestStep:
     """The best of `candidates` steps, all measured as one flat batch, without a loop.
 
-    A step is given as the mean change of a mask cell that it would make (before the projection), not as a
-    factor on the gradient: the same numbers then suit masks of any size and scores of any scale. The
-    candidates are `center * decay^k`; the center starts at `first_change` and follows the step taken last
-    (`width` candidates are longer), so that few are enough. If none lowers the loss, the masks stay and the
-    next candidates are shorter.
+    A step is specified by the mean change of a mask cell that it causes (before projection), not by a factor
+    on the gradient: the same numbers then suit masks of any size and scores of any scale. The
+    candidates are `center * decay^k`; the center starts at `first_change` and follows the last step taken
+    (`width` candidates are longer), so that a few suffice. If none lowers the loss, the masks stay unchanged
+    and the next candidates are shorter.
     """
 
     first_change: float | Array = 0.1
@@ -164,7 +164,7 @@ class BestStep:
 
 
 def _at_least_tiny(size: Array) -> Array:
-    """Return a divisor that is not 0 for a gradient that is, so that its steps change nothing."""
+    """Return a nonzero divisor, so that the steps of a zero gradient change nothing."""
     return jnp.maximum(size, 1e-30)
 
 
@@ -173,8 +173,8 @@ def _at_least_tiny(size: Array) -> Array:
 class FixedStep:
     """Plain gradient descent, for ablations: the same factor on every gradient, without a search.
 
-    The factor is the one whose first move changes a mask cell by `first_change` on average: a number that
-    suits masks of any size and scores of any scale, whereas the published 1000 suits one. (One photo,
+    The factor is chosen so that the first move changes a mask cell by `first_change` on average: a number
+    that suits masks of any size and scores of any scale, unlike the published factor of 1000. (One photo,
     iGOS++ at 28 x 28, deletion / insertion: .056 / .388 with 0.03, .132 / .192 with 0.1, .106 / .296 with the
     factor 1000.)
     """
@@ -218,7 +218,7 @@ class Nesterov:
 class Optax:
     """Any `optax.GradientTransformation`, followed by the projection.
 
-    The transformation is static: make it once and reuse the object, or every call compiles again.
+    The transformation is static: create it once and reuse the object, or every call compiles again.
     """
 
     transformation: optax.GradientTransformation

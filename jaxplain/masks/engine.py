@@ -1,13 +1,12 @@
-"""The engine behind all mask recipes: optimises masks for an objective by a descent.
+"""The engine behind all mask recipes: optimizes masks for an objective with a descent.
 
-The whole optimisation is one `lax.scan` over iterations and one compiled program, which holds the model
-twice: once forward, where candidate masks are measured, and once with its backward pass, where the gradient
-is taken.
+The whole optimization is one `lax.scan` over iterations and one compiled program, which contains the
+model twice: once forward only, to measure candidate masks, and once with its backward pass, for the gradient.
 
 The result is not differentiable. It is the best of the masks that a search with discrete choices (the lowest
 of several losses, a line search) has visited, so its derivative with respect to the score's parameters, the
-image or the coefficients is not that of a minimiser. `jax.grad` and `jax.jvp` raise a TypeError instead of
-returning something else; to use a mask as a constant in a differentiated function, pass
+image or the coefficients is not that of a minimizer. `jax.grad` and `jax.jvp` raise a TypeError instead of
+returning a wrong value; to use a mask as a constant in a differentiated function, pass
 `jax.lax.stop_gradient(score)`.
 """
 
@@ -24,9 +23,9 @@ from jaxplain.masks.descent import CandidateLosses, Descent, Start
 
 
 class MaskHistory(NamedTuple):
-    """The course of an optimisation, one row per iteration (T of them)."""
+    """The history of an optimization, one row per iteration (T rows)."""
 
-    loss: Array  # [T], measured at the masks after the iteration
+    loss: Array  # [T], of the masks after the iteration
     deletion: Array  # [T], path-mean score of the deletion terms before it
     insertion: Array  # [T], path-mean score of the insertion terms before it
     l1: Array  # [T], of the explained mask after it
@@ -36,11 +35,11 @@ class MaskHistory(NamedTuple):
 
 
 class MaskDetails(NamedTuple):
-    """What mask optimisation adds to an `Explanation`, whose importance is `1 - mask`."""
+    """Details of mask optimization; the importance of the `Explanation` is `1 - mask`."""
 
     mask: Array  # [h, w] in [0, 1], 1 keeps a pixel: low = important
-    masks: Array  # [M, h, w], the free masks whose combination `mask` is
-    loss: Array  # [], the lowest loss, measured at `mask`
+    masks: Array  # [M, h, w], the free masks, which combine to `mask`
+    loss: Array  # [], the lowest loss, that of `mask`
     image_score: Array  # []
     baseline_score: Array  # [], mean over baselines
     history: MaskHistory
@@ -59,13 +58,13 @@ class _MaskState(NamedTuple):
 
 
 SEARCHES = ("endpoint", "path", "gradient")
-"""Where the loss of candidate masks is measured: at the end of the path, or all along it. With "gradient" a
-move is not measured at all; its loss comes with the next gradient, at no extra cost. Only for a descent that
-compares no candidates."""
+"""Where the loss of candidate masks is measured: at the end of the path, or along the whole path. With
+"gradient" a move is not measured separately: its loss is computed with the next gradient, at no extra cost;
+only for a descent that compares no candidates."""
 
 
 class EngineChoices(NamedTuple):
-    """Every choice that shapes the program; static."""
+    """All options that change the compiled program; static."""
 
     objective: obj.Objective
     iterations: int
@@ -74,29 +73,29 @@ class EngineChoices(NamedTuple):
     batch_size: int | None
 
     def setup(self) -> obj.Setup:
-        """Return what the objective needs of it."""
+        """Return the static half of the problem."""
         return obj.Setup(self.objective, self.batch_size, needs_endpoint=self.search == "endpoint")
 
 
 def optimize_mask(
     choices: EngineChoices, problem: obj.Problem, descent: Descent, masks: Array, key: Array | None
 ) -> Explanation:
-    """Optimise masks [M, h, w] for an objective; a pure function, traced as one program.
+    """Optimize masks [M, h, w] for an objective; a pure function, traced as one program.
 
     Args:
-      choices: those that shape the program.
+      choices: the static options.
       problem: score, image, baselines, path and coefficients.
-      descent: how masks move.
+      descent: how masks are updated.
       masks: the initial masks.
       key: for noise and jitter; None when there is neither. Consumed.
 
     Returns:
-      An `Explanation` with `MaskDetails`; not differentiable, see the module.
+      An `Explanation` with `MaskDetails`; not differentiable, see the module docstring.
 
     Raises:
       TypeError: under `jax.grad` or `jax.jvp` with respect to any of the arguments.
     """
-    problem, descent, masks = refuse_derivatives((problem, descent, masks), "an optimised mask")
+    problem, descent, masks = refuse_derivatives((problem, descent, masks), "an optimized mask")
 
     def step(state: _MaskState, iteration: Array) -> tuple[_MaskState, tuple[MaskHistory, obj.References]]:
         return _iterate(choices, problem, descent, state, iteration, key)
@@ -159,7 +158,7 @@ def _iterate(
 
 
 def _keep_better(state: _MaskState, loss: Array) -> _MaskState:
-    """Update the best masks, now that the loss of the present ones is known."""
+    """Update the best masks with the current ones, whose loss is now known."""
     better = loss < state.best_loss  # False for NaN
     return state._replace(
         loss=loss,
@@ -171,7 +170,7 @@ def _keep_better(state: _MaskState, loss: Array) -> _MaskState:
 def _last_measured(
     choices: EngineChoices, problem: obj.Problem, end: _MaskState, history: MaskHistory, key: Array | None
 ) -> tuple[_MaskState, MaskHistory]:
-    """Measure the last masks, after which no gradient comes; losses move to the iteration that they end."""
+    """Measure the final masks, which no later gradient measures; shift losses by one iteration."""
     last_key, _ = _keys(key, jnp.int32(choices.iterations))
     problem = problem._replace(coefficients=problem.coefficients._replace(l1=end.l1))
     last = obj.path_losses(choices.setup(), problem, end.masks[None], last_key)
@@ -190,7 +189,7 @@ def _measure(choices: EngineChoices, problem: obj.Problem, key: Array | None) ->
 
     def measure(candidates: Array, needed: Array | None = None) -> Array:
         if choices.search == "gradient":
-            return jnp.full(len(candidates), jnp.nan, jnp.float32)  # not known, never the best
+            return jnp.full(len(candidates), jnp.nan, jnp.float32)  # unknown, never the best
         if choices.search == "endpoint":
             return obj.endpoint_losses(setup, problem, candidates, needed)
         return obj.path_losses(setup, problem, candidates, key, needed)
@@ -199,9 +198,9 @@ def _measure(choices: EngineChoices, problem: obj.Problem, key: Array | None) ->
 
 
 def _rescued(choices: EngineChoices, state: _MaskState, moved: Array, iteration: Array) -> _MaskState:
-    """Apply I-GOS's rescue: a smaller L1 for an image whose score has hardly moved.
+    """Apply I-GOS's rescue: a smaller L1 weight for an image whose score has hardly changed.
 
-    The losses kept so far are restated with it, so that they remain comparable with new ones.
+    The stored losses are adjusted to the new weight, so that they remain comparable with later ones.
     """
     half, late = choices.iterations // 2, int(choices.iterations / 1.25)
     l1 = jnp.where((iteration == half) & (moved <= 0.001), state.l1 / 10, state.l1)
@@ -240,6 +239,6 @@ def _evaluations(choices: EngineChoices, problem: obj.Problem, history: MaskHist
     per_end = obj.evaluations(setup, problem, endpoint=True)
     per_slope = obj.evaluations(setup, problem, endpoint=False)
     per_trial = {"endpoint": per_end, "path": per_slope, "gradient": 0}[choices.search]
-    alone = {"endpoint": per_end, "path": 0, "gradient": per_slope}[choices.search]  # initial or last masks
-    fixed = 1 + len(problem.baselines) + alone + choices.iterations * per_slope
+    once = {"endpoint": per_end, "path": 0, "gradient": per_slope}[choices.search]  # initial or final masks
+    fixed = 1 + len(problem.baselines) + once + choices.iterations * per_slope
     return fixed + per_trial * jnp.sum(history.trials, dtype=jnp.int32)

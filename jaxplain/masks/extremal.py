@@ -1,8 +1,7 @@
-"""Extremal perturbation: of all smooth masks of a given area, the one whose content scores highest.
+"""Extremal perturbation: the smooth mask of a given area whose content scores highest.
 
-It does not use the engine of the other recipes: the area is fixed by a constraint that grows, the result is
-the last mask and not the best, and what is optimised are parameters from which a smooth maximum makes the
-mask.
+It does not use the engine of the other recipes: the area is enforced by a penalty of growing weight, the
+result is the last mask and not the best, and the optimized parameters become a mask through a smooth maximum.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,19 +31,19 @@ from jaxplain.perturb import as_baseline, blend, upsample
 
 PUBLISHED_CELLS = 32 * 32  # one parameter every 7 pixels of 224
 SHARPNESS = 20.0  # of the smooth maximum
-REACH = 2.0  # how far a parameter reaches, in sigma; its weight there is about 0.01
-MOST_NEIGHBOURS = 2**24
+REACH = 2.0  # radius of a parameter's influence, in sigma; its weight there is about 0.01
+MAX_NEIGHBORS = 2**24
 
 
 class ExtremalHistory(NamedTuple):
-    """The course of an optimisation, one row per area (A of them), one column per iteration (T)."""
+    """The history of an optimization, one row per area (A rows), one column per iteration (T columns)."""
 
     score: Array  # [A, T], of the preserved image before the iteration
     miss: Array  # [A, T], mean squared distance of the sorted mask from the reference before it
 
 
 class ExtremalDetails(NamedTuple):
-    """What extremal perturbation adds to an `Explanation`, for A areas."""
+    """Details of extremal perturbation, for A areas."""
 
     masks: Array  # [A, h, w] in [0, 1], 1 keeps a pixel: high = important
     areas: Array  # [A], requested
@@ -73,44 +72,44 @@ def extremal_perturbation(
 ) -> Explanation:
     """Explain with extremal perturbation: the mask of a fixed area that preserves the score best.
 
-    Minimises `-f(phi(m)) / range + weight_t * mean((sort(m) - r)^2)` by gradient descent with momentum. Here
-    r holds zeros, then ones on the last share `area` of the places, `weight_t = weight * growth^t`, and range
-    is the image's score minus the baseline's. Each mask cell is a smooth maximum over the parameters around
-    it, each times a bell-shaped function of its distance. All areas are optimised side by side in one
-    program. Edges stay soft: the share of cells above 1/2 comes within a percent or so of the area, the
-    mask's mean less close.
+    Minimizes `-f(phi(m)) / range + weight_t * mean((sort(m) - r)^2)` by gradient descent with momentum. Here
+    r holds zeros, then ones in the last fraction `area` of its entries, `weight_t = weight * growth^t`, and
+    range is the image's score minus the baseline's. Each mask cell is a smooth maximum over the parameters
+    around it, each times a bell-shaped function of its distance. All areas are optimized in parallel in one
+    program. Edges stay soft: the fraction of cells above 1/2 is within a percent or so of the area; the
+    mask's mean is less close.
 
-    Four things differ from the published program. (1) The score is divided by its range. The published weight
-    is 300 and the rate 0.01 for logits; for a range of 20 those are 15 and 0.2, or 0.02 with an undamped
-    momentum. Undivided, a constraint of 300 hides a probability: the mask of one photo scored .0008, with 15
-    .52. (2) The mask is made at its own resolution and upsampled bilinearly, not made pixel by pixel. (3)
-    Cells of equal value share the reference of their places, so that no corner of an all-equal start is
-    preferred. (4) Hidden pixels show the one baseline given, instead of one of 8 levels of blur by the
-    mask's value.
+    Four things differ from the published code. (1) The score is divided by its range. The published weight is
+    300 and the rate 0.01 for logits; for a range of 20 those are 15 and 0.2, or 0.02 with an undamped
+    momentum. Without the division, a weight of 300 swamps a probability: on one photo the mask scored .0008,
+    and .52 with a weight of 15. (2) The mask is made at its own resolution and upsampled bilinearly, not made
+    pixel by pixel. (3) Cells of equal value share the mean reference of their ranks, so that a uniform start
+    favors no corner. (4) Hidden pixels show the given baseline, instead of one of 8 levels of blur chosen by
+    the mask's value.
 
     Args:
       score: what to explain, a callable pytree from images [N, H, W, C] to [N]; see `class_score`.
       image: [H, W, C] float, in the model's input space.
-      baseline: [H, W, C], what hides a pixel; None: the blurred image.
+      baseline: [H, W, C], replaces hidden pixels; None: the blurred image.
       key: ignored; nothing is random.
       batch_size: images per model call; None chooses by platform.
-      areas: share of the mask that is kept, one number or several [A] between 0 and 1; may be traced.
+      areas: fraction of the mask that is kept, one number or several [A] between 0 and 1; may be traced.
       size: rows and columns of the parameters and the mask (static).
-      iterations: choices.
-      weight: of the area constraint at the start; may be traced, as may the other numbers.
-      growth: its factor in each iteration.
-      rate: learning rate, for 32 x 32 parameters; gradients of other sizes are scaled to it.
+      iterations: number of gradient steps (static).
+      weight: initial weight of the area constraint; may be traced, like the next three.
+      growth: factor by which the weight grows in each iteration.
+      rate: learning rate for 32 x 32 parameters; gradients of other sizes are scaled accordingly.
       momentum: 0 for plain gradient descent.
       sigma: width of the bell in pixels (static); None: 3/32 of the longer side, which is 21 for 224.
 
     Returns:
-      An `Explanation`: importance [h, w], the mean of the masks over the areas, and `ExtremalDetails`, each
-      array with a leading axis of areas also for a single one. Not differentiable: `jax.grad` raises a
+      An `Explanation`: importance [h, w], the mean of the masks over the areas, and `ExtremalDetails`, whose
+      arrays have a leading axis of areas even for a single one. Not differentiable: `jax.grad` raises a
       TypeError.
 
     Raises:
-      ValueError, TypeError: shapes, dtypes or options that do not fit; NaN in the image or baseline. A score
-        that is NaN, or not above its baseline's, is no error but a `Status` in the result.
+      ValueError, TypeError: invalid shapes, dtypes or options; NaN in the image or baseline. A score
+        that is NaN, or not above the baseline's, sets the status instead.
 
     References:
       Fong, Patrick, Vedaldi. Understanding Deep Networks via Extremal Perturbations and Smooth Masks. ICCV
@@ -135,7 +134,7 @@ def extremal_perturbation(
         sigma=_checked_sigma(sigma, image.shape),
         batch_size=check_batch_size(batch_size),
     )
-    _check_neighbours(choices, image.shape)
+    _check_neighbors(choices, image.shape)
     problem = _ExtremalProblem(
         score=scores.as_pytree(score),
         image=image,
@@ -147,7 +146,7 @@ def extremal_perturbation(
 
 
 class _ExtremalChoices(NamedTuple):
-    """Every choice that shapes the program; choices."""
+    """All options that change the compiled program; static."""
 
     iterations: int
     shape: tuple[int, int]
@@ -156,7 +155,7 @@ class _ExtremalChoices(NamedTuple):
 
 
 class _ExtremalProblem(NamedTuple):
-    """Everything that stays the same during one optimisation; traced."""
+    """Everything that is constant during one optimization; traced."""
 
     score: Any
     image: Array  # [H, W, C]
@@ -177,20 +176,20 @@ class _ExtremalState(NamedTuple):
 
 
 class _ExtremalStep(NamedTuple):
-    """What an iteration leaves behind."""
+    """The outputs of one iteration."""
 
     score: Array  # [A]
     miss: Array  # [A]
-    ends: Array  # [2], scores of image and baseline; NaN but for the first iteration
+    ends: Array  # [2], scores of image and baseline; NaN except in the first iteration
 
 
 @partial(jax.jit, static_argnums=0)
 def _compiled_extremal(choices: _ExtremalChoices, problem: _ExtremalProblem) -> Explanation:
     problem = refuse_derivatives(problem, "an extremal mask")
     count = len(problem.areas)
-    smooth = jax.vmap(partial(_smooth_maximum, *_neighbours(choices, problem.image.shape)))
+    smooth = jax.vmap(partial(_smooth_maximum, *_neighbors(choices, problem.image.shape)))
     parameters = jnp.ones((count, *choices.shape), jnp.float32)
-    start = _ExtremalState(parameters, _optimiser(problem).init(parameters), jnp.float32(1.0))
+    start = _ExtremalState(parameters, _optimizer(problem).init(parameters), jnp.float32(1.0))
 
     def step(state: _ExtremalState, iteration: Array) -> tuple[_ExtremalState, _ExtremalStep]:
         return _iterate(choices, problem, smooth, state, iteration)
@@ -228,24 +227,24 @@ def _iterate(
     items = jax.tree_util.tree_map(lambda *rows: jnp.concatenate(rows), preserved, ends)
     is_preserved = jnp.arange(count + 2) < count
     masks, back = jax.vjp(smooth, state.parameters)
-    found = funnel.value_and_grad(
+    evaluated = funnel.value_and_grad(
         problem.score, _draw_extremal, masks, (problem.image, problem.baseline), items,
         is_preserved.astype(jnp.float32), live=is_preserved | is_first, usually_live=count,
         batch_size=choices.batch_size,
     )  # fmt: skip
-    values, end_values = found.values[:count], found.values[count:]
+    values, end_values = evaluated.values[:count], evaluated.values[count:]
     span = end_values[0] - end_values[1]
     scale = jnp.where(is_first, jnp.where(span > 0, span, 1.0), state.range)
     miss, slope = jax.vmap(jax.value_and_grad(area_miss))(masks, problem.areas)
     weight = problem.weight * problem.growth**iteration
-    (grads,) = back(weight * slope - found.grads / scale)
+    (grads,) = back(weight * slope - evaluated.grads / scale)
     cells = choices.shape[0] * choices.shape[1] / PUBLISHED_CELLS
-    updates, descent = _optimiser(problem).update(cells * grads, state.descent)
+    updates, descent = _optimizer(problem).update(cells * grads, state.descent)
     parameters = jnp.clip(state.parameters + updates, 0.0, 1.0)
     return _ExtremalState(parameters, descent, scale), _ExtremalStep(values, miss, end_values)
 
 
-def _optimiser(problem: _ExtremalProblem) -> optax.GradientTransformation:
+def _optimizer(problem: _ExtremalProblem) -> optax.GradientTransformation:
     return optax.sgd(problem.rate, problem.momentum)
 
 
@@ -274,10 +273,10 @@ def _draw_extremal(masks: Array, pictures: tuple[Array, Array], item: _ExtremalI
 
 
 def area_miss(mask: Array, area: Array) -> Array:
-    """Return how far a mask [h, w] is from a binary one of the given area: `mean((m - r)^2)`, [].
+    """Return the distance of a mask [h, w] from a binary one of the given area: `mean((m - r)^2)`, [].
 
-    r is 1 for the share `area` of the cells with the largest values and 0 for the others. Cells of equal
-    value share what their places hold. The gradient treats r as a constant.
+    r is 1 for the fraction `area` of the cells with the largest values and 0 for the others. Cells of equal
+    value share the mean of r over their ranks. The gradient treats r as a constant.
     """
     values = jax.lax.stop_gradient(mask.reshape(-1))
     ascending = jnp.sort(values)
@@ -290,16 +289,16 @@ def area_miss(mask: Array, area: Array) -> Array:
 
 
 def _smooth_maximum(places: np.ndarray, bell: np.ndarray, parameters: Array) -> Array:
-    """Average the neighbours times the bell, in favour of the largest: [h, w] -> [h, w]."""
-    values = bell * parameters.reshape(-1)[places]  # [h * w, neighbours]
+    """Average the neighbors times the bell, weighted by their softmax: [h, w] -> [h, w]."""
+    values = bell * parameters.reshape(-1)[places]  # [h * w, neighbors]
     return jnp.sum(jax.nn.softmax(SHARPNESS * values, axis=1) * values, axis=1).reshape(parameters.shape)
 
 
 @lru_cache(maxsize=16)
-def _neighbours(choices: _ExtremalChoices, image_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the parameters that reach a cell, int32 [h * w, O], and their weights, float32 [1, O].
+def _neighbors(choices: _ExtremalChoices, image_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the parameters that influence each cell, int32 [h * w, O], and their weights, float32 [1, O].
 
-    The pattern is the same for all cells: parameters beyond the border repeat those on it.
+    The weights are the same for all cells: parameters beyond the border repeat those on it.
     """
     spacing = _spacing(choices.shape, image_shape)
     reach = [int(REACH * choices.sigma / gap) for gap in spacing]
@@ -316,7 +315,7 @@ def _neighbours(choices: _ExtremalChoices, image_shape: tuple[int, ...]) -> tupl
 
 
 def _spacing(shape: tuple[int, int], image_shape: tuple[int, ...]) -> list[float]:
-    """Return the pixels between neighbouring cells; the corners of mask and image coincide."""
+    """Return the distance between neighboring cells in pixels; the corners of mask and image coincide."""
     return [
         (pixels - 1) / max(cells - 1, 1) or 1.0 for cells, pixels in zip(shape, image_shape, strict=False)
     ]
@@ -329,12 +328,12 @@ def _checked_sigma(sigma: float | None, image_shape: tuple[int, ...]) -> float:
     return width
 
 
-def _check_neighbours(choices: _ExtremalChoices, image_shape: tuple[int, ...]) -> None:
+def _check_neighbors(choices: _ExtremalChoices, image_shape: tuple[int, ...]) -> None:
     down, right = (2 * REACH * choices.sigma / gap + 1 for gap in _spacing(choices.shape, image_shape))
-    if choices.shape[0] * choices.shape[1] * down * right > MOST_NEIGHBOURS:
+    if choices.shape[0] * choices.shape[1] * down * right > MAX_NEIGHBORS:
         raise ValueError(
             f"size {choices.shape} is too fine for masks as smooth as sigma {choices.sigma:g} pixels: a cell "
-            "would have too many neighbours. Choose a smaller size; the map can be upsampled afterwards."
+            "would have too many neighbors. Choose a smaller size; the map can be upsampled afterwards."
         )
 
 

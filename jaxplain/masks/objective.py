@@ -1,8 +1,8 @@
-"""What a mask is optimised for: terms of path-integrated scores, plus penalties on size and roughness.
+"""The objective of mask optimization: path-integrated scores, plus penalties on size and roughness.
 
-M is the number of free masks, L of layers (what the terms look at), h, w a mask's rows and columns, H, W the
-image's, K the number of baselines, S of path nodes, A of candidate masks compared at once. A mask is 1 where
-the pixel is kept.
+M is the number of free masks, L of layers (the masks that the terms use), h, w a mask's rows and columns, H,
+W the image's, K the number of baselines, S of path nodes, A of candidate masks compared at once. A mask is 1
+where the pixel is kept.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ def magnitude(values: Array) -> Array:
     """Return |x|, with derivative 0 at x = 0, where JAX's own is 1.
 
     Every mask starts at exactly 1, where the penalty |1 - m| has its kink. A derivative of 1 there pulls
-    every cell down at the very first step; that of the published programs (PyTorch) is 0. With the fixed step
-    of 1000 this alone moved iGOS++ from deletion .25 to .44 on one photo.
+    every cell down at the very first step; in the published code (PyTorch) it is 0. With the fixed step of
+    1000 this alone raised the deletion AUC of iGOS++ from .25 to .44 on one photo.
     """
     return values * jnp.sign(values)
 
@@ -38,22 +38,22 @@ def l1(mask: Array) -> Array:
 
 
 def total_variation(mask: Array, power: float = 2.0) -> Array:
-    """Return the sum over both axes of the mean neighbour difference to a power, `mean |m[i+1] - m[i]|^b`."""
+    """Return the sum over both axes of the mean neighbor difference to a power, `mean |m[i+1] - m[i]|^b`."""
     return _sum_of_means(*(_power(d, power) for d in _differences(mask)))
 
 
 class EdgeWeights(NamedTuple):
-    """How little the image changes between neighbours: near 1 in flat regions, near 0 across edges."""
+    """Weights of neighboring pixels: near 1 in flat regions of the image, near 0 across edges."""
 
     rows: Array  # [H - 1, W]
     cols: Array  # [H, W - 1]
 
 
 def edge_weights(image: Array, sigma: float | Array = 0.01) -> EdgeWeights:
-    """Return `exp(-d^2 / sigma)`; d^2 is the mean over channels of the squared neighbour difference.
+    """Return `exp(-d^2 / sigma)`; d^2 is the mean over channels of the squared neighbor difference.
 
-    The authors' program takes mean-then-square on one axis and square-exp-then-mean on the other; this is
-    the one symmetric form.
+    The authors' code takes mean-then-square on one axis and square-exp-then-mean on the other; here both
+    axes are treated alike.
     """
     return EdgeWeights(*(jnp.exp(-jnp.mean(d**2, axis=-1) / sigma) for d in _differences(image)))
 
@@ -77,7 +77,7 @@ def _power(differences: Array, power: float) -> Array:
 
 
 def _sum_of_means(rows: Array, cols: Array) -> Array:
-    """Return the sum of the two means; an axis of length 1 has no neighbours and counts 0, not NaN."""
+    """Return the sum of the two means; an axis of length 1 has no neighbors and contributes 0, not NaN."""
     means = [jnp.mean(d) if d.size else jnp.zeros(()) for d in (rows, cols)]
     return means[0] + means[1]
 
@@ -89,8 +89,8 @@ def _sum_of_means(rows: Array, cols: Array) -> Array:
 class Term(NamedTuple):
     """One path-integrated score.
 
-    Deletion: along the path from the baseline to the masked image, to be minimised. Insertion: along the path
-    from the image to the one that shows the mask's complement, to be maximised.
+    Deletion: along the path from the baseline to the masked image, to be minimized. Insertion: along the path
+    from the image to the one that shows the mask's complement, to be maximized.
     """
 
     layer: int
@@ -99,13 +99,13 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """The form of an objective; static. Its numbers are `Coefficients`."""
+    """The structure of an objective; static. Its numbers are in `Coefficients`."""
 
     masks: int  # M
     combine: Callable[[Array], Array]  # [M, ...] -> [L, ...]; the last layer is the explanation
     terms: tuple[Term, ...]
     smoothness: Literal["tv", "btv"]
-    power: float = 2.0  # exponent of the neighbour differences in it
+    power: float = 2.0  # exponent of the neighbor differences in the smoothness penalty
 
 
 class Coefficients(NamedTuple):
@@ -113,15 +113,15 @@ class Coefficients(NamedTuple):
 
     l1: Array
     l2: Array
-    noise: Array | None  # standard deviation along the path, model space; None leaves it out of the program
-    score_weight: Array  # of the score terms relative to the penalties: in the gradient, not in the loss
+    noise: Array | None  # standard deviation along the path, model space; None omits it from the program
+    score_weight: Array  # of the score terms relative to the penalties; in the gradient, not in the loss
     deletion: Array  # weight of the deletion terms
     insertion: Array  # weight of the insertion terms
-    jitter: Array | None = None  # largest random shift of the image, pixels; None leaves it out
+    jitter: Array | None = None  # largest random shift of the image, pixels; None omits it
 
 
 class Problem(NamedTuple):
-    """Everything that stays the same during one optimisation; traced."""
+    """Everything that is constant during one optimization; traced."""
 
     score: scores.Score
     image: Array  # [H, W, C]
@@ -136,7 +136,7 @@ class Setup(NamedTuple):
 
     objective: Objective
     batch_size: int | None
-    needs_endpoint: bool = True  # whether `References` are to hold the endpoint loss
+    needs_endpoint: bool = True  # whether to compute the endpoint loss of `References`
 
 
 def explained_mask(objective: Objective, masks: Array) -> Array:
@@ -158,17 +158,17 @@ def smoothness(setup: Setup, problem: Problem, mask: Array) -> Array:
 
 
 class Slopes(NamedTuple):
-    """Objective and gradient at some masks, integrated along the path."""
+    """Path-integrated objective and its gradient at given masks."""
 
     loss: Array  # [], without the score weight
     grads: Array  # [M, h, w]
     deletion: Array  # [], mean score of the deletion terms; NaN if there are none
-    insertion: Array  # [], of the insertion terms
+    insertion: Array  # [], mean score of the insertion terms
     references: "References"
 
 
 class References(NamedTuple):
-    """Scores needed only once, at the initial masks; NaN where they were not asked for."""
+    """Scores needed only once, at the initial masks; NaN where they were not requested."""
 
     image_score: Array  # []
     baseline_score: Array  # [], mean over baselines
@@ -183,9 +183,9 @@ def slopes(setup: Setup, problem: Problem, masks: Array, key: Array | None, with
       problem: the traced half.
       masks: [M, h, w].
       key: for noise and jitter; None when there is neither. Consumed.
-      with_references: bool [], whether to score what `References` holds. These images are further rows of the
-        same batch, without a gradient, so that the program holds no copy of the model for them; where it is
-        False they cost nothing.
+      with_references: bool [], whether to score the images of `References`. They are extra rows of the same
+        batch, without a gradient, so that the program needs no extra copy of the model; if False they cost
+        nothing.
     """
     on_path = _path_items(setup.objective, problem, 1, key)
     references = _reference_items(len(problem.baselines))
@@ -194,17 +194,17 @@ def slopes(setup: Setup, problem: Problem, masks: Array, key: Array | None, with
     usual = len(on_path.weight)
     is_on_path = jnp.asarray(np.arange(len(items.weight)) < usual)
     layers, back = jax.vjp(lambda m: _layers(setup.objective, m, problem.image.shape), masks)
-    found = funnel.value_and_grad(
+    evaluated = funnel.value_and_grad(
         problem.score, _render(items), layers[None], _context(problem), items,
         jnp.where(is_on_path, items.weight, 0.0),
         live=is_on_path | with_references, usually_live=usual, batch_size=setup.batch_size,
     )  # fmt: skip
-    along, ends, last = jnp.split(found.values, [usual, usual + len(references.weight)])
+    along, ends, last = jnp.split(evaluated.values, [usual, usual + len(references.weight)])
     penalties, penalty_grads = jax.value_and_grad(lambda m: penalty(setup, problem, m))(masks)
     deletion, insertion = _mean_scores(setup.objective, problem, along)
     return Slopes(
         loss=jnp.sum(on_path.weight * along) + penalties,
-        grads=problem.coefficients.score_weight * back(found.grads[0])[0] + penalty_grads,
+        grads=problem.coefficients.score_weight * back(evaluated.grads[0])[0] + penalty_grads,
         deletion=deletion,
         insertion=insertion,
         references=References(
@@ -220,7 +220,7 @@ def path_losses(
 ) -> Array:
     """Return the path-integrated objective of A candidates: [A, M, h, w] -> [A].
 
-    `needed`, a bool [], says whether to score them at all; NaN otherwise.
+    If `needed`, a bool [], is False, nothing is scored and the losses are NaN.
     """
     items = _path_items(setup.objective, problem, len(candidates), key)
     return _losses(setup, problem, candidates, items, needed)
@@ -235,7 +235,7 @@ def endpoint_losses(setup: Setup, problem: Problem, candidates: Array, needed: A
 
 
 def evaluations(setup: Setup, problem: Problem, *, endpoint: bool) -> int:
-    """Return the model evaluations of one pass over all terms for one candidate."""
+    """Return the number of model evaluations of all terms for one candidate."""
     nodes = 1 if endpoint else len(problem.path.nodes)
     return len(setup.objective.terms) * len(problem.baselines) * nodes
 
@@ -255,7 +255,7 @@ def _losses(
 
 
 def _layers(objective: Objective, masks: Array, shape: tuple[int, ...]) -> Array:
-    """[M, h, w] -> [L, H, W]: products of masks are taken after upsampling."""
+    """Upsample and combine masks, [M, h, w] -> [L, H, W]: products are taken after upsampling."""
     return objective.combine(jax.vmap(lambda m: upsample(m, (shape[0], shape[1])))(masks))
 
 
@@ -276,7 +276,7 @@ def _mean_scores(objective: Objective, problem: Problem, values: Array) -> tuple
 
 
 Column = Array | np.ndarray
-"""One number per image; NumPy where it is known while tracing, and so a constant of the program."""
+"""One number per image; NumPy if it is known while tracing, and so a constant of the program."""
 
 
 class _PathItems(NamedTuple):
@@ -293,7 +293,7 @@ class _PathItems(NamedTuple):
 
 
 class _PathContext(NamedTuple):
-    """What all images of a batch are drawn from."""
+    """Inputs shared by all images of a batch."""
 
     image: Array  # [H, W, C]
     baselines: Array  # [K, H, W, C]
@@ -307,7 +307,7 @@ def _context(problem: Problem) -> _PathContext:
 
 
 def _path_items(objective: Objective, problem: Problem, candidates: int, key: Array | None) -> _PathItems:
-    """Return every candidate x term x baseline x node as one row."""
+    """Return one row per candidate, term, baseline and node."""
     layer = np.array([term.layer for term in objective.terms], np.int32)
     insertion = np.array([term.insertion for term in objective.terms])
     count, nodes = len(problem.baselines), len(problem.path.nodes)
@@ -331,7 +331,7 @@ def _path_items(objective: Objective, problem: Problem, candidates: int, key: Ar
 
 
 def _endpoint_items(setup: Setup, problem: Problem, candidates: int) -> _PathItems:
-    """Return every candidate x term x baseline at the end of its path, without noise."""
+    """Return one row per candidate, term and baseline, at the end of the path and without noise."""
     one = jnp.ones(1, jnp.float32)
     items = _path_items(setup.objective, problem._replace(path=Path(one, one)), candidates, None)
     return items._replace(is_plain=np.ones(len(items.weight), bool))
@@ -352,7 +352,7 @@ def _reference_items(baselines: int) -> _PathItems:
 
 
 def _joined(items: _PathItems, *others: _PathItems) -> _PathItems:
-    """Return the rows of several; those after the first are plain and do not use their keys."""
+    """Concatenate items; those after the first are plain and do not use their keys."""
     key = items.key
     parts = [part._replace(key=None) for part in (items, *others)]
     joined = jax.tree_util.tree_map(_concatenated, *parts)
@@ -372,7 +372,7 @@ def _render(items: _PathItems) -> funnel.Render:
 
 def _draw(layers: Array, context: _PathContext, item: _PathItems) -> Array:
     mask, baseline = layers[item.candidate, item.layer], context.baselines[item.baseline]
-    # At the path's very ends a score may have an infinite slope, which times the weight 0 would be NaN.
+    # At the ends of the path a score may have an infinite slope; times the weight 0 it would be NaN.
     mask = jnp.where(item.is_plain, jax.lax.stop_gradient(mask), mask)
     # The insertion path is the deletion path with image and baseline swapped.
     end = jnp.where(item.insertion, baseline, context.image)
@@ -388,7 +388,7 @@ def _draw_random(layers: Array, context: _PathContext, item: _PathItems) -> Arra
 
 
 def _jittered(context: _PathContext, item: _PathItems) -> _PathContext:
-    """Shift image and baselines at random under the mask, which stays; border pixels are repeated."""
+    """Shift image and baselines randomly under the fixed mask; border pixels are repeated."""
     if context.jitter is None:
         return context
     most = jnp.where(item.is_plain, 0.0, context.jitter).astype(jnp.int32)

@@ -1,6 +1,6 @@
-"""I-GOS, iGOS+, iGOS++, meaningful perturbation and ablations: named choices for the one engine.
+"""I-GOS, iGOS+, iGOS++, meaningful perturbation and ablations: recipes for one shared engine.
 
-Static options (a new value compiles again): size, iterations, n_steps, rule, search, rescue, batch_size, the
+Static options (a new value recompiles): size, iterations, n_steps, rule, search, rescue, batch_size, the
 kind of `descent`. All others are numbers and may be traced, so that a sweep over them is one `jax.vmap`.
 """
 
@@ -40,7 +40,7 @@ from jaxplain.perturb import as_baselines
 # EfficientNet-Lite0 and 28 x 28 masks. There, noise along the path made both measures worse, and candidates
 # measured at the end of the path, at a third of the cost, were good enough.
 _BEST_STEP = BestStep()
-_ADAM = Optax(optax.adam(0.1))  # made once, or every call would compile again
+_ADAM = Optax(optax.adam(0.1))  # created once, or every call would compile again
 
 
 def _single(masks: Array) -> Array:
@@ -73,7 +73,7 @@ MEANINGFUL = replace(IGOS, power=3.0)
 
 
 class MaskOptions(NamedTuple):
-    """The keywords of every recipe; see `igos`."""
+    """The keyword arguments of every recipe; see `igos`."""
 
     key: Array | None
     batch_size: int | None
@@ -121,7 +121,7 @@ def igos(
 ) -> Explanation:
     """Explain with I-GOS: the smallest smooth mask whose removal destroys the score.
 
-    Minimises `deletion * F(m) + l1 * mean|1 - m| + l2 * TV(m)` over one mask m, where F is the score
+    Minimizes `deletion * F(m) + l1 * mean|1 - m| + l2 * TV(m)` over one mask m, where F is the score
     integrated along the path from the baseline to the masked image. The published options are
     `PAPER["igos"]`.
 
@@ -129,21 +129,21 @@ def igos(
       score: what to explain, a callable pytree from images [N, H, W, C] to [N]; see `class_score`. A plain
         function works too.
       image: [H, W, C] float, in the model's input space.
-      baseline: what hides a pixel, [H, W, C], or K of them [K, H, W, C] to average over; None: the blurred
-        image.
+      baseline: replaces hidden pixels, [H, W, C], or K of them [K, H, W, C] to average over; None: the
+        blurred image.
       key: random key for `noise` and `jitter`, consumed; not used if both are 0.
       batch_size: images per model call; None chooses by platform.
-      size: rows and columns of the mask, at most the image's; one number stands for both.
-      iterations: moves of the mask.
-      n_steps: nodes of the integration path.
+      size: rows and columns of the mask, at most the image's; one number sets both.
+      iterations: number of mask updates.
+      n_steps: number of nodes of the integration path.
       rule: quadrature rule of the path: "riemann", "midpoint" or "gauss_legendre".
       search: where the loss of candidate masks is measured: "endpoint" (of the path), "path", or "gradient"
-        (not at all: it comes with the next gradient; for a descent that compares no candidates).
-      descent: how the mask moves: `BestStep`, `LineSearch`, `FixedStep`, `Nesterov` or `Optax`.
+        (not separately, but with the next gradient; for a descent that compares no candidates).
+      descent: how the mask is updated: `BestStep`, `LineSearch`, `FixedStep`, `Nesterov` or `Optax`.
       l1: weight of the mask's size; None: 10 if the mask's longer side is at least 224, otherwise 1
         (published).
-      l2: weight of the mask's roughness; None: 20 * (longer side of the mask) / 224, because the edge of
-        what is masked has a share of all neighbours that falls as 1 / side.
+      l2: weight of the mask's roughness; None: 20 * (longer side of the mask) / 224, because the
+        fraction of neighbors on the boundary of the masked region falls as 1 / side.
       noise: standard deviation of Gaussian noise along the path, model space.
       score_weight: weight of the score terms relative to the penalties in the gradient, not in the measured
         loss.
@@ -159,8 +159,8 @@ def igos(
       respect to anything that the arguments depend on raises a TypeError.
 
     Raises:
-      ValueError, TypeError: shapes, dtypes or options that do not fit; NaN in the image or baseline. A score
-        that is NaN, or not above its baseline's, is no error but a `Status` in the result.
+      ValueError, TypeError: invalid shapes, dtypes or options; NaN in the image or baseline. A score
+        that is NaN, or not above the baseline's, sets the status instead.
 
     References:
       Qi, Khorram, Fuxin. Visualizing Deep Networks by Optimizing with Integrated Gradients. AAAI 2020.
@@ -207,9 +207,9 @@ def igos_plus(
 ) -> Explanation:
     """Explain with iGOS+: one mask whose removal destroys the score and whose content alone restores it.
 
-    Minimises `deletion * F(m) - insertion * G(m) + l1 * mean|1 - m| + l2 * BTV(m)`, with F as in `igos`, G
+    Minimizes `deletion * F(m) - insertion * G(m) + l1 * mean|1 - m| + l2 * BTV(m)`, with F as in `igos`, G
     the score integrated along the path from the image to the one that shows the mask's complement, and a
-    total variation that is lenient at the image's edges. The published options are `PAPER["igos+"]`.
+    total variation that is relaxed at the image's edges. The published options are `PAPER["igos+"]`.
 
     Arguments, result, errors: see `igos`.
 
@@ -258,9 +258,9 @@ def igos_pp(
 ) -> Explanation:
     """Explain with iGOS++: a mask x for deletion, a mask y for insertion, and their product z = x * y.
 
-    Minimises `w * (F(x) - G(y) + F(z) - G(z)) + l1 * mean|1 - z| + l2 * BTV(z)`, F and G as in `igos_plus`,
-    weighted by `deletion` and `insertion`, and w = 1/2 (`score_weight`). The search for a step compares the
-    sum without w, as the authors' program does. Products are taken after upsampling for the scores, before
+    Minimizes `w * (F(x) - G(y) + F(z) - G(z)) + l1 * mean|1 - z| + l2 * BTV(z)`, F and G as in `igos_plus`,
+    weighted by `deletion` and `insertion`, and w = 1/2 (`score_weight`). The step search compares the
+    sum without w, as the authors' code does. Products are taken after upsampling for the scores, before
     it for the penalties. The result is z. The published options are `PAPER["igos++"]`.
 
     Arguments, result, errors: see `igos`.
@@ -311,14 +311,14 @@ def meaningful_perturbation(
 ) -> Explanation:
     """Explain with meaningful perturbation: the smallest smooth mask whose removal destroys the score.
 
-    Minimises `f(phi(m)) + l1 * mean|1 - m| + l2 * TV(m)`, with the power 3 in TV, by 300 steps of Adam
+    Minimizes `f(phi(m)) + l1 * mean|1 - m| + l2 * TV(m)`, with the power 3 in TV, by 300 steps of Adam
     (rate 0.1) and a projection onto [0, 1]: I-GOS with the masked image itself in place of the path to it.
-    The weights suit penalties that are means over the mask's cells, as here; the paper writes sums.
+    The weights suit penalties that are means over the mask's cells, as here; the paper uses sums.
 
-    The result is the best mask visited. Losses come with the gradients, so nothing else is evaluated.
+    The result is the best mask visited. Losses are computed with the gradients, so nothing else is evaluated.
 
     `jitter=4` (off by default; needs a `key`) shifts the image under the mask by up to 4 pixels at random in
-    each iteration, as the paper does against masks that fit single pixels; the losses are then noisy.
+    each iteration, as the paper does to avoid masks that fit single pixels; the losses are then noisy.
 
     Arguments, result, errors: see `igos`.
 
@@ -368,7 +368,7 @@ PAPER: dict[str, dict[str, Any]] = {
 }
 """The published options, as keywords by registry name: `igos_pp(score, image, key=key, **PAPER["igos++"])`.
 
-They use noise, so a `key` is needed. `l1` is None: 10 for masks from 224 x 224 on, otherwise 1.
+They use noise, so a `key` is needed. `l1` is None: 10 for masks of 224 x 224 and larger, otherwise 1.
 """
 
 
@@ -377,16 +377,17 @@ They use noise, so a `key` is needed. `l1` is None: 10 for masks from 224 x 224 
 
 
 def _ablation(name: str, objective: Objective = IGOS_PP, **fixed: Any) -> Callable[..., Explanation]:
-    """Return `igos_pp` with another objective or some fixed options, which its signature does not have."""
+    """Return `igos_pp` with another objective or fixed options, which are removed from its signature."""
     full = inspect.signature(igos_pp)
-    left = [parameter for parameter in full.parameters.values() if parameter.name not in fixed]
-    signature = full.replace(parameters=left)
+    remaining = [parameter for parameter in full.parameters.values() if parameter.name not in fixed]
+    signature = full.replace(parameters=remaining)
 
     @wraps(igos_pp)
     def ablation(*arguments: Any, **options: Any) -> Explanation:
-        given = sorted(fixed.keys() & options.keys())
-        if given:
-            raise TypeError(f"the ablation {name!r} fixes {given[0]} = {fixed[given[0]]!r}; do not pass it.")
+        clashes = sorted(fixed.keys() & options.keys())
+        if clashes:
+            clash = clashes[0]
+            raise TypeError(f"the ablation {name!r} fixes {clash} = {fixed[clash]!r}; do not pass it.")
         bound = signature.bind(*arguments, **options)
         bound.apply_defaults()
         chosen = bound.arguments | fixed
@@ -410,16 +411,16 @@ ABLATIONS: dict[str, Callable[..., Explanation]] = {
     "fixed-step": _ablation("fixed-step", descent=FixedStep()),
     "no-btv": _ablation("no-btv", l2=0.0),
 }
-"""iGOS++ with one part left out or replaced: functions with the contract and options of `igos_pp`, except for
-the option that the name fixes, which is not accepted.
+"""iGOS++ with one part removed or replaced: functions with the signature of `igos_pp`, except for the option
+that the ablation fixes, which is not accepted.
 
 - "insertion-only", "deletion-only": one mask, one kind of score term, the bilateral penalty. The first
   measures its candidates along the path: at its end, where nothing is shown yet, no small step restores
-  anything, and on 43 of 50 photos the mask stayed as it was.
+  anything, and on 43 of 50 photos the mask did not change.
 - "naive-sum": both kinds for one mask, the objective of iGOS+ with the options of iGOS++.
-- "no-noise", "with-noise": standard deviation 0 and 0.2 along the path. There is none by default and 0.2 in
-  `PAPER`, so each is an ablation of one and the full method under the other. "with-noise" needs a `key`.
-- "fixed-step": no search for a step, see `FixedStep`.
+- "no-noise", "with-noise": standard deviation 0 and 0.2 along the path. The default is 0, and 0.2 in
+  `PAPER`, so each is an ablation under one and the full method under the other. "with-noise" needs a `key`.
+- "fixed-step": no step search, see `FixedStep`.
 - "no-btv": without the smoothness penalty, l2 = 0.
 
 Published at 28 x 28 (ResNet50, deletion / insertion): full .0929 / .7284, insertion only .1321 / .7231,
@@ -487,7 +488,7 @@ def _optimized(
     rule = paths.RULES[check_choice(options.rule, paths.RULES, "rule")]
     sigma = as_number(options.sigma, "sigma")
     check_where(lambda s: s > 0, sigma, f"sigma must be above 0, got {sigma}.")  # flat areas: 0 / 0
-    given = _EngineArguments(
+    arguments = _EngineArguments(
         score=scores.as_pytree(score),
         image=image,
         baselines=baselines,
@@ -498,7 +499,7 @@ def _optimized(
         masks=_initial_masks(objective, options.init, shape),
         key=_needed_key(options.key, coefficients),
     )
-    return _compiled_engine(choices, given)
+    return _compiled_engine(choices, arguments)
 
 
 class _EngineArguments(NamedTuple):
@@ -516,14 +517,14 @@ class _EngineArguments(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def _compiled_engine(choices: EngineChoices, given: _EngineArguments) -> Explanation:
-    edges = edge_weights(given.image, given.sigma)
-    problem = Problem(given.score, given.image, given.baselines, edges, given.path, given.coefficients)
-    return optimize_mask(choices, problem, given.descent, given.masks, given.key)
+def _compiled_engine(choices: EngineChoices, inputs: _EngineArguments) -> Explanation:
+    edges = edge_weights(inputs.image, inputs.sigma)
+    problem = Problem(inputs.score, inputs.image, inputs.baselines, edges, inputs.path, inputs.coefficients)
+    return optimize_mask(choices, problem, inputs.descent, inputs.masks, inputs.key)
 
 
 def _coefficients(options: MaskOptions, side: int) -> Coefficients:
-    """Check the numbers; `side` is the longer one of the mask, which decides what was not given."""
+    """Check the coefficients; `side`, the mask's longer side, determines defaults."""
     l1 = (10.0 if side >= 224 else 1.0) if options.l1 is None else options.l1
     l2 = 20.0 * side / 224 if options.l2 is None else options.l2
     return Coefficients(
@@ -538,13 +539,13 @@ def _coefficients(options: MaskOptions, side: int) -> Coefficients:
 
 
 def _unless_zero(amount: float | Array, name: str) -> Array | None:
-    """Return a number, but None for a concrete 0, which then costs nothing."""
+    """Return a number, or None for a concrete 0, which then costs nothing."""
     is_zero = not isinstance(amount, jax.core.Tracer) and np.all(np.asarray(amount) == 0)
     return None if is_zero else as_number(amount, name)
 
 
 def _needed_key(key: Array | None, coefficients: Coefficients) -> Array | None:
-    """Return the checked key where something is random."""
+    """Return the checked key if noise or jitter needs it, otherwise None."""
     for name in ("noise", "jitter"):
         if getattr(coefficients, name) is not None:
             return as_key(key, f"{name} (off with {name}=0)")

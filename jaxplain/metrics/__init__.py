@@ -1,8 +1,8 @@
-"""Measures of explanations: curves, confidence, localization, stability, sanity, similarity, complexity.
+"""Metrics of explanations: curves, confidence, localization, stability, sanity, similarity, complexity.
 
-A measure of one map is called as `measure(score, image, baseline, importance, ...)`; a measure of a whole
-method as `measure(score, image, baseline, explain, ...)`, where `explain` is any method of the package or
-your own function `(score, image, baseline, *, key)`. `baseline=None` is the blurred image for the former, and
+A metric of one map is called as `metric(score, image, baseline, importance, ...)`; a metric of a whole method
+as `metric(score, image, baseline, explain, ...)`, where `explain` is any method of the package or a custom
+function `(score, image, baseline, *, key)`. `baseline=None` is the blurred image for the former, and
 the method's own default for the latter.
 """
 

@@ -1,4 +1,4 @@
-"""Deletion and insertion curves: does the score fall and rise with the pixels that a map calls important?"""
+"""Deletion and insertion curves: does the score depend on the pixels that a map marks as important?"""
 
 from functools import partial
 from typing import NamedTuple
@@ -47,9 +47,9 @@ def insertion_deletion(
 
     The n cells of the map are ranked by importance (ties in reading order). `max(1, n // n_steps)` of them at
     a time, the most important first, are replaced by the baseline (deletion) or restored on it (insertion);
-    both curves always start with no cell and end with all. The binary mask of cells is upsampled bilinearly
-    with aligned corners. The areas are trapezoids over the exact fractions. The map is evaluated at its own
-    resolution: `explanation.importance` cell by cell, a map of the image's size pixel by pixel.
+    both curves always start at no cells and end at all of them. The binary mask of cells is upsampled
+    bilinearly with aligned corners. The areas are trapezoids over the exact fractions. The map is evaluated
+    at its own resolution: `explanation.importance` cell by cell, a map of the image's size pixel by pixel.
 
     Both curves are differentiable with respect to the image, the baseline and the score's parameters; the
     ranking has no gradient.
@@ -63,7 +63,7 @@ def insertion_deletion(
       batch_size: images per model call; None chooses by platform.
 
     Raises:
-      ValueError, TypeError: shapes or dtypes that do not fit, or NaN in a concrete map.
+      ValueError, TypeError: invalid shapes or dtypes, or NaN in a concrete map.
 
     References:
       Petsiuk, Das, Saenko. RISE. BMVC 2018.
@@ -96,7 +96,7 @@ def _curves(
     n_steps: int,
     batch_size: int | None,
 ) -> Curves:
-    # What is known beforehand is computed by NumPy, so that it need not be compiled.
+    # What is known while tracing is computed with NumPy, so that it need not be compiled.
     cells = importance.size
     counts = np.array([*range(0, cells, max(1, cells // n_steps)), cells], np.int32)  # [T]
     fraction = (counts / cells).astype(np.float32)
@@ -110,9 +110,9 @@ def _curves(
 
 
 def _ranks(importance: Array) -> Array:
-    """Return each cell's place in descending order of importance, ties in reading order: int32 [h, w]."""
+    """Return each cell's rank in descending order of importance, ties in reading order: int32 [h, w]."""
     order = jnp.argsort(-importance.reshape(-1), stable=True)
-    # The inverse of a permutation by sorting it: a scatter compiles more slowly.
+    # Inverts the permutation by sorting it: a scatter compiles more slowly.
     return jnp.argsort(order).reshape(importance.shape)
 
 
@@ -127,9 +127,9 @@ def _draw(_: tuple, context: _RankedImage, point: _CurvePoint) -> Array:
 def adversarial_rise(fraction: Array, insertion: Array) -> Array:
     """Return the fraction of cells at which an insertion curve first reaches half of its final value.
 
-    Low is good: with an honest map a few restored pixels bring the class back. An adversarial map (a good
-    deletion AUC from a few scattered pixels that break the score but do not make it) restores the score late,
-    when nearly everything is back. A point of the curve, without interpolation.
+    Low is good: with a faithful map a few restored pixels recover the class. An adversarial map (a good
+    deletion AUC from a few scattered pixels that destroy the score but do not produce it) recovers the score
+    only when nearly everything is restored. The result is a point of the curve, without interpolation.
 
     Args:
       fraction: [T], ascending from 0 to 1, as `Curves.fraction`.

@@ -11,9 +11,9 @@ def gini(importance: Array) -> Array:
     """Return the Gini index of a map's absolute values: 0 where all n are equal, 1 - 1/n for a single one.
 
     With the absolute values in ascending order, a_1 <= ... <= a_n:
-    `sum_i (2 i - n - 1) a_i / (n * sum_i a_i)`. High = sparse, which is easier to read but does not mean
+    `sum_i (2 i - n - 1) a_i / (n * sum_i a_i)`. High = sparse, which is easier to read but not necessarily
     correct. The index is invariant to scale and sign, but not to an offset: a map whose unimportant parts are
-    not 0 is less sparse for it. Compare maps of the same resolution.
+    not 0 is less sparse as a result. Compare maps of the same resolution.
 
     Args:
       importance: any shape, usually [h, w].

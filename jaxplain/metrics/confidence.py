@@ -1,6 +1,6 @@
-"""Confidence: how much of the score remains when only what a map calls important is shown?
+"""Confidence: how much of the score remains when only what a map marks as important is shown?
 
-All measures of this family reward maps that show nearly everything: read them together with deletion and
+All metrics in this module reward maps that show nearly everything: read them together with deletion and
 insertion, or with `gini`.
 """
 
@@ -17,10 +17,10 @@ from jaxplain.perturb import as_baseline, blend, upsample
 
 
 class Confidence(NamedTuple):
-    """Scores of one image, whole and seen through its map."""
+    """Scores of one image, whole and masked by its map."""
 
     before: Array  # [], score of the image
-    after: Array  # [], score of what the map keeps of it; NaN for a constant map
+    after: Array  # [], score of the part that the map keeps; NaN for a constant map
 
 
 class _ShownImage(NamedTuple):
@@ -33,7 +33,7 @@ def average_drop(before: Array, after: Array) -> Array:
     """Return the percentage of the score lost on average when only the explanation is shown; low is good.
 
     `100 * mean_i( max(0, Y_i - O_i) / Y_i )`, where Y are the scores of the whole images and O those of the
-    images seen through their maps. 0 where no score falls, 100 where all vanish.
+    images masked by their maps. It is 0 if no score falls and 100 if all vanish.
 
     Args:
       before: [N], Y; probabilities by convention.
@@ -43,7 +43,7 @@ def average_drop(before: Array, after: Array) -> Array:
       float32 []; NaN where any Y is not above 0 (the formula is undefined there) or a value is NaN.
 
     Raises:
-      TypeError, ValueError: not arrays of floats of one shape, or empty.
+      TypeError, ValueError: not float arrays of the same shape, or empty.
 
     References:
       Chattopadhay et al. Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks. WACV 2018.
@@ -64,10 +64,10 @@ def _average_drop(before: Array, after: Array) -> Array:
 
 
 def increase_in_confidence(before: Array, after: Array) -> Array:
-    """Return the percentage of images of which the explanation alone scores above the whole; high is good.
+    """Return the percentage of images whose explanation alone scores above the whole image; high is good.
 
-    `100 * mean_i( O_i > Y_i )`, where Y are the scores of the whole images and O those of the images seen
-    through their maps. An equal score does not count as an increase.
+    `100 * mean_i( O_i > Y_i )`, where Y are the scores of the whole images and O those of the images
+    masked by their maps. An equal score does not count as an increase.
 
     Args:
       before: [N], Y.
@@ -77,7 +77,7 @@ def increase_in_confidence(before: Array, after: Array) -> Array:
       float32 [], 0 to 100; NaN where a value is NaN.
 
     Raises:
-      TypeError, ValueError: not arrays of floats of one shape, or empty.
+      TypeError, ValueError: not float arrays of the same shape, or empty.
 
     References:
       Chattopadhay et al. Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks. WACV 2018.
@@ -105,7 +105,7 @@ def confidence_on_explanation(
     *,
     batch_size: int | None = None,
 ) -> Confidence:
-    """Score an image and what its map keeps of it, from which `average_drop` is computed.
+    """Score an image and the part that its map keeps, from which `average_drop` is computed.
 
     The map is upsampled to the image (bilinear, aligned corners) and scaled to 0..1 by its own minimum and
     maximum, `m = (S - min S) / (max S - min S)`; the image shown is `image * m + baseline * (1 - m)`.
@@ -119,7 +119,7 @@ def confidence_on_explanation(
       batch_size: images per model call; None chooses by platform.
 
     Raises:
-      ValueError, TypeError: shapes or dtypes that do not fit. The map's values are not checked, so that a NaN
+      ValueError, TypeError: invalid shapes or dtypes. The map's values are not checked, so that a NaN
         in one of many maps is a NaN in one row, not an error.
 
     References:

@@ -1,6 +1,6 @@
-"""Localization: does a map point at the object that people annotated?
+"""Localization: does a map point at the annotated object?
 
-A low value does not prove a map wrong: a classifier may well look elsewhere, and then an honest map does too.
+A low value does not prove a map wrong: if the classifier uses other regions, a faithful map shows those.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ def pointing_game(importance: Array, mask: Array, tolerance: float | Array = 15.
       float32 []: 1 for a hit, 0 for a miss; NaN where the mask is empty or the map holds NaN.
 
     Raises:
-      TypeError, ValueError: not one map of floats, not a mask of booleans, or a map finer than the mask.
+      TypeError, ValueError: not one float map, not a boolean mask, or a map finer than the mask.
 
     References:
       Zhang et al. Top-down Neural Attention by Excitation Backprop. IJCV 2018.
@@ -75,7 +75,7 @@ def energy_pointing_game(importance: Array, mask: Array) -> Array:
       float32 [], 0 to 1; NaN where the mask is empty, nothing is positive, or the map holds NaN.
 
     Raises:
-      TypeError, ValueError: not one map of floats, not a mask of booleans, or a map finer than the mask.
+      TypeError, ValueError: not one float map, not a boolean mask, or a map finer than the mask.
 
     References:
       Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks. CVPR
@@ -111,7 +111,7 @@ def box_mask(box: Any, shape: tuple[int, int]) -> Array:
       shape: (H, W), static.
 
     Raises:
-      ValueError: not four numbers or two sides, or (known values) NaN or a box with bottom <= top or
+      ValueError: not four numbers or two sides, or (concrete values) NaN or a box with bottom <= top or
         right <= left. A traced box of this kind gives an empty mask.
 
     Example:

@@ -43,8 +43,8 @@ def layer_names(classifier: scores.Classifier, image: Array) -> tuple[str, ...]:
     """Return the names of a classifier's layers that hold parameters, from the output to the input.
 
     A layer is everything below one name of the pytree, such as the kernel and bias of `stem`. A parameter
-    found by its position in a list is a layer of its own, and so is every parameter if all have one name in
-    common. The order is the one in which a forward pass uses them, last first, read from the traced program
+    identified by its position in a list is a layer of its own, and so is every parameter if all share one
+    name. The order is the one in which a forward pass uses them, last first, read from the traced program
     (a Flax module lists its attributes alphabetically). Parameters that the forward pass does not use are
     omitted.
 
@@ -55,7 +55,7 @@ def layer_names(classifier: scores.Classifier, image: Array) -> tuple[str, ...]:
       image: [H, W, C], or its `jax.ShapeDtypeStruct`; only its shape matters.
 
     Raises:
-      TypeError: the classifier cannot be called.
+      TypeError: the classifier is not callable.
       ValueError: it has no parameters, such as a plain function that closes over them.
 
     Example:
@@ -70,7 +70,7 @@ def layer_names(classifier: scores.Classifier, image: Array) -> tuple[str, ...]:
 
 
 def layer_structure(classifier: Any, image: Any) -> tuple[LayerStructure, list[Array]]:
-    """Return what is static in a classifier, and its arrays."""
+    """Return a classifier's static structure and its arrays."""
     check_callable(classifier, "classifier")
     if len(getattr(image, "shape", ())) != 3:
         raise ValueError(f"image must be one image [H, W, C], got shape {getattr(image, 'shape', None)}.")
@@ -85,15 +85,16 @@ def layer_structure(classifier: Any, image: Any) -> tuple[LayerStructure, list[A
             "function hides them."
         )
     first_use = _first_uses(unnamed, arrays, image)
-    used = [at for at, array in enumerate(arrays) if _is_parameter(array) and at in first_use]
-    owners = {at: _owner(paths[at]) for at in used}
+    used = [index for index, array in enumerate(arrays) if _is_parameter(array) and index in first_use]
+    owners = {index: _owner(paths[index]) for index in used}
     if len(set(owners.values())) == 1:
-        owners = {at: paths[at] for at in used}
+        owners = {index: paths[index] for index in used}
     start: dict[tuple[str, ...], int] = {}
-    for at in used:
-        start[owners[at]] = min(first_use[at], start.get(owners[at], first_use[at]))
+    for index in used:
+        owner = owners[index]
+        start[owner] = min(first_use[index], start.get(owner, first_use[index]))
     order = sorted(start, key=lambda owner: -start[owner])
-    layer = tuple(order.index(owners[at]) if at in owners else None for at in range(len(arrays)))
+    layer = tuple(order.index(owners[index]) if index in owners else None for index in range(len(arrays)))
     return LayerStructure(treedef, static, tuple(".".join(owner) for owner in order), layer), arrays
 
 
@@ -103,12 +104,13 @@ def _flattened(classifier: Any) -> tuple[list[tuple[str, ...]], list[Any], Any]:
     if hasattr(model, "stateless_call"):  # Keras names its variables itself
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         leaves, treedef = jax.tree_util.tree_flatten(scores.as_pytree(classifier))
-        return _without_positions([tuple(one.path.split("/")) for one in variables]), leaves, treedef
-    found, treedef = jax.tree_util.tree_flatten_with_path(model)
+        names = [tuple(variable.path.split("/")) for variable in variables]
+        return _without_positions(names), leaves, treedef
+    entries, treedef = jax.tree_util.tree_flatten_with_path(model)
     if jax.tree_util.treedef_is_leaf(treedef):
-        found, treedef = [], jax.tree_util.tree_structure(())
-    paths = [_words(path) for path, leaf in found if _is_array(leaf)]
-    return _without_positions(paths), [leaf for _, leaf in found], treedef
+        entries, treedef = [], jax.tree_util.tree_structure(())
+    paths = [_words(path) for path, leaf in entries if _is_array(leaf)]
+    return _without_positions(paths), [leaf for _, leaf in entries], treedef
 
 
 def _is_array(leaf: Any) -> bool:
@@ -126,7 +128,7 @@ def _words(path: tuple) -> tuple[str, ...]:
 
 
 def _without_positions(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Drop the positions with which all paths begin, such as those of the arguments of a `Partial`."""
+    """Drop leading positions that all paths share, such as those of the arguments of a `Partial`."""
     while paths and all(len(path) > 1 and path[0].isdigit() and path[0] == paths[0][0] for path in paths):
         paths = [path[1:] for path in paths]
     return paths
@@ -137,7 +139,7 @@ def _owner(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class _Origin(NamedTuple):
-    """What a value of a traced program was computed from."""
+    """The inputs from which a value of a traced program was computed."""
 
     image: bool  # it depends on the image
     arrays: frozenset[int]  # if not: the classifier's arrays that it depends on
@@ -147,9 +149,9 @@ _CONSTANT = _Origin(False, frozenset())
 
 
 def _first_uses(structure: LayerStructure, arrays: list[Array], image: Any) -> dict[int, int]:
-    """Return, for each array, the number of the first operation that combines it with the image.
+    """Return, for each array, the index of the first operation that combines it with the image.
 
-    Casting all parameters beforehand does not count as a use; an array without a use is missing.
+    Casting all parameters beforehand does not count as a use; unused arrays are omitted.
     """
 
     def forward(arrays: list[Array], images: Array) -> Array:
@@ -158,7 +160,7 @@ def _first_uses(structure: LayerStructure, arrays: list[Array], image: Any) -> d
     batch = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
     program = jax.make_jaxpr(forward)(arrays, batch).jaxpr
     first_use: dict[int, int] = {}
-    origins = [_Origin(False, frozenset([at])) for at in range(len(arrays))]
+    origins = [_Origin(False, frozenset([index])) for index in range(len(arrays))]
     _trace_origins(program, [*origins, _Origin(True, frozenset())], first_use, 0)
     return first_use
 
@@ -166,7 +168,7 @@ def _first_uses(structure: LayerStructure, arrays: list[Array], image: Any) -> d
 def _trace_origins(
     program: Any, inputs: list[_Origin], first_use: dict[int, int], clock: int
 ) -> tuple[list[_Origin], int]:
-    """Walk through a traced program; return its outputs' origins and the number of operations so far."""
+    """Walk a traced program; return its outputs' origins and the number of operations so far."""
     known = dict(zip(program.invars, inputs, strict=True))
 
     def origin(atom: Any) -> _Origin:
@@ -179,11 +181,11 @@ def _trace_origins(
         if inner is not None:
             made, clock = _trace_origins(inner, given, first_use, clock)
         else:
-            image = any(one.image for one in given)
-            arrays = frozenset().union(*(one.arrays for one in given))
+            image = any(source.image for source in given)
+            arrays = frozenset().union(*(source.arrays for source in given))
             if image:
-                for at in arrays:
-                    first_use.setdefault(at, clock)
+                for index in arrays:
+                    first_use.setdefault(index, clock)
             made = [_Origin(image, frozenset() if image else arrays)] * len(operation.outvars)
         known.update(zip(operation.outvars, made, strict=True))
     return [origin(atom) for atom in program.outvars], clock

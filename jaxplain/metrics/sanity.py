@@ -1,9 +1,9 @@
 """Sanity checks: does a method's map change when the classifier, or the class it explains, does?
 
-A method that shows the same edges whatever the classifier has learned explains the image, not the classifier.
-For the randomization checks *low* similarity is good, and high similarity is a failure.
+A method that shows the same edges regardless of what the classifier has learned explains the image, not the
+classifier. For the randomization checks *low* similarity is good, and high similarity is a failure.
 
-`explain` is any method of the package, or a function `(score, image, baseline, *, key)` of your own that
+`explain` is any method of the package, or a custom function `(score, image, baseline, *, key)` that
 returns an `Explanation` or a bare map [h, w].
 """
 
@@ -71,8 +71,8 @@ def randomize(
     """Generate copies of a classifier with randomized layers, from the output to the input.
 
     Each parameter array is replaced by a random permutation of its own values (the default: the distribution
-    stays exactly as it was, so activations keep their scale and variances stay positive), or by normal values
-    with its own mean and standard deviation. In both cases an array of one constant value does not change.
+    is exactly the same, so activations keep their scale and variances stay positive), or by normal values
+    with its own mean and standard deviation. In both cases an array of equal values does not change.
     The classifier itself is not modified, and the same key gives a layer the same values in every copy and in
     both modes.
 
@@ -80,8 +80,8 @@ def randomize(
       classifier: see `layer_names`, which also defines what a layer is.
       image: [H, W, C]; only its shape matters.
       key: consumed.
-      layers: "all"; how many from the output; or names, as `layer_names` returns them.
-      mode: "cascading": each copy has randomized that layer and all above it, whether listed or not;
+      layers: "all"; a number of layers from the output; or names, as `layer_names` returns them.
+      mode: "cascading": each copy has that layer and all above it randomized, whether listed or not;
         "independent": that layer alone.
       replacement: "permutation" or "normal".
 
@@ -135,30 +135,30 @@ def parameter_randomization(
 
     Each copy of `randomize` is explained and its map compared with the original one: Spearman's rank
     correlation of the values and of their absolute values, and the structural similarity of the maps as
-    people see them (upsampled to the image's size, each scaled to 0..1 by its own minimum and maximum). A
+    displayed (upsampled to the image's size, each scaled to 0..1 by its own minimum and maximum). A
     method whose similarities stay near 1, such as an edge detector, does not explain the model.
 
     Args:
-      score: images [N, H, W, C] -> [N]. Of a class score the classifier is randomized while the target stays;
+      score: images [N, H, W, C] -> [N]. For a class score the classifier is randomized and the target stays;
         any other score is a pytree with its parameters as leaves and is randomized itself (see
         `layer_names`).
       image: [H, W, C], model space.
       baseline: [H, W, C], passed to `explain`; None is the method's own default.
-      explain: see the module; it must return a map [h, w]. It runs once per layer, one after the other, in
-        one compiled program; the same function object is compiled once.
+      explain: see the module docstring; it must return a map [h, w]. It runs once per layer, one after the
+        other, in one compiled program; the same function object is compiled once.
       key: consumed; the method gets the same key for every layer, so that its own noise is not measured.
-      layers: "all"; how many from the output; or names, as `layer_names` returns them. Every layer costs one
-        explanation.
+      layers: "all"; a number of layers from the output; or names, as `layer_names` returns them. Every layer
+        costs one explanation.
       mode: "cascading" or "independent", see `randomize`.
       replacement: "permutation" or "normal", see `randomize`.
 
     Returns:
       Names, explanations and similarities per layer from the output to the input. The similarities are NaN
-      where the map of the randomized model is constant or holds NaN, and everywhere if the original one is or
-      does; the status of each explanation tells why.
+      where the map of the randomized model is constant or holds NaN, and everywhere if the original map is or
+      does; the status of each explanation gives the reason.
 
     Raises:
-      TypeError, ValueError: shapes, dtypes or options that do not fit, or a model without parameters.
+      TypeError, ValueError: invalid shapes, dtypes or options, or a model without parameters.
 
     References:
       Adebayo et al. Sanity Checks for Saliency Maps. NeurIPS 2018.
@@ -167,7 +167,7 @@ def parameter_randomization(
       >>> import jax, jax.numpy as jnp, jaxplain as jx
       >>> def forward(kernel, images):
       ...     return images.mean((1, 2)) @ kernel
-      >>> def darkness(score, image, baseline):  # it never asks the classifier
+      >>> def darkness(score, image, baseline):  # it never calls the classifier
       ...     return -image.sum(-1)
       >>> model = jax.tree_util.Partial(forward, jnp.arange(6.0).reshape(3, 2))
       >>> image = jax.random.uniform(jax.random.key(0), (12, 12, 3))
@@ -223,7 +223,7 @@ def _randomization(
         model = structure.mixed(arrays, others, lambda layer: _is_replaced(layer, row, mode))
         return _explain(explain, _with_model(score, model), image, baseline, for_method)
 
-    # Row -1 replaces nothing: the original comes from the same compiled explanation.
+    # Row -1 replaces nothing: the original map comes from the same compiled program.
     explanations = jax.lax.map(explained, jnp.array([-1, *rows]))
     original = jax.tree_util.tree_map(lambda leaf: leaf[0], explanations)
     randomized = jax.tree_util.tree_map(lambda leaf: leaf[1:], explanations)
@@ -233,12 +233,12 @@ def _randomization(
 
 
 def _model_of(score: Any) -> Any:
-    """Return what holds the parameters: the classifier of a class score, any other score itself."""
+    """Return the object with the parameters: the classifier of a class score, or any other score itself."""
     return score.classifier if is_dataclass(score) and hasattr(score, "classifier") else score
 
 
 def _with_model(score: Any, model: Any) -> Any:
-    """Return the score with another model in the place of `_model_of(score)`."""
+    """Return the score with another model in place of `_model_of(score)`."""
     return model if _model_of(score) is score else replace(score, classifier=scores.as_pytree(model))
 
 
@@ -278,8 +278,8 @@ def _replacements(
 ) -> list[Array]:
     """Replace every parameter; the values of an array depend only on the key and its position."""
     return [
-        array if layer is None else _replacement(array, jax.random.fold_in(key, at), replacement)
-        for at, (array, layer) in enumerate(zip(arrays, structure.layer, strict=True))
+        array if layer is None else _replacement(array, jax.random.fold_in(key, index), replacement)
+        for index, (array, layer) in enumerate(zip(arrays, structure.layer, strict=True))
     ]
 
 
@@ -312,7 +312,7 @@ def target_randomization(
       score: of the explained class, from `class_score`.
       image: [H, W, C], model space.
       baseline: [H, W, C], passed to `explain`; None is the method's own default.
-      explain: see the module; it must return a map [h, w].
+      explain: see the module docstring; it must return a map [h, w].
       other: another class; use `jax.vmap` over it for several.
       key: consumed; for methods that draw random numbers, the same for both classes.
 
@@ -321,7 +321,7 @@ def target_randomization(
 
     Raises:
       TypeError: not a class score.
-      ValueError: shapes or dtypes that do not fit, or (known values) the same class twice.
+      ValueError: invalid shapes or dtypes, or (concrete values) the same class twice.
 
     References:
       Sixt, Granz, Landgraf. When Explanations Lie: Why Many Modified BP Attributions Fail. ICML 2020.
@@ -340,10 +340,10 @@ def target_randomization(
     image = as_image(image)
     check_callable(explain, "explain")
     second = _for_class(score, other, "target_randomization")
-    known = not any(isinstance(one.target, jax.core.Tracer) for one in (score, second))
+    known = not any(isinstance(each.target, jax.core.Tracer) for each in (score, second))
     if known and int(score.target) == int(second.target):
         raise ValueError(f"the two classes must differ, got {int(second.target)} twice.")
-    maps = [_explain(explain, one, image, baseline, key).importance for one in (score, second)]
+    maps = [_explain(explain, each, image, baseline, key).importance for each in (score, second)]
     return compare_maps(maps[0], maps[1], (image.shape[0], image.shape[1]))
 
 
@@ -365,7 +365,7 @@ class AdversarialPhoto(NamedTuple):
     """A slightly changed photo that the classifier mistakes for another class."""
 
     image: Array  # [H, W, C], model space
-    probability: Array  # [], of the wrong class on it
+    probability: Array  # [], of the wrong class
     fooled: Array  # bool [], the wrong class is the top prediction
 
 
@@ -403,7 +403,7 @@ def adversarial_photo(
       The photo, which may leave the range of real pixels by epsilon, and whether the classifier was fooled.
 
     Raises:
-      TypeError, ValueError: shapes, dtypes or options that do not fit.
+      TypeError, ValueError: invalid shapes, dtypes or options.
 
     References:
       Madry et al. Towards Deep Learning Models Resistant to Adversarial Attacks. ICLR 2018.
@@ -449,16 +449,16 @@ def adversarial_check(
 ) -> AdversarialCheck:
     """Check that the insertion curve of an adversarially misclassified photo rises only at the end.
 
-    In a photo that was changed to be misclassified, no region shows the wrong class; an honest map of that
-    class restores it only with nearly all of the pixels. A method passes if the map of the wrong class on the
-    adversarial photo restores its probability much later than the map of the right class does on the photo
-    itself. If a few pixels suffice, the map is an attack within the attack, not evidence.
+    In a photo that was changed to be misclassified, no region shows the wrong class; a faithful map of that
+    class restores its score only with nearly all of the pixels. A method passes if the map of the wrong class
+    on the adversarial photo restores its probability much later than the map of the right class does on the
+    photo itself. If a few pixels suffice, the map itself is adversarial, not evidence.
 
     Args:
       score: of the class that the photo shows, from `class_score`.
       image: [H, W, C], model space.
-      baseline: [H, W, C], for maps and curves; None is each photo, blurred.
-      explain: see the module; it must return a map [h, w].
+      baseline: [H, W, C], for maps and curves; None blurs each photo.
+      explain: see the module docstring; it must return a map [h, w].
       wrong: the class to fool the classifier into predicting.
       key: consumed; for methods that draw random numbers, the same for both photos.
       epsilon: see `adversarial_photo`.
@@ -467,11 +467,11 @@ def adversarial_check(
       batch_size: images per model call; None chooses by platform.
 
     Returns:
-      Photo, curves and their rises. Check `adversarial.fooled` first.
+      The adversarial photo, the curves and their rises. Check `adversarial.fooled` first.
 
     Raises:
       TypeError: not a class score.
-      ValueError: shapes, dtypes or options that do not fit.
+      ValueError: invalid shapes, dtypes or options.
 
     References:
       Khorram, Lawson, Fuxin. iGOS++. ACM CHIL 2021.
@@ -496,5 +496,5 @@ def adversarial_check(
         return insertion_deletion(score, image, hidden, importance, n_steps=n_steps, batch_size=batch_size)
 
     clean, attacked = curves(score, image), curves(wrong_score, attack.image)
-    rises = (adversarial_rise(one.fraction, one.insertion) for one in (clean, attacked))
+    rises = (adversarial_rise(each.fraction, each.insertion) for each in (clean, attacked))
     return AdversarialCheck(attack, clean, attacked, *rises)

@@ -23,7 +23,7 @@ class Similarity(NamedTuple):
 
 
 def rank_correlation(first: Array, second: Array) -> Array:
-    """Return Spearman's rank correlation of two maps: -1 to 1, 1 where both rank their pixels alike.
+    """Return Spearman's rank correlation of two maps: -1 to 1, 1 where both rank their pixels identically.
 
     This is Pearson's correlation of the ranks; tied values share their average rank.
 
@@ -35,10 +35,10 @@ def rank_correlation(first: Array, second: Array) -> Array:
       float32 []; NaN where a map is constant or holds NaN.
 
     Raises:
-      TypeError, ValueError: not arrays of floats of one shape, or empty.
+      TypeError, ValueError: not float arrays of the same shape, or empty.
 
     References:
-      Adebayo et al. Sanity Checks for Saliency Maps. NeurIPS 2018 (its measure).
+      Adebayo et al. Sanity Checks for Saliency Maps. NeurIPS 2018 (their metric).
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
@@ -52,12 +52,12 @@ def rank_correlation(first: Array, second: Array) -> Array:
 
 @jax.jit
 def _rank_correlation(first: Array, second: Array) -> Array:
-    one, other = _centred_ranks(first), _centred_ranks(second)
-    return jnp.sum(one * other) / jnp.sqrt(jnp.sum(one**2) * jnp.sum(other**2))
+    x, y = _centered_ranks(first), _centered_ranks(second)
+    return jnp.sum(x * y) / jnp.sqrt(jnp.sum(x**2) * jnp.sum(y**2))
 
 
-def _centred_ranks(values: Array) -> Array:
-    """Return average ranks around 0, divided by n, so that float32 holds their sums: [n]."""
+def _centered_ranks(values: Array) -> Array:
+    """Return average ranks, centered at 0 and divided by n so that their sums fit float32: [n]."""
     ranks = jax.scipy.stats.rankdata(values.reshape(-1), method="average")
     return (ranks - (values.size + 1) / 2) / values.size
 
@@ -65,9 +65,10 @@ def _centred_ranks(values: Array) -> Array:
 def ssim(first: Array, second: Array, data_range: float | Array | None = None) -> Array:
     """Return the structural similarity of two maps: at most 1, which is reached where they are equal.
 
-    The mean over all positions at which a Gaussian window of 11 x 11 (sigma 1.5) fits of
-    `(2 m1 m2 + c1) (2 s12 + c2) / ((m1^2 + m2^2 + c1) (s1^2 + s2^2 + c2))`, with m and s the weighted means
-    and (co)variances in the window, c1 = (0.01 R)^2, c2 = (0.03 R)^2 and R the data range.
+    This is the mean of `(2 m1 m2 + c1) (2 s12 + c2) / ((m1^2 + m2^2 + c1) (s1^2 + s2^2 + c2))` over all
+    positions of a Gaussian window of 11 x 11 (sigma 1.5) inside the map, with m the weighted means in the
+    window, s1^2, s2^2 and s12 the variances and covariance, c1 = (0.01 R)^2, c2 = (0.03 R)^2 and R the data
+    range.
 
     Args:
       first: [H, W], at least 11 x 11.
@@ -104,12 +105,12 @@ def _ssim(first: Array, second: Array, data_range: Array | None) -> Array:
         both = jnp.stack([first, second])
         data_range = jnp.max(both) - jnp.min(both)
     luminance, contrast = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    # Around the overall means, so that little is lost in the differences of squares.
+    # Centered at the overall means to limit cancellation in the differences of squares.
     means = jnp.mean(first), jnp.mean(second)
-    one, other = first - means[0], second - means[1]
-    m1, m2 = _windowed(one), _windowed(other)
-    v1, v2 = _windowed(one**2) - m1**2, _windowed(other**2) - m2**2
-    covariance = _windowed(one * other) - m1 * m2
+    x, y = first - means[0], second - means[1]
+    m1, m2 = _windowed(x), _windowed(y)
+    v1, v2 = _windowed(x**2) - m1**2, _windowed(y**2) - m2**2
+    covariance = _windowed(x * y) - m1 * m2
     m1, m2 = m1 + means[0], m2 + means[1]
     above = (2 * m1 * m2 + luminance) * (2 * covariance + contrast)
     below = (m1**2 + m2**2 + luminance) * (v1 + v2 + contrast)
@@ -125,7 +126,7 @@ def _windowed(values: Array) -> Array:
 
 @lru_cache(maxsize=64)
 def _window_matrix(size: int) -> np.ndarray:
-    """Return float32 [size - 10, size]: row i weights the values i..i + 10."""
+    """Return the matrix whose row i weights the values i..i + 10: float32 [size - 10, size]."""
     weights = np.exp(-((np.arange(_WINDOW) - _WINDOW // 2) ** 2) / (2 * _SIGMA**2))
     matrix = np.zeros((size - _WINDOW + 1, size))
     for row in range(len(matrix)):
@@ -139,7 +140,7 @@ def compare_maps(first: Array, second: Array, image_size: tuple[int, int]) -> Si
     Args:
       first: [h, w].
       second: the same shape.
-      image_size: (H, W); the structural similarity compares the maps as people see them, upsampled to it.
+      image_size: (H, W); the structural similarity compares the maps as displayed, upsampled to it.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
@@ -161,7 +162,7 @@ def _compare(first: Array, second: Array, *, image_size: tuple[int, int]) -> Sim
 
 
 def _displayed_ssim(first: Array, second: Array, image_size: tuple[int, int]) -> Array:
-    """Return the structural similarity of maps as people see them: at image size or finer, scaled to 0..1."""
+    """Return the structural similarity of maps as displayed: at image size or finer, scaled to 0..1."""
     shape = (max(first.shape[0], image_size[0]), max(first.shape[1], image_size[1]))
     if min(shape) < _WINDOW:
         return jnp.full((), jnp.nan)

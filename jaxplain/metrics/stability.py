@@ -1,4 +1,4 @@
-"""Stability and infidelity: how far a map moves when the image hardly changes, and how well it predicts the
+"""Stability and infidelity: how much a map changes when the image barely does, and how well it predicts the
 effect of large changes on the score."""
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ AttributionKind = Literal["gradient", "contribution"]
 
 
 class Sensitivity(NamedTuple):
-    """How far a map moves under small noise, for S samples. Low is good."""
+    """How much a map changes under small noise, for S samples. Low is good."""
 
     maximum: Array  # [], the largest of the distances
     average: Array  # [], their mean
@@ -40,23 +40,23 @@ def max_sensitivity(
     radius: float | Array = 0.02,
     n_samples: int = 10,
 ) -> Sensitivity:
-    """Measure how far an explanation moves when the image hardly changes; low is good.
+    """Measure how much an explanation changes when the image barely changes; low is good.
 
     `max_d |explain(x + d) - explain(x)| / |explain(x)|` over `n_samples` draws of noise d, uniform between
     -radius * range and +radius * range in every value of the image, with range = max x - min x and | | the
-    Euclidean norm over all values of the map. Sampling can only miss the worst noise: the expected maximum
-    never falls with more samples. An explanation that ignores the model can be perfectly stable, so read this
-    measure together with `parameter_randomization`.
+    Euclidean norm over all values of the map. Sampling underestimates the true maximum: its expected value
+    never decreases with more samples. An explanation that ignores the model can be perfectly stable, so read
+    this metric together with `parameter_randomization`.
 
     Args:
       score: images [N, H, W, C] -> [N].
       image: [H, W, C], model space.
       baseline: [H, W, C], passed to `explain` with every noisy image; None is the method's own default.
-      explain: a method, or a function (score, image, baseline, *, key) of your own that returns an
+      explain: a method, or a custom function (score, image, baseline, *, key) that returns an
         `Explanation` or a bare map, here of any shape. It runs once per sample, one after the other, in one
         compiled program; every new function object means a new compilation.
       key: consumed; the method gets the same key for every sample, so that its own noise is not measured.
-      importance: the map of the image if it is known; None computes it, with that same key.
+      importance: the map of the image if already computed; None computes it, with that same key.
       radius: fraction of the image's range; may be traced.
       n_samples: static.
 
@@ -64,7 +64,7 @@ def max_sensitivity(
       The distances with their maximum and mean; NaN for a map of zeros and where a map holds NaN.
 
     Raises:
-      TypeError, ValueError: shapes, dtypes or options that do not fit.
+      TypeError, ValueError: invalid shapes, dtypes or options.
 
     References:
       Yeh et al. On the (In)fidelity and Sensitivity of Explanations. NeurIPS 2019.
@@ -116,15 +116,15 @@ def _sensitivity(
     def explained(sample: tuple[Array, Array]) -> Array:
         key, is_original = sample
         shown = jnp.where(is_original, image, noisy(key))
-        found = call_method(explain, score, shown, baseline, key=for_method).importance
-        check_floats(found, "the map that explain returns")
-        if importance is not None and found.shape != importance.shape:
+        result = call_method(explain, score, shown, baseline, key=for_method).importance
+        check_floats(result, "the map that explain returns")
+        if importance is not None and result.shape != importance.shape:
             raise ValueError(
-                f"importance {importance.shape} does not have the shape of explain's: {found.shape}."
+                f"importance has shape {importance.shape}, but explain returns shape {result.shape}."
             )
-        return found
+        return result
 
-    # The image itself is the first sample, so that the program holds one copy of the explanation.
+    # The image itself is the first sample, so that the program contains one copy of the method.
     first = 1 if importance is None else 0
     keys = jax.random.split(for_noise, n_samples)
     keys = jnp.concatenate([keys[:first], keys])
@@ -143,12 +143,10 @@ def _sensitivity(
 class Infidelity(NamedTuple):
     """How poorly a map predicts the score's drops. Low is good."""
 
-    value: Array  # [], mean squared difference of the predicted and the true drop: the published measure
+    value: Array  # [], mean squared difference of the predicted and the true drop: the published metric
     scaled: Array  # [], the same after the map was multiplied by `scale`
-    scale: Array  # [], the factor that fits best
-    unexplained: (
-        Array  # [], scaled / mean squared drop: 0 (all predicted) to 1 (nothing), independent of scales
-    )
+    scale: Array  # [], the best-fitting factor
+    unexplained: Array  # [], scaled / mean squared drop: 0 (all predicted) to 1 (nothing); scale-free
 
 
 class _Probe(NamedTuple):
@@ -161,6 +159,8 @@ class _Probe(NamedTuple):
 
 
 class _Probed(NamedTuple):
+    """Inputs shared by all perturbations."""
+
     image: Array  # [H, W, C]
     baseline: Array  # [H, W, C]
     noise: Array  # [], standard deviation
@@ -189,7 +189,7 @@ def infidelity(
     - "gaussian": I is normal noise with standard deviation `noise`.
 
     The maps of different methods have different units, on which the value depends; `scaled` first multiplies
-    the map by the factor that fits best (published with the measure), and `unexplained` relates that to the
+    the map by the best-fitting factor (published with the metric), and `unexplained` relates that to the
     size of the drops, so that it can be compared across images and methods.
 
     Args:
@@ -206,15 +206,15 @@ def infidelity(
       max_side: side of the largest square (static); None is a third of the image's shorter side.
       noise: standard deviation for "gaussian", model space; None is a tenth of the image's range, max x - min
         x. May be traced.
-      n_samples: number of perturbations (static); the model scores one image more.
+      n_samples: number of perturbations (static); the model scores one image more than that.
       batch_size: images per model call; None chooses by platform.
 
     Returns:
-      The measure, NaN if a score is NaN. For a map that predicts 0 throughout, `scaled`, `scale` and
+      The metric, NaN if a score is NaN. For a map that always predicts 0, `scaled`, `scale` and
       `unexplained` are NaN, and so is `unexplained` if the score never changes.
 
     Raises:
-      TypeError, ValueError: shapes, dtypes or options that do not fit.
+      TypeError, ValueError: invalid shapes, dtypes or options.
 
     References:
       Yeh et al. On the (In)fidelity and Sensitivity of Explanations. NeurIPS 2019.

@@ -1,4 +1,4 @@
-"""A blank figure measured in inches from its top left corner, and what is put on it: text, pictures, files.
+"""Figures measured in inches from the top left corner, with text and pictures, encoded as files.
 
 Everything goes through matplotlib's object interface. pyplot is never imported, so that neither the user's
 backend nor their current figure changes. Every property that a drawing depends on is set here, so that the
@@ -25,7 +25,7 @@ from jaxplain.images import check_rgb, resize
 DPI = 150
 INK, MUTED, FRAME, GRID = "#22282d", "#5a646d", "#c9d0d6", "#e4e8eb"
 # The Okabe-Ito palette without its yellow, which is too light for a line on white. Its colors are distinct
-# with every kind of color blindness.
+# under every kind of color blindness.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#3c3c3c")
 
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that a drawing is the same on every machine
@@ -80,7 +80,7 @@ def write(
     bold: bool = False,
     **more: Any,
 ) -> None:
-    """Write one line of text as it is, never as mathematics; cut with an ellipsis where a width is given.
+    """Write one line of text literally, never as math; a `width` truncates it with an ellipsis.
 
     Args:
       ax: from `blank` (x and y in inches) or any other axes.
@@ -101,7 +101,7 @@ def write(
 
 
 def text_style(bold: bool = False) -> dict[str, Any]:
-    """Return what every text has in common: its font, and that it is neither mathematics nor TeX."""
+    """Return the properties of all text: its font, with math and TeX off."""
     weight = "bold" if bold else "normal"
     return {"fontfamily": _FONT, "fontweight": weight, "parse_math": False, "usetex": False}
 
@@ -110,7 +110,7 @@ def place(ax: Axes, pixels: NDArray[np.uint8], left: float, top: float, width: f
     """Put a picture, uint8 [H, W, 3], into a box of a figure made by `blank`.
 
     Raises:
-      TypeError, ValueError: it is not a picture.
+      TypeError, ValueError: `pixels` is not a picture.
     """
     check_rgb(pixels)
     ax.imshow(
@@ -123,7 +123,7 @@ def place(ax: Axes, pixels: NDArray[np.uint8], left: float, top: float, width: f
 
 
 def fitted(pixels: NDArray[np.uint8], width: float, height: float) -> tuple[float, float]:
-    """Return the size of a picture in inches that fits into a box and keeps its proportions.
+    """Return the size in inches at which a picture fits into a box and keeps its proportions.
 
     Example:
       >>> fitted(np.zeros((100, 50, 3), np.uint8), 2.0, 2.0)
@@ -136,7 +136,7 @@ def fitted(pixels: NDArray[np.uint8], width: float, height: float) -> tuple[floa
 
 
 def at_resolution(pixels: NDArray[np.uint8], width: float, height: float) -> NDArray[np.uint8]:
-    """Resize a picture to the pixels that its box in inches has on the figure."""
+    """Resize a picture to the resolution of its box, given in inches, on the figure."""
     shape = max(1, round(height * DPI)), max(1, round(width * DPI))
     method: Literal["nearest", "lanczos"] = (
         "nearest" if shape[0] >= _PIXELATED_FROM * len(pixels) else "lanczos"
@@ -145,7 +145,7 @@ def at_resolution(pixels: NDArray[np.uint8], width: float, height: float) -> NDA
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, with a question mark for every character that the font does not have.
+    """Return a text on one line, with a question mark for every character that the font lacks.
 
     Example:
       >>> printable("crème  brûlée"), printable("cat 日本")
@@ -156,7 +156,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
-    """Return the longest beginning of a printable text that fits, ending with an ellipsis if it is cut.
+    """Truncate a printable text to a width, with an ellipsis if anything is cut.
 
     Args:
       text: see `printable`.
@@ -190,7 +190,7 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 def figure_bytes(figure: Figure, format: str = "png") -> bytes:
     """Encode a figure as a file: "png", "svg" or "pdf".
 
-    PNG and PDF depend on nothing but the figure and the version of matplotlib. The identifiers within an SVG
+    PNG and PDF depend only on the figure and the version of matplotlib. The identifiers within an SVG
     are random.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The page of a report: the results of `jaxplain.runs.report_runs` in words and pictures."""
+"""The page of a report: the results of `jaxplain.runs.report_runs` as text and pictures."""
 
 import math
 import shlex
@@ -31,11 +31,11 @@ from jaxplain.runs.photos import Photo
 from jaxplain.runs.records import origin, weights_digest
 from jaxplain.runs.report_runs import CONTROL, MethodReport, PhotoReport, ReportProgram, SanityCheck
 
-PASSES, FAILS = 0.5, 0.8  # |rank correlation|: below the first a map passes, from the second on it fails
+PASSES, FAILS = 0.5, 0.8  # |rank correlation|: a map passes below the first, fails from the second on
 
-_CHOICES = 5  # classes that are shown
-_PICTURES = 3  # explanations of the graph that are shown as pictures
-_ALPHA = 0.6  # of a map over its photo
+_CHOICES = 5  # classes shown
+_PICTURES = 3  # explanations shown as pictures
+_ALPHA = 0.6  # opacity of a map over its photo
 _HEAD = 0.2  # share of the cells that a card describes
 
 
@@ -43,14 +43,16 @@ def page(program: ReportProgram, sections: Sequence[Section], notes: Iterable[st
     """Return the whole page as HTML.
 
     Args:
-      program: that made the reports.
+      program: the program that made the reports.
       sections: one per photo; see `section`.
       notes: which photos could not be explained.
     """
     settings, name = program.settings, program.engine.classifier.name
     methods = _count(len(settings.methods), "method")
     title = (
-        f"Why {name} predicts {sections[0].label}" if len(sections) == 1 else f"Why {name} decides as it does"
+        f"Why {name} predicts {sections[0].label}"
+        if len(sections) == 1
+        else f"Why {name} makes these predictions"
     )
     photos = "One photo," if len(sections) == 1 else f"{_count(len(sections), 'photo')}, each"
     return pages.report_page(
@@ -59,17 +61,18 @@ def page(program: ReportProgram, sections: Sequence[Section], notes: Iterable[st
         summary=f"{photos} explained by {methods}.",
         limits=limits(program),
         notes=notes,
-        made_with=f"Made with jaxplain {jaxplain.__version__}, jax {jax.__version__}. This file is complete.",
+        made_with=f"Made with jaxplain {jaxplain.__version__}, jax {jax.__version__}. "
+        "This file is self-contained.",
     )
 
 
 def section(program: ReportProgram, photo: Photo, report: PhotoReport, number: int = 1) -> Section:
-    """Return one photo's section of the page, number `number` from 1."""
+    """Return one photo's section of the page; `number` counts from 1."""
     return pages.report_section(report_parts(program, photo, report), number)
 
 
 def report_parts(program: ReportProgram, photo: Photo, report: PhotoReport) -> Report:
-    """Return what the page shows of one photo."""
+    """Return the contents of the page for one photo."""
     name = photo.path.name
     return Report(
         title=name,
@@ -78,7 +81,7 @@ def report_parts(program: ReportProgram, photo: Photo, report: PhotoReport) -> R
         photo=Picture(report.view.pixels, f"the photo {name}", "The photo as the network sees it."),
         findings=tuple(_findings(program, report)),
         choices=tuple(_choices(program, report)),
-        cards=tuple(_card(program, report, one) for one in report.methods),
+        cards=tuple(_card(program, report, entry) for entry in report.methods),
         checks=tuple(_checks(program, report)),
         check_words=check_words(program, report.methods, report.control),
         graph=_graph_part(program, report),
@@ -111,7 +114,7 @@ def _choices(program: ReportProgram, report: PhotoReport) -> Iterator[Choice]:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# In short
+# Summary
 
 
 def _findings(program: ReportProgram, report: PhotoReport) -> Iterator[str]:
@@ -124,16 +127,16 @@ def _findings(program: ReportProgram, report: PhotoReport) -> Iterator[str]:
         chance = probability_text(report.view.probability)
         yield f"This page explains {labels[target]} (p = {chance}), which is not the top prediction."
     elif report.view.probability < 0.5:
-        yield "The network is not confident: the maps explain a guess."
-    measured = [one for one in report.methods if one.curves is not None]
+        yield "The network is not confident: the top probability is below 0.5."
+    measured = [entry for entry in report.methods if entry.curves is not None]
     if measured:
-        low = min(measured, key=lambda one: _aucs(one)[0])
-        high = max(measured, key=lambda one: _aucs(one)[1])
+        low = min(measured, key=lambda entry: _aucs(entry)[0])
+        high = max(measured, key=lambda entry: _aucs(entry)[1])
         yield (
             f"Lowest deletion AUC: {title(program, low.method)} ({_aucs(low)[0]:.3f}). "
             f"Highest insertion AUC: {title(program, high.method)} ({_aucs(high)[1]:.3f})."
         )
-    failed = [title(program, one.method) for one in report.methods if one.reason]
+    failed = [title(program, entry.method) for entry in report.methods if entry.reason]
     if failed:
         yield f"Failed on this photo: {', '.join(failed)}."
     if report.control is not None:
@@ -151,29 +154,29 @@ def _overlay(report: PhotoReport, importance: np.ndarray) -> np.ndarray:
     return overlay.overlay(report.view.pixels, importance, _ALPHA, limits=limits)
 
 
-def _card(program: ReportProgram, report: PhotoReport, one: MethodReport) -> Card:
-    name = title(program, one.method)
-    description = program.specs[one.method].description
-    if one.method.startswith(ABLATION):
+def _card(program: ReportProgram, report: PhotoReport, entry: MethodReport) -> Card:
+    name = title(program, entry.method)
+    description = program.specs[entry.method].description
+    if entry.method.startswith(ABLATION):
         description = f"An ablation of iGOS++. {description}"
-    if one.importance is None or one.curves is None:
-        return Card(name, description, reason=one.reason)
-    deletion_auc, insertion_auc = _aucs(one)
+    if entry.importance is None or entry.curves is None:
+        return Card(name, description, reason=entry.reason)
+    deletion_auc, insertion_auc = _aucs(entry)
     return Card(
         name,
         description,
-        Picture(_overlay(report, one.importance), f"heatmap of {name} over the photo"),
-        Curve(one.curves.fraction, one.curves.deletion, deletion_auc),
-        Curve(one.curves.fraction, one.curves.insertion, insertion_auc),
-        _reading(one),
-        verdict(one.check),
+        Picture(_overlay(report, entry.importance), f"heatmap of {name} over the photo"),
+        Curve(entry.curves.fraction, entry.curves.deletion, deletion_auc),
+        Curve(entry.curves.fraction, entry.curves.insertion, insertion_auc),
+        _reading(entry),
+        verdict(entry.check),
     )
 
 
-def _reading(one: MethodReport) -> str:
+def _reading(entry: MethodReport) -> str:
     """Describe the curves at the first fifth of the cells."""
-    assert one.curves is not None
-    fraction, deletion, insertion = (np.asarray(part) for part in one.curves[:3])
+    assert entry.curves is not None
+    fraction, deletion, insertion = (np.asarray(part) for part in entry.curves[:3])
     index = int(np.argmax(fraction >= _HEAD - 1e-6))
     p = [probability_text(float(value)) for value in (deletion[0], deletion[index], insertion[index])]
     return (
@@ -204,22 +207,22 @@ def verdict_words(check: SanityCheck, control: bool) -> str:
     if result == "n/a":
         return "could not be computed"
     if control:
-        return "fails, as it must" if result == "fails" else f"{result}, but must fail"
+        return "fails, as expected" if result == "fails" else f"{result}, but should fail"
     if check.constant:
-        return "passes: nothing is left of the map"
+        return "passes: the map becomes constant"
     return {
         "passes": "passes: the map is different",
         "unclear": "unclear: part of the map does not depend on what the network has learned",
-        "fails": "fails: much the same map, although nothing is learned",
+        "fails": "fails: nearly the same map, although the parameters are shuffled",
     }[result]
 
 
 def check_words(program: ReportProgram, methods: Sequence[MethodReport], control: MethodReport | None) -> str:
     """Return the sanity checks of all methods in words."""
     by_verdict: dict[Verdict, list[str]] = {}
-    for one in methods:
-        if one.check is not None and one.method != CONTROL:
-            by_verdict.setdefault(verdict(one.check), []).append(title(program, one.method))
+    for entry in methods:
+        if entry.check is not None and entry.method != CONTROL:
+            by_verdict.setdefault(verdict(entry.check), []).append(title(program, entry.method))
     passed = len(by_verdict.get("passes", []))
     total = sum(map(len, by_verdict.values()))
     parts = (
@@ -230,9 +233,9 @@ def check_words(program: ReportProgram, methods: Sequence[MethodReport], control
     if "unclear" in by_verdict:
         parts.append(f"Read with care: {', '.join(by_verdict['unclear'])}.")
     if control is None or verdict(control.check) != "fails":
-        parts.append("The control did not fail as it must, so on this photo the check says little.")
+        parts.append("The control did not fail as it should, so the check is inconclusive on this photo.")
     else:
-        parts.append("The control, an edge detector, fails as it must.")
+        parts.append("The control, an edge detector, fails as expected.")
     return " ".join(parts)
 
 
@@ -240,18 +243,18 @@ def _checks(program: ReportProgram, report: PhotoReport) -> Iterator[CheckedMap]
     """Yield the control, then all methods that have a map."""
     if report.control is None:
         return
-    for one in [report.control, *(one for one in report.methods if one.method != CONTROL)]:
-        if one.importance is None or one.check is None:
+    for entry in [report.control, *(entry for entry in report.methods if entry.method != CONTROL)]:
+        if entry.importance is None or entry.check is None:
             continue
-        name, control, after = title(program, one.method), one.method == CONTROL, one.check.importance
-        caption = "shuffled: nothing is left" if one.check.constant else "shuffled"
+        name, control, after = title(program, entry.method), entry.method == CONTROL, entry.check.importance
+        caption = "shuffled: constant" if entry.check.constant else "shuffled"
         yield CheckedMap(
             f"{name} (control)" if control else name,
-            Picture(_overlay(report, one.importance), f"{name}, trained network", "trained"),
+            Picture(_overlay(report, entry.importance), f"{name}, trained network", "trained"),
             None if after is None else Picture(_overlay(report, after), f"{name}, shuffled network", caption),
-            one.check.similarity,
-            verdict(one.check),
-            verdict_words(one.check, control),
+            entry.check.similarity,
+            verdict(entry.check),
+            verdict_words(entry.check, control),
             control,
         )
 
@@ -268,7 +271,7 @@ def _graph_part(program: ReportProgram, report: PhotoReport) -> GraphPart | str 
     photo = Picture(pixels, "the photo with all patches", "The whole photo: 100% of the score.")
     everything = tuple(range(grid[0] * grid[1]))
     shown = enumerate(_shown(graphed), 1)
-    pictures = (_explanation_picture(graphed, number, *one) for number, one in shown)
+    pictures = (_explanation_picture(graphed, number, *explanation) for number, explanation in shown)
     return GraphPart(
         graphs.draw(graphed.graph.pruned(MAX_CHILDREN), pixels, graphed.hidden),
         (_patch_picture(photo, everything, grid), *pictures),
@@ -277,17 +280,17 @@ def _graph_part(program: ReportProgram, report: PhotoReport) -> GraphPart | str 
 
 
 def _shown(graphed: GraphedPhoto) -> list[tuple[tuple[int, ...], float]]:
-    """Return patches and shares: of the graph's explanations, then of those least similar to them."""
+    """Return patches and shares of explanations: the graph's, then those least similar to them."""
     result = graphed.result
-    found = {
+    shares = {
         tuple(np.flatnonzero(result.explanations[row]).tolist()): float(result.relative[row])
         for row in np.flatnonzero(result.valid)
     }
     shown = {node.patches: node.relative for node in graphed.graph.explanations}
-    while len(shown) < min(_PICTURES, len(found)):
-        others = [patches for patches in found if patches not in shown]
-        next_one = min(others, key=lambda patches: _largest_overlap(patches, shown))
-        shown[next_one] = found[next_one]
+    while len(shown) < min(_PICTURES, len(shares)):
+        others = [patches for patches in shares if patches not in shown]
+        next_patches = min(others, key=lambda patches: _largest_overlap(patches, shown))
+        shown[next_patches] = shares[next_patches]
     return list(shown.items())
 
 
@@ -314,7 +317,7 @@ def _patch_picture(picture: Picture, patches: tuple[int, ...], grid: tuple[int, 
 
 
 def graph_words(program: ReportProgram, graphed: GraphedPhoto) -> str:
-    """Return what the search for sufficient patches found, in a sentence or two."""
+    """Summarize the search for sufficient patches in a sentence or two."""
     sizes, drawn, (rows, cols) = graphed.summary.sizes, len(graphed.graph.explanations), graphed.graph.grid
     if not sizes:
         return f"No small set of patches suffices: {graphed.status.message}."
@@ -347,7 +350,7 @@ def _selection(program: ReportProgram, graphed: GraphedPhoto) -> str:
 def _figures(program: ReportProgram, report: PhotoReport) -> Figures:
     sanity = program.settings.sanity
     head = ["method", "deletion AUC", "insertion AUC", *(["similarity, shuffled"] if sanity else [])]
-    rows = [_row(program, one) for one in report.methods]
+    rows = [_row(program, entry) for entry in report.methods]
     best = set()
     for column, pick in ((1, min), (2, max)):
         cells = [row[column] for row in rows if row[column] != "-"]
@@ -358,14 +361,14 @@ def _figures(program: ReportProgram, report: PhotoReport) -> Figures:
     return Figures(tuple(head), tuple(rows), frozenset(best))
 
 
-def _row(program: ReportProgram, one: MethodReport) -> tuple[str, ...]:
-    aucs = ("-", "-") if one.curves is None else tuple(f"{auc:.3f}" for auc in _aucs(one))
+def _row(program: ReportProgram, entry: MethodReport) -> tuple[str, ...]:
+    aucs = ("-", "-") if entry.curves is None else tuple(f"{auc:.3f}" for auc in _aucs(entry))
     similarity = (
-        (probability_text(one.check.similarity) if one.check else "-",) if program.settings.sanity else ()
+        (probability_text(entry.check.similarity) if entry.check else "-",) if program.settings.sanity else ()
     )
-    cost = "-" if one.evaluations is None else f"{one.evaluations:,}"
-    seconds = f"{one.seconds:.2f}" if one.seconds else "-"
-    return (title(program, one.method), *aucs, *similarity, cost, seconds, f"{one.compile_seconds:.1f}")
+    cost = "-" if entry.evaluations is None else f"{entry.evaluations:,}"
+    seconds = f"{entry.seconds:.2f}" if entry.seconds else "-"
+    return (title(program, entry.method), *aucs, *similarity, cost, seconds, f"{entry.compile_seconds:.1f}")
 
 
 def _graph_row(program: ReportProgram, graphed: GraphedPhoto) -> tuple[str, ...]:
@@ -406,7 +409,7 @@ def _facts(program: ReportProgram, photo: Photo, report: PhotoReport) -> Iterato
 
 
 def _command(program: ReportProgram, photo: Photo, report: PhotoReport) -> str:
-    """Return the command that makes the report again; of the photo's path only the name."""
+    """Return the command that reproduces the report, with the photo's name instead of its path."""
     settings = program.settings
     words = ["jaxplain", "report", photo.path.name, "--model", program.engine.classifier.name]
     words += ["--target", str(report.view.target), "--methods", ",".join(settings.methods)]
@@ -416,13 +419,13 @@ def _command(program: ReportProgram, photo: Photo, report: PhotoReport) -> str:
 
 
 def limits(program: ReportProgram) -> list[str]:
-    """Return what a report cannot tell."""
+    """Return the limitations of a report."""
     settings = program.settings
     texts = [
         "Everything here is about this network on these photos. It shows what the network's score reacts to: "
         "not that the network is right, and not what a person would see.",
         f"Whatever is hidden is replaced by the baseline ({settings.baseline}). Such pictures are unlike the "
-        "photos that the network was trained on, and another baseline gives other maps and curves.",
+        "photos that the network was trained on, and another baseline gives different maps and curves.",
         f"All maps are shown and measured at {settings.size} x {settings.size} cells; finer detail is "
         "averaged.",
         "An AUC ranks maps by what the network does, not by how well people understand them. One photo does "
@@ -431,12 +434,12 @@ def limits(program: ReportProgram) -> list[str]:
     ]
     if settings.sanity:
         texts.append(
-            "The sanity check is one shuffle on one photo, and its limits of "
+            "The sanity check is one shuffle on one photo, and its thresholds of "
             f"{PASSES} and {FAILS} are conventions. Passing is necessary for an explanation, not sufficient."
         )
     if settings.sag:
         texts.append(
             "The search for sufficient patches finds many sets, but not necessarily all. Patches are coarse, "
-            "and that a set suffices with this baseline says nothing about other baselines."
+            "and a set that suffices with this baseline may not suffice with another."
         )
     return texts

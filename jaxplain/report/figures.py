@@ -19,13 +19,13 @@ _LINE_STYLES = ("-", (0, (4, 2)), (0, (1.2, 1.5)))  # each is used with all colo
 _BAR_TEXT = ("less important", "more important")
 _SIGNED_BAR_TEXT = ("against the class", "for the class")
 
-# Inches. A panel of a square photo is about 11 inches wide, so that its text can be read at a README's width.
+# Inches. A panel of a square photo is about 11 inches wide, so that its text is legible at a README's width.
 _MARGIN, _GAP = 0.14, 0.25
 _PHOTO, _PHOTO_MAX_WIDTH, _COLUMN_MIN_WIDTH = 2.3, 3.45, 1.9
 _TITLE, _BELOW = 0.55, 0.5
 _AXES, _Y_LABEL = 2.75, 0.62
 _TILE, _TILE_GAP, _CAPTION = 1.15, 0.08, 0.2
-_LEGEND_LINE = 0.36  # of a sample of the line
+_LEGEND_LINE = 0.36  # length of the sample of a line
 
 
 class Tile(NamedTuple):
@@ -49,7 +49,7 @@ def panel(
     """Draw a photo, its heatmap, both blended, and the deletion and insertion curves in one row.
 
     Args:
-      pixels: uint8 [H, W, 3], of any size; a very wide photo is drawn less high.
+      pixels: uint8 [H, W, 3], of any size; a very wide photo is drawn smaller.
       importance: [h, w], high = important. NaN is drawn gray.
       curves: `jaxplain.metrics.Curves` of the map.
       label: name of the explained class; shortened where it does not fit.
@@ -59,7 +59,7 @@ def panel(
       alpha: weight of the heatmap in the overlay, 0 to 1.
 
     Raises:
-      TypeError, ValueError: as in `jaxplain.overlay.overlay`; curves that do not fit together.
+      TypeError, ValueError: as in `jaxplain.overlay.overlay`; curves of different lengths.
 
     Example:
       >>> from types import SimpleNamespace
@@ -73,7 +73,7 @@ def panel(
     check_rgb(pixels)
     width, height = canvas.fitted(pixels, _PHOTO_MAX_WIDTH, _PHOTO)
     shown = canvas.at_resolution(pixels, width, height)
-    # All three use the limits of the map as computed, whatever size it is drawn at.
+    # All three use the value range of the map as computed, not as resized.
     limits = overlay.display_range(importance, cmap)
     colors = overlay.heatmap(importance, shown.shape[:2], cmap, limits)
     blended = overlay.overlay(shown, importance, alpha, cmap, limits)
@@ -105,10 +105,10 @@ def mean_curves(methods: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -
     """Draw the mean deletion and insertion curves of several methods side by side, with a legend of the AUCs.
 
     Args:
-      methods: by name: fraction [T], deletion [T] and insertion [T].
+      methods: (fraction [T], deletion [T], insertion [T]) by name.
 
     Raises:
-      ValueError: no method, or curves that do not fit together.
+      ValueError: no method, or curves of different lengths.
 
     Example:
       >>> figure = mean_curves({"igos": ([0, 1], [0.9, 0.1], [0.1, 0.9])})
@@ -141,7 +141,7 @@ def share_curves(shares: Mapping[str, ArrayLike]) -> Figure:
     """Draw the share of images explained with at most k patches, one line per name.
 
     Args:
-      shares: for each name the shares [P + 1] for k = 0 to P, 0 to 1, all of one length.
+      shares: [P + 1] by name, for k = 0 to P, from 0 to 1, all of the same length.
 
     Raises:
       ValueError: nothing to draw, or shares of different lengths.
@@ -152,7 +152,7 @@ def share_curves(shares: Mapping[str, ArrayLike]) -> Figure:
     """
     lines = {name: np.asarray(values, np.float64) for name, values in shares.items()}
     if len({values.shape for values in lines.values()}) != 1 or next(iter(lines.values())).ndim != 1:
-        raise ValueError("shares must be at least one line, all [P + 1] of one length.")
+        raise ValueError("shares must hold at least one line, all [P + 1] of the same length.")
     rows = [(name, f"{values[-1]:.2f}") for name, values in lines.items()]
     legend = _legend_height(len(rows))
     ax = canvas.blank(5.6, legend + 3.4)
@@ -161,23 +161,23 @@ def share_curves(shares: Mapping[str, ArrayLike]) -> Figure:
     last = len(next(iter(lines.values()))) - 0.5
     _whole_ticks(plot, last)
     for number, values in enumerate(lines.values()):
-        # Between two whole numbers of patches nothing changes.
+        # The share is constant between whole numbers of patches.
         steps = [*range(len(values)), last]
         _draw_line(plot, steps, [*values, values[-1]], number, drawstyle="steps-post")
-    _legend(ax, 0.75, 0.08, rows, 4.6 - _LEGEND_LINE - 0.1 - 0.75, ("", "in all"))
+    _legend(ax, 0.75, 0.08, rows, 4.6 - _LEGEND_LINE - 0.1 - 0.75, ("", "overall"))
     return canvas.figure_of(ax)
 
 
 def search_history(sizes: ArrayLike, shares: ArrayLike, *, threshold: float | None = None) -> Figure:
-    """Draw the course of a search for sufficient patches: the best share of the score per number of patches.
+    """Draw the progress of a search for sufficient patches: the best share of the score by number of patches.
 
     Args:
       sizes: [T], numbers of patches.
-      shares: [T], the highest score of a set of that size over the score of the whole image; NaN is left out.
+      shares: [T], the highest score of a set of that size over the score of the whole image; NaN is skipped.
       threshold: the share that suffices; drawn as a line.
 
     Raises:
-      ValueError: sizes and shares do not fit together.
+      ValueError: sizes and shares of different lengths.
 
     Example:
       >>> figure = search_history([1, 2, 3], [0.2, 0.6, 0.95], threshold=0.9)
@@ -210,7 +210,7 @@ def contact_sheet(columns: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Fig
       rows: one tile per column each; every picture keeps its proportions.
 
     Raises:
-      TypeError, ValueError: a picture that is not uint8 [H, W, 3], or a row of another length.
+      TypeError, ValueError: a picture that is not uint8 [H, W, 3], or a row of a different length.
 
     Example:
       >>> sheet = contact_sheet(["photo", "igos"], [[Tile(np.zeros((4, 4, 3), np.uint8), "cat")] * 2])
@@ -275,7 +275,7 @@ def _framed(
 
 
 def _color_bar(ax: Axes, left: float, top: float, width: float, cmap: str) -> None:
-    """Draw a thin bar from the lowest to the highest color, and what its ends mean."""
+    """Draw a thin bar from the lowest to the highest color, with labels at its ends."""
     gradient = overlay.heatmap([[0.0, 1.0]], (1, 256), cmap, (0.0, 1.0))
     canvas.place(ax, gradient, left, top + 0.1, width, 0.08)
     low, high = _SIGNED_BAR_TEXT if cmap == "bwr" else _BAR_TEXT
@@ -285,7 +285,7 @@ def _color_bar(ax: Axes, left: float, top: float, width: float, cmap: str) -> No
 
 
 def _draw_curves(plot: Axes, curves: Any) -> None:
-    """Draw a deletion and an insertion curve, and a legend above them, where no curve can be behind it."""
+    """Draw a deletion and an insertion curve, with a legend above the axes, where it hides no curve."""
     _unit_axes(plot, "fraction of the cells deleted / inserted", "probability")
     series = (
         ("deletion (lower is better)", curves.deletion, curves.deletion_auc, DELETION),
@@ -299,12 +299,12 @@ def _draw_curves(plot: Axes, curves: Any) -> None:
         # The markers, as wide as the line, show a point between two missing ones.
         marker: dict[str, Any] = {"marker": "o", "markersize": 2, "markeredgewidth": 0}
         plot.plot(x, y, color=color, linewidth=2, linestyle="-", zorder=3 + row, **marker)
-        at = 1.16 - 0.085 * row
+        y_legend = 1.16 - 0.085 * row
         line: dict[str, Any] = {"linewidth": 2, "linestyle": "-", "marker": "", "clip_on": False}
-        plot.plot([0, 0.09], [at + 0.015] * 2, color=color, transform=plot.transAxes, **line)
+        plot.plot([0, 0.09], [y_legend + 0.015] * 2, color=color, transform=plot.transAxes, **line)
         place: dict[str, Any] = {"size": 9, "transform": plot.transAxes}
-        canvas.write(plot, 0.12, at, name, **place)
-        canvas.write(plot, 1.0, at, f"AUC {auc_text(float(area))}", ha="right", **place)
+        canvas.write(plot, 0.12, y_legend, name, **place)
+        canvas.write(plot, 1.0, y_legend, f"AUC {auc_text(float(area))}", ha="right", **place)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def _draw_curves(plot: Axes, curves: Any) -> None:
 
 
 def _line(name: str, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a line's points as arrays, infinite values as missing ones."""
+    """Return a line's points as arrays, with infinite values replaced by NaN."""
     across, up = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if across.ndim != 1 or across.shape != up.shape:
         raise ValueError(f"{name} must have x [T] and y [T], got {across.shape} and {up.shape}.")
@@ -349,7 +349,7 @@ def _draw_line(plot: Axes, x: ArrayLike, y: ArrayLike, number: int, **more: Any)
 
 
 def _whole_ticks(plot: Axes, largest: float) -> None:
-    """Let the horizontal axis run from 0 to the largest value, with ticks at about eight whole numbers."""
+    """Set the horizontal axis to run from 0 to the largest value, with about eight integer ticks."""
     ticks = range(0, math.floor(largest) + 1, max(1, math.ceil(largest / 9)))
     plot.set_xlim(0, largest)
     plot.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -372,7 +372,7 @@ def _legend(
     name_width: float,
     headings: tuple[str, ...],
 ) -> None:
-    """Write a table of the lines: a sample, the name, then columns of numbers under their headings."""
+    """Draw a table of the lines: a sample, the name, then columns of numbers with headings."""
     options: dict[str, Any] = {"size": 9, "va": "center"}
     right = left + _LEGEND_LINE + 0.1 + name_width
     for column, heading in enumerate(headings[1:], 1):

@@ -20,23 +20,23 @@ EMPTY = "no sufficient set was found"
 EXPLANATION_COLOR, NODE_COLOR = "#0072b2", "#bebebe"
 _PALE, _STEEP = (176, 184, 192), (213, 94, 0)  # an edge that costs nothing, one that costs all
 
-# Pixels, of which the PNG has two per pixel of the SVG.
+# In pixels of the SVG; the PNG has twice the resolution.
 _THUMBNAIL, _CAPTION, _FRAME = 96, 24, 4
 _GAP = (26.0, 64.0)  # between nodes, between rows
 _MARGIN, _PHOTO, _SMALLEST = 24, 190, (220.0, 30.0)
 _PER_INCH = 96
 _LEGEND = (
-    "Framed: explanations, sets that suffice",
-    "and no longer do without any one patch.",
-    "On an edge: the patch removed; the more",
-    "it costs, the thicker and redder.",
+    "Framed: explanations. The set suffices,",
+    "but not without any one of its patches.",
+    "On an edge: the patch removed; thicker",
+    "and redder edges cost more.",
 )
 
 Point = tuple[float, float]
 
 
 class Box(NamedTuple):
-    """A rectangle, in shares of a picture's width and height."""
+    """A rectangle, in fractions of a picture's width and height."""
 
     left: float
     top: float
@@ -45,7 +45,7 @@ class Box(NamedTuple):
 
 
 class DrawnNode(NamedTuple):
-    """A node in its place."""
+    """A node with its position."""
 
     left: float
     top: float
@@ -59,7 +59,7 @@ class DrawnNode(NamedTuple):
 
 
 class DrawnEdge(NamedTuple):
-    """An edge in its place: a cubic Bézier curve that leaves and arrives vertically."""
+    """An edge with its position: a cubic Bézier curve that starts and ends vertically."""
 
     parent: int
     child: int
@@ -74,7 +74,7 @@ class DrawnEdge(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A graph ready to be drawn; all in pixels from the top left corner."""
+    """A graph ready to be drawn; all coordinates in pixels from the top left corner."""
 
     nodes: tuple[DrawnNode, ...]
     edges: tuple[DrawnEdge, ...]
@@ -83,7 +83,7 @@ class Drawing(NamedTuple):
     node_size: Point  # width, height with the caption
     thumbnail_size: tuple[int, int]  # width, height
     frame: int
-    empty: str = EMPTY  # the text that takes the place of a graph without nodes
+    empty: str = EMPTY  # the text shown for a graph without nodes
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class Drawing(NamedTuple):
 
 
 def outlines(grid: tuple[int, int]) -> list[Box]:
-    """Return where the patches of a grid lie: around their lattice points, half-way to the neighbors'.
+    """Return the outlines of the patches of a grid: around their lattice points, halfway to the neighbors'.
 
     The lattice's corners are the picture's, so patches on the border are half as wide.
 
@@ -120,7 +120,7 @@ def _bounds(count: int) -> list[float]:
 
 
 def borders(patches: Iterable[int], grid: tuple[int, int]) -> list[tuple[Point, Point]]:
-    """Return the lines between patches of a set and others, in shares of the picture.
+    """Return the lines between patches of a set and others, in fractions of the picture.
 
     Example:
       >>> borders([0], (1, 2))
@@ -140,12 +140,12 @@ def borders(patches: Iterable[int], grid: tuple[int, int]) -> list[tuple[Point, 
 def masked_photo(
     pixels: NDArray[np.uint8], hidden: NDArray[np.uint8], patches: Iterable[int], grid: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Return the photo where its patches are visible and the baseline elsewhere: what the model scored.
+    """Return the image that the model scored: the photo in the visible patches, the baseline elsewhere.
 
     Args:
       pixels: uint8 [H, W, 3], the photo.
       hidden: uint8 [H, W, 3], the baseline as a picture.
-      patches: numbers of the visible ones.
+      patches: indices of the visible ones.
       grid: (rows, columns) of patches.
 
     Returns:
@@ -179,7 +179,7 @@ def draw(
     hidden: NDArray[np.uint8],
     engine: LayoutEngine = "auto",
 ) -> Drawing:
-    """Place everything that a drawing of a graph shows; arguments and errors as in `graph_svg`."""
+    """Lay out the drawing of a graph; arguments and errors as in `graph_svg`."""
     scale = _THUMBNAIL / max(pixels.shape[:2])
     thumbnail = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     size = (thumbnail[0] + 2.0 * _FRAME, thumbnail[1] + 2.0 * _FRAME + _CAPTION)
@@ -237,10 +237,8 @@ def _edge(graph: AttentionGraph, edge: Edge, centers: tuple[Point, ...], half: f
         color=_edge_color(share),
         width=1.2 + 7.0 * share,
         label=f"-P{edge.patch}",
-        label_at=(
-            x1 + 0.76 * (x2 - x1),
-            top + 0.68 * (bottom - top),
-        ),  # near the child, where edges have parted
+        # Near the child, where edges are farther apart.
+        label_at=(x1 + 0.76 * (x2 - x1), top + 0.68 * (bottom - top)),
         title=f"without P{edge.patch}: {pages.percent_text(-share)}",
     )
 
@@ -251,7 +249,7 @@ def patch_names(patches: Iterable[int], separator: str = " ") -> str:
 
 
 def _drop_share(edge: Edge, graph: AttentionGraph) -> float:
-    """Return what an edge costs as a share of the image's score, within 0..1; 0 where it is unknown."""
+    """Return the cost of an edge as a share of the image's score, in [0, 1]; 0 if unknown."""
     share = edge.drop / graph.image_score if graph.image_score else 0.0
     return min(1.0, max(0.0, share)) if math.isfinite(share) else 0.0
 
@@ -278,7 +276,7 @@ def graph_svg(
     """Draw a graph beside its photo: masked photos as nodes with the share of the score that they keep.
 
     Args:
-      graph: to be drawn; see `AttentionGraph.pruned` for a large one.
+      graph: the graph to draw; prune a large one with `AttentionGraph.pruned`.
       pixels: uint8 [H, W, 3], the photo as the model sees it.
       hidden: uint8 [H, W, 3], the baseline as a picture.
       label: text below the photo.
@@ -309,7 +307,7 @@ def graph_png(
     label: str = "",
     engine: LayoutEngine = "auto",
 ) -> bytes:
-    """Draw what `graph_svg` draws, as a PNG; arguments and errors as there. A long label is shortened.
+    """Draw the picture of `graph_svg` as a PNG; same arguments and errors. A long label is shortened.
 
     Example:
       >>> empty = AttentionGraph((1, 1), 1.0, 0.0, 0.9, 0.4, (), ())
@@ -341,7 +339,7 @@ def graph_png(
 
 
 def _beside_photo(drawing: Drawing, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return the places of the photo and of the graph on one sheet."""
+    """Return the positions of the photo and of the graph on one sheet."""
     height = max(1.0, _PHOTO * pixels.shape[0] / pixels.shape[1])
     left = _MARGIN + _PHOTO + 2.0 * _MARGIN
     size = (left + drawing.width + _MARGIN, 2.0 * _MARGIN + max(drawing.height, height + 110))
@@ -355,7 +353,7 @@ def _beside_photo(drawing: Drawing, pixels: NDArray[np.uint8]) -> dict[str, Any]
 
 
 def _write(ax: Axes, x: float, y: float, text: str, size: float, ha: Any = "center", **more: Any) -> None:
-    """Write a text of a size in pixels."""
+    """Write text; position and size are in pixels."""
     canvas.write(ax, x / _PER_INCH, y / _PER_INCH, text, size=size * 72 / _PER_INCH, ha=ha, **more)
 
 
@@ -406,25 +404,25 @@ def graph_page(
     facts: Iterable[tuple[str, str]] = (),
     engine: LayoutEngine = "auto",
 ) -> str:
-    """Make a page of its own: the graph, and the photo with patches to hide and show.
+    """Make a standalone page: the graph, and the photo with patches to hide and show.
 
-    Hiding patches shows which explanations still hold, as far as the graph knows; pointing at a node outlines
-    its patches on the photo; explanations can be switched off. The page works with the keyboard, on a phone,
-    in print, light and dark, and without a network.
+    Hiding patches shows which explanations still hold, as far as scores are known; hovering over a node
+    outlines its patches on the photo; explanations can be switched off. The page works with the keyboard, on
+    a phone, in print, in light and dark mode, and offline.
 
     Args:
-      graph: what is drawn.
+      graph: the graph to draw.
       pixels: uint8 [H, W, 3], the photo as the model sees it.
       hidden: uint8 [H, W, 3], the baseline as a picture.
       label: name of the explained class.
       probability: of the class on the photo.
-      known: a fuller graph of the same photo to answer from; None for `graph` itself.
+      known: a larger graph of the same photo with more known scores; None for `graph` itself.
       title: of the page.
       facts: names and values for the table of settings.
       engine: of the layout; see `jaxplain.report.layout.layout`.
 
     Returns:
-      HTML text. Label, title and facts may hold anything; they are shown as text.
+      HTML text. Label, title and facts may hold any text; they are escaped.
 
     Raises:
       ValueError: pictures of different shapes.
@@ -451,7 +449,7 @@ def graph_page(
 def _page_data(
     graph: AttentionGraph, known: AttentionGraph, pixels: NDArray[np.uint8], hidden: NDArray[np.uint8]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield what the page's script reads."""
+    """Yield the data that the page's script reads."""
     yield "grid", graph.grid
     yield "size", [pixels.shape[1], pixels.shape[0]]
     yield "threshold", graph.threshold

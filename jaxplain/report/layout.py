@@ -1,4 +1,4 @@
-"""Where the nodes of an attention graph are drawn: one row per level, few crossing edges."""
+"""Layout of an attention graph: one row per level, few crossing edges."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ from jaxplain.checks import check_choice
 from jaxplain.sag import AttentionGraph
 
 LayoutEngine = Literal["auto", "dot", "plain"]
-_SWEEPS = 8  # down and up again; more change little in graphs of this size
+_SWEEPS = 8  # alternating down and up; more change little in graphs of this size
 _TIMEOUT = 20.0  # seconds that Graphviz may take
 _POINTS = 72.0  # per inch, Graphviz's unit
 
@@ -33,14 +33,14 @@ def layout(
     """Place the nodes of a graph, one row per level; the same graph gives the same layout.
 
     Args:
-      graph: to be drawn.
+      graph: the graph to draw.
       node: (width, height) of a node in pixels.
       gap: smallest distance (between nodes, between rows) in pixels.
-      engine: "dot" for Graphviz, "plain" for the layered layout of this module (barycenters), "auto" for the
-        first if its program is installed and works.
+      engine: "dot" for Graphviz, "plain" for the layered layout of this module (barycenters), "auto" for
+        Graphviz if it is installed and works, else "plain".
 
     Raises:
-      RuntimeError: engine "dot", which is not installed or fails.
+      RuntimeError: engine "dot", but Graphviz is not installed or fails.
       ValueError: unknown engine.
 
     Example:
@@ -200,8 +200,8 @@ def _crossings(levels: list[list[int]], graph: AttentionGraph) -> int:
 class _Block:
     """Nodes of a row that touch each other and move together."""
 
-    def __init__(self, wish: float) -> None:
-        self.total = wish  # sum over the members of their wished place, less their offset in the block
+    def __init__(self, target: float) -> None:
+        self.total = target  # sum over the members of their desired position minus their offset in the block
         self.count = 1
 
     @property
@@ -212,9 +212,9 @@ class _Block:
 def _move_to_neighbors(
     row: list[int], x: dict[int, float], neighbors: dict[int, list[int]], step: float
 ) -> None:
-    """Move the members of a row towards the mean of their neighbors, keeping their order and distance.
+    """Move the members of a row toward the mean of their neighbors, keeping their order and distance.
 
-    Members that would overlap form a block, which is placed at the mean of what its members wish for.
+    Members that would overlap form a block, which is placed at the mean of its members' desired positions.
     """
     blocks: list[_Block] = []
     for member in row:

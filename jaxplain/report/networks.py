@@ -1,4 +1,4 @@
-"""Explanation networks as sheets and pages: why a photo is of a class, what distinguishes classes."""
+"""Sheets and pages of explanation networks: what supports a class on a photo, what distinguishes classes."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ EXAMPLES, PAIR_EXAMPLES, OWN, PAIR_ROWS = 4, 3, 2, 6  # most active photos, phot
 _FIGURES = ("r2", "rmse", "agreement", "significant", "pull_away", "correlation", "dominance", "dead")
 _NO_MAP = {  # short enough for a caption
     Status.NOT_FINITE: "not finite",
-    Status.NOT_ABOVE_BASELINE: "on a blur too",
+    Status.NOT_ABOVE_BASELINE: "not above blur",
     Status.NOT_MOVED: "no mask lowers it",
 }
 Maps = Mapping[tuple[str, int], FeatureMap]  # by photo (its path in the record) and x-feature
@@ -34,7 +34,7 @@ Maps = Mapping[tuple[str, int], FeatureMap]  # by photo (its path in the record)
 
 
 def photo_sheet(networks: LoadedNetworks, photo: PreparedPhoto, reading: PhotoReading) -> Sheet:
-    """Draw why a photo is of a class: its significant x-features."""
+    """Make the sheet of a photo: the significant x-features of a class."""
     name, contributions = reading.name, reading.contributions
     own = networks.names.index(name)
     means, positive = networks.means(name)[:, own], max(contributions.clip(0).sum(), 1e-9)
@@ -43,16 +43,16 @@ def photo_sheet(networks: LoadedNetworks, photo: PreparedPhoto, reading: PhotoRe
             f"x-feature {k + 1}",
             f"{contributions[k] / positive:.0%} of the evidence for {name}",
             (Bar("on this photo", float(contributions[k])), Bar("mean of the class", float(means[k]))),
-            (_map_tile(photo, found), *_examples(networks, name, k, EXAMPLES)),
+            (_map_tile(photo, feature_map), *_examples(networks, name, k, EXAMPLES)),
         )
-        for k, found in reading.maps.items()
+        for k, feature_map in reading.maps.items()
     )
     best = int(reading.logits.argmax())
     notes = (
         f"The probe's top class is {networks.names[best]}, logit {reading.logits[best]:.2f}. Its logit for "
         f"{name} is {reading.logits[own]:.2f}; the network predicts {reading.predicted:.2f}.",
         f"{reading.significant.sum()} of {len(contributions)} x-features carry 90% of the evidence for the "
-        "class. Right of each heatmap: the training photos on which it is most active.",
+        "class. To the right of each heatmap: the training photos on which the x-feature is most active.",
     )
     return Sheet(f"{photo.name}: why {name}?", notes, (Tile(photo.pixels, photo.name),), rows)
 
@@ -67,7 +67,7 @@ class ClassSheet(NamedTuple):
 def class_sheet(
     networks: LoadedNetworks, name: str, on_map: Callable[[str], None] = lambda doing: None
 ) -> ClassSheet:
-    """Draw all x-features of a class: on the same typical photos, and the photos that activate each most."""
+    """Make the sheet of a class: its x-features on typical photos, and the photos that activate each most."""
     means, own = networks.means(name), networks.names.index(name)
     others = np.delete(means, own, axis=1).mean(1)
     photos = list(_typical(networks, name, OWN))
@@ -97,14 +97,14 @@ def pair_sheet(
     on_map: Callable[[str], None] = lambda doing: None,
     known: Mapping[str, Maps] | None = None,
 ) -> Sheet:
-    """Draw which x-features of two networks distinguish their classes, most distinctive first.
+    """Make the sheet of the x-features that best distinguish two classes, most distinctive first.
 
     Args:
       networks: loaded.
       one: an explained class.
       two: another.
       on_map: called with a description before each map.
-      known: maps of class sheets, by class, which are not made again.
+      known: maps of class sheets, by class, to reuse.
     """
     columns = [networks.names.index(name) for name in (one, two)]
     typical = {name: next(_typical(networks, name, 1), None) for name in (one, two)}
@@ -118,8 +118,8 @@ def pair_sheet(
             if photo is None:
                 continue
             on_map(f"{one} or {two}, x-feature {k + 1} of {name}")
-            found = (known or {}).get(name, {}).get((photo.name, k)) or networks.look(name, k, photo)
-            tiles.append(_map_tile(photo, found, other))
+            feature_map = (known or {}).get(name, {}).get((photo.name, k)) or networks.look(name, k, photo)
+            tiles.append(_map_tile(photo, feature_map, other))
         bars = tuple(Bar(f"mean on {other}", float(m)) for other, m in zip((one, two), means, strict=True))
         examples = _examples(networks, name, k, PAIR_EXAMPLES)
         rows.append(
@@ -141,10 +141,12 @@ def caption(found: FeatureMap) -> str:
     return f"{found.activation:.2f}" if reason is None else f"{found.activation:.2f}, {reason}"
 
 
-def _map_tile(photo: PreparedPhoto, found: FeatureMap, prefix: str = "") -> Tile:
+def _map_tile(photo: PreparedPhoto, feature_map: FeatureMap, prefix: str = "") -> Tile:
     """Return the heatmap over the photo; the photo alone where there is none."""
-    shown = photo.pixels if found.saliency is None else overlay.overlay(photo.pixels, found.saliency)
-    return Tile(shown, f"{prefix} {caption(found)}".strip())
+    shown = (
+        photo.pixels if feature_map.saliency is None else overlay.overlay(photo.pixels, feature_map.saliency)
+    )
+    return Tile(shown, f"{prefix} {caption(feature_map)}".strip())
 
 
 def _typical(networks: LoadedNetworks, name: str, count: int) -> Iterator[PreparedPhoto]:
@@ -176,7 +178,7 @@ def _read_or_none(path: Path) -> np.ndarray | None:
 def save_photo(
     folder: Path, networks: LoadedNetworks, photo: Photo, prepared: PreparedPhoto, reading: PhotoReading
 ) -> None:
-    """Write the sheet of one photo to a folder, whole or not at all: sheet.png, sheet.html, xnn-photo.json.
+    """Write the sheet of one photo to a folder, atomically: sheet.png, sheet.html, xnn-photo.json.
 
     Raises:
       OutputError: the folder cannot be written, or holds something that is not an older result.
@@ -192,7 +194,7 @@ def save_photo(
         "top_class": networks.names[int(reading.logits.argmax())],
         "contributions": numbers(reading.contributions),
         "significant": [int(k) for k in np.flatnonzero(reading.significant)],
-        "heatmaps": {str(k): caption(found) for k, found in reading.maps.items()},
+        "heatmaps": {str(k): caption(feature_map) for k, feature_map in reading.maps.items()},
     }
     contents = {
         "sheet.png": sheet_png(sheet),
@@ -208,13 +210,13 @@ def save_report(
     pairs: Iterable[tuple[str, str]] | None = None,
     on_map: Callable[[str], None] = lambda doing: None,
 ) -> dict[str, float]:
-    """Write the report of all networks to a folder, whole or not at all.
+    """Write the report of all networks to a folder, atomically.
 
     report.html, one page with everything; class-N.png and pair-N-M.png by the indices of the classes;
     report.json.
 
     Args:
-      folder: to write.
+      folder: the output folder.
       networks: loaded.
       pairs: explained classes to distinguish; None: all pairs.
       on_map: called with a description before each map.
@@ -233,7 +235,7 @@ def save_report(
     page = sheets_page(
         [*(one.sheet for one in classes.values()), *two_by_two.values()],
         title=f"Explanation networks: {networks.photos.name}",
-        summary="What makes up a classifier's logit, as a few x-features for each class.",
+        summary="The classifier's logit of each class, broken down into a few x-features.",
         table=list(_table(networks, localities)),
         notes=[(name, f"{one.formula}; good: {one.better}") for name, one in xnn.MEASURES.items()],
         facts=list(_facts(networks)),
@@ -261,8 +263,8 @@ def count_maps(networks: LoadedNetworks, pairs: int) -> int:
 
 
 def _locality(maps: Maps) -> float:
-    """Return the mean over x-features and photos with a map; NaN without any."""
-    saliency = [found.saliency for found in maps.values() if found.saliency is not None]
+    """Return the mean locality over x-features and photos with a map; NaN if there are none."""
+    saliency = [feature_map.saliency for feature_map in maps.values() if feature_map.saliency is not None]
     return float(xnn.locality(jnp.asarray(np.stack(saliency))).mean()) if saliency else float("nan")
 
 

@@ -1,6 +1,6 @@
-"""Pages: HTML files that need no other file, rendered from the templates of this package.
+"""Pages: self-contained HTML files, rendered from the templates of this package.
 
-The parts of a report are plain data, in which all texts may hold anything: they are shown as text.
+The parts of a report are plain data. Their texts may hold any characters; they are escaped.
 """
 
 import functools
@@ -17,15 +17,16 @@ from jaxplain import overlay
 
 Verdict = Literal["passes", "unclear", "fails", "n/a"]
 
-# The axes of the curves: their size and the room around them, in pixels. They are drawn as SVG in the page's
-# own colors, which follow light and dark; those of matplotlib's SVG are fixed.
+# The axes of the curves: their size and margins, in pixels. They are drawn as SVG in the page's own
+# colors, which follow light and dark; those of matplotlib's SVG are fixed.
 _WIDTH, _HEIGHT = 300, 176
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 8, 8, 34
-_TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the axis; halves of them are short numbers
+# Upper ends of the axis; their halves are short numbers.
+_TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 class Picture(NamedTuple):
-    """A picture, its description for those who cannot see it, and its caption."""
+    """A picture, its alternative text, and its caption."""
 
     pixels: NDArray[np.uint8]  # [H, W, 3]
     alt: str
@@ -67,7 +68,7 @@ class CheckedMap(NamedTuple):
     title: str
     before: Picture
     after: Picture | None
-    similarity: float  # 0 to 1; NaN is written, but not drawn
+    similarity: float  # 0 to 1; NaN is printed, but not drawn
     verdict: Verdict
     words: str
     control: bool = False  # must fail
@@ -85,7 +86,7 @@ class GraphPart(NamedTuple):
 
     drawing: Any  # a `jaxplain.report.graphs.Drawing`
     pictures: tuple[PatchPicture, ...]
-    words: str  # what was found, in a sentence
+    words: str  # the result in a sentence
 
 
 class Figures(NamedTuple):
@@ -106,9 +107,9 @@ class Report(NamedTuple):
     findings: tuple[str, ...]  # a sentence each
     choices: tuple[Choice, ...]
     cards: tuple[Card, ...]
-    checks: tuple[CheckedMap, ...]  # empty: not asked for
+    checks: tuple[CheckedMap, ...]  # empty: not requested
     check_words: str  # all checks in a sentence
-    graph: GraphPart | str | None  # a string: why there is none; None: not asked for
+    graph: GraphPart | str | None  # a string: why there is none; None: not requested
     figures: Figures
     facts: tuple[tuple[str, str], ...]
 
@@ -140,12 +141,12 @@ def report_page(
 ) -> str:
     """Make a page of one section per photo, with links to each, and the limits of what it shows.
 
-    It works on a phone, in print, light and dark, without a network and without JavaScript.
+    It works on a phone, in print, in light and dark mode, offline and without JavaScript.
 
     Args:
       sections: what to show, numbered from 1 in this order; see `report_section`.
       title: of the page.
-      summary: a sentence below it.
+      summary: a sentence below the title.
       limits: sentences at the end.
       notes: what went wrong, above all reports.
       made_with: the last line.
@@ -162,7 +163,7 @@ def report_page(
         title=title,
         summary=summary,
         scale=_scale(),
-        sections=[one._replace(html=Markup(one.html)) for one in sections],
+        sections=[section._replace(html=Markup(section.html)) for section in sections],
         limits=list(limits),
         notes=list(notes),
         made_with=made_with,
@@ -170,7 +171,7 @@ def report_page(
 
 
 def report_section(report: Report, number: int = 1) -> Section:
-    """Render one photo's section of a page; it stays as it is when other sections are added.
+    """Render one photo's section of a page, independently of the other sections.
 
     Args:
       report: what to show.
@@ -209,7 +210,7 @@ def axis_top(curves: Iterable[Curve]) -> float:
 
 
 def drawn_curve(kind: str, curve: Curve, top: float) -> _DrawnCurve:
-    """Place a curve on axes up to `top`; points that are not finite are left out."""
+    """Place a curve on axes up to `top`; points that are not finite are dropped."""
     line = [
         (_x(float(x)), _y(float(y), top))
         for x, y in zip(np.asarray(curve.fraction), np.asarray(curve.score), strict=True)
@@ -228,7 +229,7 @@ def _y(score: float, top: float) -> float:
 
 
 def _axes(top: float) -> dict[str, Any]:
-    """Return what the axes of all cards have in common."""
+    """Return the properties shared by the axes of all cards."""
     labels = ((0.0, "start", "0%"), (0.5, "middle", "cells, most important first"), (1.0, "end", "100%"))
     return {
         "size": (_WIDTH, _HEIGHT),
@@ -262,7 +263,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def probability_text(value: float) -> str:
-    """Return a number from 0 to 1 as people read it.
+    """Format a number from 0 to 1 for display.
 
     Example:
       >>> [probability_text(value) for value in (0.567, 0.001, 0.0, float("nan"))]
@@ -274,7 +275,7 @@ def probability_text(value: float) -> str:
 
 
 def percent_text(share: float) -> str:
-    """Return a share as people read it.
+    """Format a share as a percentage.
 
     Example:
       >>> percent_text(0.567), percent_text(float("nan"))

@@ -16,14 +16,14 @@ COLORS = canvas.COLORS[:2]  # of a row's first and second bar
 _SIDE, _GAP, _MARGIN = 1.3, 0.12, 0.22
 _TEXT, _VALUE = 2.7, 0.5  # width of the column of bars, and of a bar's value within it
 _CAPTION, _LINE, _BAR = 0.2, 0.19, 0.34
-_TILES = 4  # columns of pictures, at least
+_TILES = 4  # minimum number of columns of pictures
 
 
 class Bar(NamedTuple):
     """A value, drawn to the scale of its sheet."""
 
     label: str
-    value: float  # NaN is written, but not drawn
+    value: float  # NaN is printed, but not drawn
 
 
 class SheetRow(NamedTuple):
@@ -45,7 +45,7 @@ class Sheet(NamedTuple):
 
 
 class _DrawnBar(NamedTuple):
-    """A bar of a page, which starts at zero, a third of the way from the left."""
+    """A bar of a page; zero is a third of the way from the left."""
 
     label: str
     value: str
@@ -158,18 +158,18 @@ def sheets_page(
 ) -> str:
     """Make a page of several sheets: a summary, a table, and the sheets, with a link to each.
 
-    It works on a phone, in print, light and dark, without a network and without JavaScript.
+    It works on a phone, in print, in light and dark mode, offline and without JavaScript.
 
     Args:
       sheets: what to show.
       title: of the page.
-      summary: a sentence below it.
+      summary: a sentence below the title.
       table: rows of cells, the first of which are the headings; empty for no table.
       notes: names and explanations of the measures, below the table.
-      facts: names and values: how the page was made.
+      facts: names and values for the table of how the page was made.
 
     Returns:
-      HTML text. All texts may hold anything; they are shown as text.
+      HTML text. All texts may hold any characters; they are escaped.
 
     Example:
       >>> "no x-feature" in sheets_page([Sheet("gull", (), (), ())], title="Gulls")

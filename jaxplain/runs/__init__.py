@@ -1,1 +1,1 @@
-"""The run engine: subjects (photos made ready for a method) x compiled steps x sinks (where results go)."""
+"""The run engine: subjects (photos prepared for a method) x compiled steps x sinks (where results go)."""

@@ -1,6 +1,6 @@
-"""Whole data sets: any explanation on all devices of all hosts, with results that survive interruption.
+"""Batch runs: explain whole data sets on all devices of all hosts, with results that survive interruption.
 
-What users need of the other rooms is here too: `Example`, `Photos`, `make_recipe`, `image_key`, `join`,
+Also exported from here: `Example`, `Photos`, `make_recipe`, `image_key`, `join`,
 `open_store`, `RowStatus`, `StoreError`.
 """
 
@@ -63,7 +63,7 @@ from jaxplain.runs.store import open_store as open_store
 from jaxplain.runs.writer import ResultWriter
 from jaxplain.scores import as_pytree
 
-_THREADS = 4  # that read images
+_THREADS = 4  # to read images
 
 
 class TooManyFailures(RuntimeError):
@@ -71,7 +71,7 @@ class TooManyFailures(RuntimeError):
 
 
 class Phase(Enum):
-    """What a run is doing. Whatever can be refused is refused while checking."""
+    """Phase of a run. Invalid input is refused while checking, if possible."""
 
     CHECKING = "checking"
     COMPILING = "compiling"
@@ -83,7 +83,7 @@ class Progress(NamedTuple):
 
     done: int  # rows explained by this run
     failed: int  # rows that failed in this run
-    before: int  # rows that were finished before
+    before: int  # rows finished by earlier runs
     total: int | None  # rows of this process; None for a stream, whose length is unknown
     seconds: float  # since the first step started
     means: Mapping[str, float]  # of each scalar of the results, over the rows of this run
@@ -95,19 +95,19 @@ class Progress(NamedTuple):
 
     @property
     def seconds_left(self) -> float:
-        """Estimate from the pace so far; NaN if unknown."""
+        """Remaining time, estimated from the speed so far; NaN if unknown."""
         if self.total is None or not self.images_per_second:
             return float("nan")
         return (self.total - self.before - self.done - self.failed) / self.images_per_second
 
 
 class BatchOutcome(NamedTuple):
-    """How a run ended."""
+    """Outcome of a run."""
 
     progress: Progress
     compile_seconds: float  # 0 if nothing was left to do
-    stopped: bool  # whether it was asked to stop before its end
-    repaired: int  # rows that were pending again because their files were damaged
+    stopped: bool  # whether it was stopped before its end
+    repaired: int  # rows that had to be explained again because their files were damaged
 
 
 def explain_dataset(
@@ -133,9 +133,9 @@ def explain_dataset(
     """Explain every image of a data set on all devices, with results that survive interruption.
 
     Every image is a row of a Zarr v3 group; `open_store` opens it, and so do zarr and
-    xarray. A row is committed after its data is on the disk. Called again with the same arguments, a run
+    xarray. A row is committed after its data is on disk. Called again with the same arguments, a run
     skips committed rows and explains the others. An image's random key comes from the seed and its content,
-    so that results do not depend on names, order, batch size, devices or hosts, except for rounding.
+    so results do not depend on names, order, batch size, devices or hosts, except for rounding.
 
     With several processes (`join`) each makes the same call, with a data set that all
     can read and a location that all can write; each explains its share on its own devices, independently.
@@ -147,15 +147,15 @@ def explain_dataset(
         `jaxplain.scores.as_pytree` takes.
       dataset: a folder, a list of paths or of `Example`, an iterable of `Example`, or a `Dataset`. All
         images must have one shape and dtype.
-      out: a folder, or an address that TensorStore understands ("gs://bucket/results.zarr").
+      out: a folder, or a URL that TensorStore understands ("gs://bucket/results.zarr").
       mesh: devices; images are sharded along its axis "data" (or its only one). None: all devices.
       per_device_batch: images per device per step; None: 1 on a CPU, 16 on an accelerator. The model gets
         the funnel's `batch_size` images at a time, whatever `explain` does with them.
       resume: continue with existing results; False refuses them.
       seed: random seed, 0 to 2**32 - 1.
-      dtype: in which the model computes; see `jaxplain.lower_precision`.
+      dtype: number format of the model; see `jaxplain.lower_precision`.
       remat: recompute activations in the backward pass; see `jaxplain.rematerialize`.
-      settings: what else must be equal on resuming, JSON-serialisable. The name and arguments of `explain`
+      settings: what else must match on resuming, JSON-serializable. The name and arguments of `explain`
         (of a `functools.partial` or a dataclass), model, weights, seed and version are always compared.
       max_failures: stop once more rows than this have failed; None: never.
       retry_failed: try again rows that failed in an earlier run.
@@ -170,7 +170,7 @@ def explain_dataset(
 
     Raises:
       ValueError, TypeError: invalid arguments, or no usable image; `StoreError` for results of other
-        settings, naming the first that differs.
+        settings; names the first that differs.
       OutputError: the results cannot be written; committed rows are safe.
       TooManyFailures: see `max_failures`.
 
@@ -231,7 +231,7 @@ def run_config(
     dtype: str,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return what must be equal for all rows of a store, JSON-serialisable."""
+    """Return the configuration shared by all rows of a store, JSON-serializable."""
     return {
         "jaxplain": jaxplain.__version__,
         "explain": _described(explain),
@@ -261,16 +261,16 @@ def _described(explain: Any) -> Any:
 def check_config(
     store: ResultStore, config: Mapping[str, Any], leaves: Mapping[str, LeafSpec] | None = None
 ) -> None:
-    """Refuse to add rows of another configuration, or other arrays (None: they are not known yet).
+    """Refuse to add rows with another configuration or other arrays (None: not known yet).
 
     Raises:
       StoreError: names the first setting that differs, with both values.
     """
-    wanted, found = _flattened(json.loads(json.dumps(dict(config)))), _flattened(store.config)
-    for name in {**wanted, **found}:
-        if wanted.get(name) != found.get(name):
+    expected, stored = _flattened(json.loads(json.dumps(dict(config)))), _flattened(store.config)
+    for name in {**expected, **stored}:
+        if expected.get(name) != stored.get(name):
             raise StoreError(
-                f"{store.path} was made with {name} {found.get(name)!r}, not {wanted.get(name)!r}: "
+                f"{store.path} was made with {name} {stored.get(name)!r}, not {expected.get(name)!r}: "
                 "choose another location for the results, or delete this one to start over."
             )
     if leaves is not None and dict(leaves) != store.leaves:
@@ -293,14 +293,14 @@ def _listed(leaves: Mapping[str, LeafSpec]) -> str:
 
 
 class _Target(NamedTuple):
-    """Where the results of a run go."""
+    """Destination of the results of a run."""
 
     out: str | os.PathLike[str]
     config: Mapping[str, Any]
     resume: bool
 
     def check(self) -> None:
-        """Refuse a location or existing results before much work is done; creates nothing."""
+        """Check the location and existing results before much work is done; create nothing."""
         try:
             store = open_store(self.out)
         except FileNotFoundError:
@@ -309,7 +309,7 @@ class _Target(NamedTuple):
             self._check_existing(store)
 
     def open(self, leaves: Mapping[str, LeafSpec], source: Dataset | Stream) -> tuple[ResultStore, int]:
-        """Return the store, with a row for every known image, and how many rows had damaged files.
+        """Return the store, with a row for every known image, and the number of rows with damaged files.
 
         The first process creates it while the others wait; each repairs its share.
         """
@@ -317,14 +317,14 @@ class _Target(NamedTuple):
             raise ValueError(
                 "several processes need a data set of known length: a list, a folder or a Dataset."
             )
-        nameless = self._create_or_extend(leaves, source) if sharding.is_first_process() else 0
+        lost = self._create_or_extend(leaves, source) if sharding.is_first_process() else 0
         sharding.wait_for_all("jaxplain store")
         store = open_store(self.out)
         check_config(store, self.config, leaves)
-        return store, nameless + store.repair(sharding.own_chunks(store))
+        return store, lost + store.repair(sharding.own_chunks(store))
 
     def _create_or_extend(self, leaves: Mapping[str, LeafSpec], source: Dataset | Stream) -> int:
-        """Return how many rows had lost their identity."""
+        """Create or extend the store; return how many rows had lost their identity."""
         identities = [] if isinstance(source, Stream) else list(source.identities)
         try:
             store = open_store(self.out)
@@ -350,7 +350,7 @@ class _Target(NamedTuple):
 
 @dataclass
 class _Runner:
-    """Explains what is pending, step by step."""
+    """Explains the pending rows, step by step."""
 
     step: ShardedStep
     plan: WorkPlan
@@ -364,7 +364,7 @@ class _Runner:
     means: "_RunningMeans" = field(default_factory=lambda: _RunningMeans({}, {}))
 
     def run(self, image_format: ImageFormat, threads: int) -> None:
-        """Explain and commit until all is done, too much failed, or `stop` is set."""
+        """Explain and commit until all rows are done, too many failed, or `stop` is set."""
         writer = ResultWriter(self.plan.store, self._committed)
         try:
             for group in load_groups(self.plan.tasks(), image_format, self.step.size, threads):

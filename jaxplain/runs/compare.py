@@ -1,6 +1,6 @@
-"""Comparisons: methods x measures x sizes on photos, in one table that anyone can make again.
+"""Comparisons: methods x measures x sizes on photos, in one reproducible table.
 
-Photos are the outer loop: each is read and decoded once, and made ready once per classifier. Every program is
+Photos are the outer loop: each is read and decoded once, and prepared once per classifier. Every program is
 compiled once, when it is first needed.
 """
 
@@ -54,7 +54,7 @@ DEFAULT_METHODS = tuple(
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """What is the same for all rows of a comparison.
+    """Settings shared by all rows of a comparison.
 
     Raises:
       ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
@@ -73,7 +73,7 @@ class CompareSettings:
         check_positive_int(self.curve_steps, "curve_steps")
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as the file of rows holds them."""
+        """Return the settings as stored in the file of rows."""
         return {
             "jaxplain": jaxplain.__version__,
             "measures": list(self.measures),
@@ -95,7 +95,7 @@ class Comparison(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """One compiled step, and the sizes that its map is measured at."""
+    """One compiled step, and the sizes at which its map is measured."""
 
     method: str
     step: Step
@@ -103,8 +103,8 @@ class _Task(NamedTuple):
 
 
 @dataclass
-class _Lane:
-    """One classifier of a comparison and its engine."""
+class _Job:
+    """One classifier of a comparison, its engine and its tasks."""
 
     engine: Engine
     digest: str  # of the weights
@@ -133,22 +133,22 @@ def compare(
     Args:
       photos: files; copies of a photo count once.
       classifiers: of the zoo, or anything with the same attributes. The top prediction is explained.
-      methods: names of the registry, or methods by name; see `jaxplain.explanation.Method` for what a
-        function of your own must take and return. None: the default ones.
+      methods: names of the registry, or functions by name; see `jaxplain.explanation.Method` for what a
+        function of your own must take and return. None: the default methods.
       sizes: rows and columns of the maps that are measured. A method without the option `size` runs once per
         photo and is measured at every size.
       settings: the measures, baseline and seed.
-      rows: where rows are kept; those that it holds are not made again, unless they failed.
-      maps: where the maps of the first photos are kept, for contact sheets.
-      keep_maps: of how many photos.
-      on_progress: called with what is being done, and the number of rows completed since the last call.
+      rows: storage of the rows; those in it are not computed again, unless they failed.
+      maps: storage of the maps of the first photos, for contact sheets.
+      keep_maps: number of photos whose maps are kept.
+      on_progress: called with a progress text and the number of rows completed since the last call.
 
     Returns:
-      The rows. A method that fails on a photo is a row of status "failed" with its reason; the others are
+      The rows. A method that fails on a photo gets a row of status "failed" with its reason; the others are
       not affected.
 
     Raises:
-      ValueError, TypeError: no photo, none that can be read, an unknown name, or a size finer than a
+      ValueError, TypeError: no photo, no readable photo, an unknown name, or a size finer than a
         classifier's input.
 
     Example:
@@ -167,8 +167,8 @@ def compare(
     check_sizes(sizes, classifiers)
     rows = RowFile(None, settings.record()) if rows is None else rows
     maps = MapFolder(None) if maps is None else maps
-    lanes = [_lane(classifier, chosen, sizes, settings) for classifier in classifiers]
-    run = _Run(settings, lanes, rows, maps, keep_maps, on_progress)
+    jobs = [_job(classifier, chosen, sizes, settings) for classifier in classifiers]
+    run = _Run(settings, jobs, rows, maps, keep_maps, on_progress)
     paths = list(map(Path, photos))
     if not paths:
         raise ValueError("there is no photo to compare on: photos must name at least one file.")
@@ -202,7 +202,7 @@ def check_sizes(sizes: Sequence[int], classifiers: Sequence[Any]) -> None:
 def planned_rows(
     methods: Mapping[str, Any], sizes: Sequence[int], classifiers: Sequence[Any], photos: int
 ) -> int:
-    """Return how many rows a comparison has."""
+    """Return the number of rows of a comparison."""
     return len(methods) * len(sizes) * len(classifiers) * photos
 
 
@@ -216,9 +216,9 @@ def finished_part(
     rows: RowFile,
     maps: MapFolder,
 ) -> Comparison:
-    """Return the rows that an interrupted comparison has so far; see `compare` for the arguments."""
-    lanes = [_lane(classifier, methods, tuple(sizes), settings) for classifier in classifiers]
-    run = _Run(settings, lanes, rows, maps, 0, lambda doing, rows: None)
+    """Return the finished rows of an interrupted comparison; see `compare` for the arguments."""
+    jobs = [_job(classifier, methods, tuple(sizes), settings) for classifier in classifiers]
+    run = _Run(settings, jobs, rows, maps, 0, lambda doing, rows: None)
     for path in photos:
         run.read(Path(path))
     return _comparison(run, methods, tuple(sizes))
@@ -238,18 +238,18 @@ def photo_pixels(comparison: Comparison, classifier: Any, sha256: str) -> np.nda
 
 
 class _Run:
-    """Takes photos through all classifiers and methods, and keeps the rows."""
+    """Runs all classifiers and methods on photos, and stores the rows."""
 
     def __init__(
         self,
         settings: CompareSettings,
-        lanes: list[_Lane],
+        jobs: list[_Job],
         rows: RowFile,
         maps: MapFolder,
         keep_maps: int,
         on_progress: OnProgress,
     ) -> None:
-        self.settings, self.lanes, self.rows, self.maps = settings, lanes, rows, maps
+        self.settings, self.jobs, self.rows, self.maps = settings, jobs, rows, maps
         self.keep_maps, self.on_progress = keep_maps, on_progress
         self.photos: dict[str, Path] = {}
         self.unreadable: list[str] = []
@@ -267,16 +267,16 @@ class _Run:
         return file
 
     def photo(self, path: Path) -> None:
-        """Make the rows of one photo that are missing."""
+        """Compute the missing rows of one photo."""
         file = self.read(path)
         keeps = len(self.photos) <= self.keep_maps
         missing = []
-        for lane in self.lanes:
-            for task in lane.tasks:
-                if file is None or self._done(lane, task, file.sha256, keeps):
+        for job in self.jobs:
+            for task in job.tasks:
+                if file is None or self._done(job, task, file.sha256, keeps):
                     self.on_progress(path.name, len(task.sizes))
                 else:
-                    missing.append((lane, task))
+                    missing.append((job, task))
         if file is None or not missing:
             return
         try:
@@ -287,53 +287,53 @@ class _Run:
             self.on_progress(path.name, sum(len(task.sizes) for _, task in missing))
             return
         views: dict[int, View] = {}
-        for lane, task in missing:
-            for row in self._explained(lane, task, file, rgb, views, keeps):
+        for job, task in missing:
+            for row in self._explained(job, task, file, rgb, views, keeps):
                 self.rows.add(row)
             self.on_progress(path.name, len(task.sizes))
 
-    def _done(self, lane: _Lane, task: _Task, sha256: str, keeps: bool) -> bool:
-        keys = [lane.key(task, sha256, size) for size in task.sizes]
+    def _done(self, job: _Job, task: _Task, sha256: str, keeps: bool) -> bool:
+        keys = [job.key(task, sha256, size) for size in task.sizes]
         return all(self.rows.done(key) and (not keeps or self.maps.get(key) is not None) for key in keys)
 
     def _explained(
-        self, lane: _Lane, task: _Task, file: PhotoFile, rgb: np.ndarray, views: dict[int, View], keeps: bool
+        self, job: _Job, task: _Task, file: PhotoFile, rgb: np.ndarray, views: dict[int, View], keeps: bool
     ) -> list[Row]:
         """Return the rows of one photo and method, one for each size."""
-        name = lane.engine.classifier.name
+        name = job.engine.classifier.name
         blank = [
-            Row(file.path.name, file.sha256, name, lane.digest, task.method, size, FAILED)
+            Row(file.path.name, file.sha256, name, job.digest, task.method, size, FAILED)
             for size in task.sizes
         ]
         try:
-            if not self._compiled(lane, task):
-                return [replace(row, reason=lane.failed[task.step.name]) for row in blank]
+            if not self._compiled(job, task):
+                return [replace(row, reason=job.failed[task.step.name]) for row in blank]
             self.on_progress(f"{task.method} {file.path.name}", 0)
-            if id(lane) not in views:
-                views[id(lane)] = lane.engine.view(rgb)
-            return list(self._measured(lane, task, views[id(lane)], blank, keeps))
-        except OutputError:  # nothing more can be kept: the run ends with what it has
+            if id(job) not in views:
+                views[id(job)] = job.engine.view(rgb)
+            return list(self._measured(job, task, views[id(job)], blank, keeps))
+        except OutputError:  # nothing more can be stored: end the run
             raise
-        except Exception as error:  # a user's method may raise anything; its rows say what
+        except Exception as error:  # a user's method may raise anything; its rows record the error
             return [replace(row, reason=error_line(error)) for row in blank]
 
-    def _compiled(self, lane: _Lane, task: _Task) -> bool:
-        """Compile the task's step where that was not done before; False if it cannot be."""
-        if task.step.name not in lane.failed and not lane.engine.knows(task.step):
+    def _compiled(self, job: _Job, task: _Task) -> bool:
+        """Compile the task's step unless that was done before; return False if it fails."""
+        if task.step.name not in job.failed and not job.engine.knows(task.step):
             self.on_progress(f"compiling {task.method}", 0)
             try:
-                lane.engine.compile(task.step)
+                job.engine.compile(task.step)
             except Exception as error:
-                lane.failed[task.step.name] = error_line(error)
-        return task.step.name not in lane.failed
+                job.failed[task.step.name] = error_line(error)
+        return task.step.name not in job.failed
 
-    def _measured(self, lane: _Lane, task: _Task, view: View, blank: list[Row], keeps: bool) -> Iterator[Row]:
-        outcome = lane.engine.run(task.step, view)
+    def _measured(self, job: _Job, task: _Task, view: View, blank: list[Row], keeps: bool) -> Iterator[Row]:
+        outcome = job.engine.run(task.step, view)
         explanation: Explanation = outcome.value
-        others = _other_maps(lane, task, view, self.settings)
+        others = _other_maps(job, task, view, self.settings)
         status = Status(int(explanation.status))
         for row in blank:
-            row = _described(row, lane.engine.label(view), view, outcome)
+            row = _described(row, job.engine.label(view), view, outcome)
             importance = at_size(explanation.importance, row.size)
             if status is not Status.OK:
                 yield replace(row, reason=status.message)
@@ -342,12 +342,12 @@ class _Run:
             else:
                 if keeps:
                     self.maps.add(row.key, importance)
-                yield self._with_values(lane, view, row, importance, others)
+                yield self._with_values(job, view, row, importance, others)
 
     def _with_values(
-        self, lane: _Lane, view: View, row: Row, importance: np.ndarray, others: dict[str, np.ndarray]
+        self, job: _Job, view: View, row: Row, importance: np.ndarray, others: dict[str, np.ndarray]
     ) -> Row:
-        curves, confidence = lane.engine.measure(view, importance, self.settings.curve_steps)
+        curves, confidence = job.engine.measure(view, importance, self.settings.curve_steps)
         resized = {name: jnp.asarray(at_size(other, row.size)) for name, other in others.items()}
         values = measure_map(
             MeasuredMap(jnp.asarray(importance), curves, confidence, **resized), self.settings.measures
@@ -362,9 +362,9 @@ class _Run:
         )
 
 
-def _lane(
+def _job(
     classifier: Any, methods: Mapping[str, MethodSpec], sizes: tuple[int, ...], settings: CompareSettings
-) -> _Lane:
+) -> _Job:
     engine = Engine(classifier, baseline=settings.baseline, seed=settings.seed)
     tasks = []
     for name, spec in methods.items():
@@ -372,14 +372,14 @@ def _lane(
             tasks += [_Task(name, explain_step(name, spec, {"size": size}), (size,)) for size in sizes]
         else:
             tasks.append(_Task(name, explain_step(name, spec, {}), sizes))
-    return _Lane(engine, weights_digest(classifier), tasks)
+    return _Job(engine, weights_digest(classifier), tasks)
 
 
 def _comparison(run: _Run, methods: Mapping[str, Any], sizes: tuple[int, ...]) -> Comparison:
     known = {row.key: row for row in run.rows}
     keys = [
-        (sha256, lane.engine.classifier.name, lane.digest, name, size)
-        for lane in run.lanes
+        (sha256, job.engine.classifier.name, job.digest, name, size)
+        for job in run.jobs
         for size in sizes
         for name in methods
         for sha256 in run.photos
@@ -399,14 +399,14 @@ def _described(row: Row, label: str, view: View, outcome: Outcome) -> Row:
     )
 
 
-def _other_maps(lane: _Lane, task: _Task, view: View, settings: CompareSettings) -> dict[str, np.ndarray]:
-    """Return the further maps that the measures need, by the same program."""
-    engine, needs = lane.engine, {MEASURES[name].needs for name in settings.measures}
+def _other_maps(job: _Job, task: _Task, view: View, settings: CompareSettings) -> dict[str, np.ndarray]:
+    """Return the additional maps that the measures need, computed by the same program."""
+    engine, needs = job.engine, {MEASURES[name].needs for name in settings.measures}
     others = {}
     if "randomized" in needs:
-        if lane.randomized is None:
-            lane.randomized = randomized(engine.classifier, view.subject.image, settings.seed)
-        others["randomized"] = engine.run(task.step, view, lane.randomized).value.importance
+        if job.randomized is None:
+            job.randomized = randomized(engine.classifier, view.subject.image, settings.seed)
+        others["randomized"] = engine.run(task.step, view, job.randomized).value.importance
     if "other_class" in needs:
         target = _other_class(view, len(engine.classifier.labels))
         other = view._replace(subject=view.subject._replace(target=target))
@@ -421,7 +421,7 @@ def _other_class(view: View, classes: int) -> Array:
 
 
 def randomized(classifier: Any, image: Array, seed: int) -> Any:
-    """Return the classifier with all parameters shuffled; only the shape of the image [H, W, C] counts."""
+    """Return the classifier with all parameters shuffled; only the shape of the image [H, W, C] matters."""
     first = metrics.layer_names(classifier, image)[-1]
     [copy] = metrics.randomize(classifier, image, key=jax.random.key(seed), layers=[first])
     return copy.classifier

@@ -30,7 +30,7 @@ class Example(NamedTuple):
 
 
 class Dataset(Protocol):
-    """Images in random access, as needed by several hosts and for resuming."""
+    """Random access to images, as needed for several hosts and for resuming."""
 
     @property
     def identities(self) -> Sequence[str]:
@@ -140,9 +140,9 @@ def _check_crops(model: Any) -> Any:
 
 
 def _check_identity(identity: str, seen: set[str]) -> None:
-    """Raise a ValueError unless an identity is a new, non-empty text; then add it to `seen`."""
+    """Raise a ValueError unless an identity is a new, non-empty string; then add it to `seen`."""
     if not isinstance(identity, str) or not identity:
-        raise ValueError(f"an identity must be a text that is not empty, got {identity!r}.")
+        raise ValueError(f"an identity must be a non-empty string, got {identity!r}.")
     if identity in seen:
         raise ValueError(f"two images have the identity {identity!r}; each must have its own.")
     seen.add(identity)
@@ -214,11 +214,11 @@ def _read_ahead(
 
 
 def load_task(task: ReadTask, image_format: ImageFormat | None) -> LoadedImage:
-    """Read one image and check it against the others (None: it is the first); an error becomes the reason."""
+    """Read one image and check it against the format (None: it is the first); an error becomes the reason."""
     try:
         example = task.load()
-        found = _format_of(example.image)
-        reason = _mismatch(example.image, found, image_format)
+        actual = _format_of(example.image)
+        reason = _mismatch(example.image, actual, image_format)
         prepared = None if reason else request(example.image, example.target)
     except ImageError as error:
         prepared, reason = None, str(error)
@@ -236,19 +236,19 @@ def _format_of(image: Any) -> ImageFormat:
     return ImageFormat(image.shape, "uint8" if image.dtype == np.uint8 else "float32")
 
 
-def _mismatch(image: Any, found: ImageFormat, expected: ImageFormat | None) -> str:
-    if expected is not None and found != expected:
+def _mismatch(image: Any, actual: ImageFormat, expected: ImageFormat | None) -> str:
+    if expected is not None and actual != expected:
         return (
-            f"the image is {found.dtype} {found.shape}, but the first image of the run is {expected.dtype} "
+            f"the image is {actual.dtype} {actual.shape}, but the first image of the run is {expected.dtype} "
             f"{expected.shape}"
         )
-    if found.dtype == "float32" and not np.isfinite(image).all():
+    if actual.dtype == "float32" and not np.isfinite(image).all():
         return "the image holds NaN or infinite values"
     return ""
 
 
 def probe_format(source: Dataset | Stream) -> tuple[Dataset | Stream, ImageFormat]:
-    """Return the format of the first usable image, and the data set with that image still in it.
+    """Return the data set, with no image consumed, and the format of its first usable image.
 
     Raises:
       ValueError: no image is usable.
@@ -258,7 +258,7 @@ def probe_format(source: Dataset | Stream) -> tuple[Dataset | Stream, ImageForma
         head: list[Example] = []
         for example in rest:
             head.append(example)
-            if load_task(_given(0, example), None).request is not None:
+            if load_task(_read_task(0, example), None).request is not None:
                 return Stream(chain(head, rest)), _format_of(example.image)
         raise ValueError(
             f"none of {len(head)} images is usable: each must be an Example with a finite image."
@@ -272,16 +272,16 @@ def probe_format(source: Dataset | Stream) -> tuple[Dataset | Stream, ImageForma
     raise ValueError(f"none of {len(source.identities)} images can be read: {reason}")
 
 
-def _given(row: int, example: Example) -> ReadTask:
+def _read_task(row: int, example: Example) -> ReadTask:
     return ReadTask(row, example.identity, lambda: example)
 
 
 # ---------------------------------------------------------------------------------------------------------
-# What is left to do
+# Pending work
 
 
 class WorkPlan:
-    """The pending rows of a store, and where their images come from.
+    """The pending rows of a store, and the source of their images.
 
     Args:
       store: with a row for every image of a data set; a stream adds its rows as it goes.
@@ -310,7 +310,7 @@ class WorkPlan:
         return self.total is not None and self.before == self.total
 
     def tasks(self) -> Iterator[ReadTask]:
-        """Yield what is pending, in the order of the data set."""
+        """Yield the pending tasks in the order of the data set."""
         if isinstance(self._source, Stream):
             yield from self._streamed(self._source)
             return
@@ -335,7 +335,7 @@ class WorkPlan:
             if row in self._done:
                 self.before += 1
             else:
-                yield _given(row, example)
+                yield _read_task(row, example)
         self.store.resize(self._used)
 
     def _new_row(self, identity: str) -> int:

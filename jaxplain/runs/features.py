@@ -1,7 +1,7 @@
 """Features of photos in class folders: extracted once, in batches, and cached on disk.
 
 A photo's features are stored under the digest of its file, in a folder named after the model, its weights,
-its input and the layer. So a photo that was renamed, moved or copied is recognised, and one that changed is
+its input and the layer. So a photo that was renamed, moved or copied is recognized, and one that changed is
 extracted again. An interrupted extraction resumes where it stopped.
 """
 
@@ -73,11 +73,11 @@ class Extraction:
 
 
 class FeatureStore:
-    """Features by the digests of the photos' files, in one folder per model, weights and layer.
+    """Features keyed by the digest of the photo's file, in one folder per model, weights and layer.
 
     Args:
       root: folder of all stores.
-      classifier: whose features.
+      classifier: computes the features.
       layer: a layer of `jaxplain.xnn.Trunk`.
     """
 
@@ -101,13 +101,13 @@ class FeatureStore:
         self._features.update(zip(digests.tolist(), features, strict=True))
 
     def missing(self, photos: list[LabelledPhoto]) -> list[LabelledPhoto]:
-        """Return the photos that the store lacks, each content once."""
+        """Return the photos that are not in the store, without copies."""
         return list({photo.sha256: photo for photo in photos if photo.sha256 not in self._features}.values())
 
     def extract(
         self, photos: list[LabelledPhoto], on_batch: Callable[[int], None] = lambda count: None
     ) -> Extraction:
-        """Return the features of photos; those that the store lacks are extracted and stored.
+        """Return the features of photos; those not in the store are extracted and stored.
 
         If this is interrupted, everything extracted so far is on disk.
 

@@ -1,4 +1,4 @@
-"""Attention graphs of photos: the work of `jaxplain sag` and `jaxplain sag-stats`."""
+"""Attention graphs of photos, for `jaxplain sag` and `jaxplain sag-stats`."""
 
 import json
 import time
@@ -27,7 +27,7 @@ MAX_CHILDREN = 3  # of a node that are drawn
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """What is done with every photo of a run.
+    """Settings applied to every photo of a run.
 
     Raises:
       ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
@@ -35,7 +35,7 @@ class GraphSettings:
 
     grid: tuple[int, int] = (7, 7)
     beam_width: int = 5
-    candidates: int | None = 15  # patches that each set proposes; None: all
+    candidates: int | None = 15  # most promising patches to extend each set by; None: all
     threshold: float = 0.9
     max_size: int = 20
     max_explanations: int = 30
@@ -65,7 +65,7 @@ class GraphSettings:
 
 
 class GraphProgram(NamedTuple):
-    """Settings compiled for a classifier; every photo of a run goes through it."""
+    """Settings compiled for a classifier, used for every photo of a run."""
 
     settings: GraphSettings
     engine: Engine
@@ -87,15 +87,15 @@ class GraphedPhoto(NamedTuple):
 
     @property
     def status(self) -> Status:
-        """How the search ended."""
+        """Status of the search."""
         return Status(int(self.result.status))
 
 
 def check_grid(settings: GraphSettings, classifier: Any) -> None:
-    """Refuse settings that a classifier cannot do, before minutes are spent on them.
+    """Refuse settings that do not fit a classifier, before minutes are spent on them.
 
     Raises:
-      ValueError: the target is not a class of it, or the grid is finer than its input.
+      ValueError: the target is not one of its classes, or the grid is finer than its input.
     """
     Engine(classifier).check_target(settings.target)
     (rows, cols), (height, width) = settings.grid, classifier.spec.size
@@ -107,7 +107,7 @@ def check_grid(settings: GraphSettings, classifier: Any) -> None:
 
 
 def search_step(settings: GraphSettings) -> Step:
-    """Make the step that searches a subject's explanations; its value is a `jaxplain.sag.SearchResult`.
+    """Make the step that searches for a subject's explanations; its value is a `jaxplain.sag.SearchResult`.
 
     The map that proposes the candidates is computed in the same program.
     """
@@ -119,11 +119,11 @@ def search_step(settings: GraphSettings) -> Step:
     def run(classifier: Any, subject: Subject) -> sag.SearchResult:
         score = class_score(classifier, subject.target, settings.kind)  # type: ignore[arg-type]
         image, baseline = subject.image, subject.baseline
-        given = shared | options
+        arguments = shared | options
         if settings.candidates is not None:
             proposal = sag.proposal_map(score, image, baseline, **shared)
-            given |= {"proposal": proposal, "candidates": settings.candidates}
-        return sag.search(score, image, baseline, **given)
+            arguments |= {"proposal": proposal, "candidates": settings.candidates}
+        return sag.search(score, image, baseline, **arguments)
 
     compiled_in = replace(settings, target=None, seed=0, max_overlap=0, shown=1)
     return Step(f"sag {compiled_in}", run)
@@ -133,7 +133,7 @@ def compile_graphs(settings: GraphSettings, classifier: Any, engine: Engine | No
     """Compile settings for a classifier: the same programs serve all photos and targets.
 
     Args:
-      settings: what to do.
+      settings: of the search and the graph.
       classifier: of the zoo.
       engine: of the same classifier, baseline and seed, to share its programs; None makes one.
 
@@ -151,7 +151,7 @@ def compile_graphs(settings: GraphSettings, classifier: Any, engine: Engine | No
 
 
 def _compile_graph(program: GraphProgram) -> None:
-    """Grow a graph of two nodes, so that no photo waits for the graph's own program to compile."""
+    """Build a graph of two nodes, to compile the graph's own program before the first photo."""
     height, width = program.engine.classifier.spec.size
     view = program.engine.view(np.zeros((height, width, 3), np.uint8))
     blank = jax.tree_util.tree_map(lambda leaf: np.ones(leaf.shape, leaf.dtype), program.program.shapes)
@@ -166,22 +166,22 @@ def graph_photo(program: GraphProgram, rgb: np.ndarray) -> GraphedPhoto:
 
 
 def graph_view(program: GraphProgram, view: View) -> GraphedPhoto:
-    """Find the explanations of a photo that is ready, and their graph."""
+    """Find the explanations of a prepared photo, and their graph."""
     settings, engine = program.settings, program.engine
-    found = engine.run(program.program.step, view)
+    outcome = engine.run(program.program.step, view)
     start = time.perf_counter()
-    diverse = sag.diverse_subset(found.value, settings.max_overlap)
+    diverse = sag.diverse_subset(outcome.value, settings.max_overlap)
     graph = _graph(program, view, _first(diverse.result, settings.shown))
-    seconds = {"search": found.seconds, "graph": time.perf_counter() - start}
+    seconds = {"search": outcome.seconds, "graph": time.perf_counter() - start}
     hidden = engine.classifier.denormalize(view.subject.baseline)
     return GraphedPhoto(
         view=view,
         hidden=np.clip(np.rint(hidden), 0, 255).astype(np.uint8),
         label=engine.label(view),
-        result=found.value,
+        result=outcome.value,
         diverse=diverse,
         graph=graph,
-        summary=sag.summarize(found.value, graph),
+        summary=sag.summarize(outcome.value, graph),
         seconds=seconds,
     )
 
@@ -200,7 +200,7 @@ def _graph(program: GraphProgram, view: View, result: sag.SearchResult) -> sag.A
 
 
 def _first(result: sag.SearchResult, count: int) -> sag.SearchResult:
-    """Return only the first valid rows: the smallest explanations; of equal size, those of highest score."""
+    """Keep only the first valid rows: the smallest explanations, and among equal sizes the highest scores."""
     return replace(result, valid=result.valid & (np.cumsum(result.valid) <= count))
 
 
@@ -209,10 +209,10 @@ def _first(result: sag.SearchResult, count: int) -> sag.SearchResult:
 
 
 def graph_files(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, bytes]:
-    """Return the files of a result, but for its pictures and page.
+    """Return the files of a result, except for its pictures and page.
 
-    sag.dot, the graph with the three steepest children of each node; logic.txt; sag.json, the record with all
-    explanations and the whole graph.
+    sag.dot, the graph with the three children of largest drop per node; logic.txt; sag.json, the record with
+    all explanations and the whole graph.
     """
     return {
         "sag.dot": graphed.graph.pruned(MAX_CHILDREN).to_dot().encode(),
@@ -225,7 +225,7 @@ def read_summaries(folder: Path) -> list[sag.Summary]:
     """Return the summaries of the results in the sub-folders of a folder, in order of their names.
 
     Raises:
-      ValueError: a record that cannot be read; says which.
+      ValueError: a record cannot be read; the message names it.
     """
     summaries = []
     for path in sorted(folder.glob(f"*/{RECORD}")):
@@ -234,13 +234,13 @@ def read_summaries(folder: Path) -> list[sag.Summary]:
             summaries.append(sag.Summary.from_dict(record["summary"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} cannot be read: {error}. Make it again with jaxplain sag, or remove its folder."
+                f"{path} cannot be read: {error}. Recreate it with jaxplain sag, or remove its folder."
             ) from error
     return summaries
 
 
 def graph_facts(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, str]:
-    """Return what a page says of how the graph was made, by heading."""
+    """Return the settings and counts shown on the graph's page, by heading."""
     settings = program.settings
     shown, diverse = len(graphed.graph.explanations), int(graphed.diverse.chosen.sum())
     patches = f"{settings.max_overlap} patch{'es' * (settings.max_overlap != 1)}"

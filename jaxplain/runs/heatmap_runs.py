@@ -1,4 +1,4 @@
-"""Heatmaps of photos by any method of the registry: the work of `jaxplain explain` and `jaxplain demo`."""
+"""Heatmaps of photos by any method of the registry, for `jaxplain explain` and `jaxplain demo`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ PRESETS = ("default", "paper")
 
 @dataclass(frozen=True)
 class HeatmapSettings:
-    """What is done with every photo of a run.
+    """Settings applied to every photo of a run.
 
     Raises:
       ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
@@ -62,11 +62,11 @@ class HeatmapSettings:
         if self.method not in masks.PAPER:
             raise ValueError(
                 f"there are published settings for {', '.join(masks.PAPER)}, not for {self.method}: "
-                "leave out --preset."
+                "omit --preset."
             )
 
     def _refuse(self, option: str) -> None:
-        """Raise the registry's error for an unknown option; one of other methods gets a plainer one."""
+        """Raise the registry's error for an unknown option, a plainer one for an option of other methods."""
         if any(option in parameters(spec, {}) for spec in METHODS.values()):
             own = ", ".join(parameters(self.spec, {})) or "none"
             raise ValueError(f"{self.method} has no option {option}; its options are: {own}.")
@@ -74,7 +74,7 @@ class HeatmapSettings:
 
     @property
     def spec(self) -> MethodSpec:
-        """The method as the registry lists it."""
+        """The method's entry in the registry."""
         return METHODS[self.method]
 
     @property
@@ -84,14 +84,14 @@ class HeatmapSettings:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Every option of the method, defaults included, and the batch size that the platform decides."""
+        """Every option of the method, including defaults and the platform's batch size."""
         chosen = parameters(self.spec, self.given)
         batch_size = chosen.get("batch_size")
         return chosen | {"batch_size": funnel.default_batch_size() if batch_size is None else batch_size}
 
 
 class HeatmapProgram(NamedTuple):
-    """Settings compiled for a classifier; every photo of a run goes through it."""
+    """Settings compiled for a classifier, used for every photo of a run."""
 
     settings: HeatmapSettings
     engine: Engine
@@ -110,15 +110,15 @@ class ExplainedPhoto(NamedTuple):
 
     @property
     def status(self) -> Status:
-        """How the method ended."""
+        """Status of the explanation."""
         return Status(int(self.explanation.status))
 
 
 def check_fits(settings: HeatmapSettings, classifier: Any) -> None:
-    """Refuse settings that a classifier cannot do, before minutes are spent on them.
+    """Refuse settings that do not fit a classifier, before minutes are spent on them.
 
     Raises:
-      ValueError: the target is not a class of it, or the map is finer than its input.
+      ValueError: the target is not one of its classes, or the map is finer than its input.
     """
     Engine(classifier).check_target(settings.target)
     if "size" in settings.parameters:
@@ -126,7 +126,7 @@ def check_fits(settings: HeatmapSettings, classifier: Any) -> None:
 
 
 def check_size(size: int | tuple[int, int], classifier: Any) -> None:
-    """Raise a ValueError where a map of this size, rows and columns, is finer than the input."""
+    """Raise a ValueError if a map of this size, rows and columns, is finer than the input."""
     (rows, cols), (height, width) = as_pair(size, "size"), classifier.spec.size
     if rows > height or cols > width:
         raise ValueError(
@@ -152,7 +152,7 @@ def compile_heatmaps(settings: HeatmapSettings, classifier: Any) -> HeatmapProgr
 def explain_photo(program: HeatmapProgram, rgb: np.ndarray) -> ExplainedPhoto:
     """Explain one photo, uint8 [H, W, 3] of any size.
 
-    Its key comes from the seed and its pixels, so that a result depends on neither order nor file name.
+    Its key depends on the seed and its pixels only, so the result does not depend on order or file name.
     """
     settings, engine = program.settings, program.engine
     view = engine.view(rgb, settings.target)
@@ -163,7 +163,7 @@ def explain_photo(program: HeatmapProgram, rgb: np.ndarray) -> ExplainedPhoto:
 
 
 def heatmap_files(program: HeatmapProgram, photo: Photo, explained: ExplainedPhoto) -> dict[str, bytes]:
-    """Return the files of a result, but for its pictures.
+    """Return the files of a result, except for its pictures.
 
     importance.npy [h, w] (the method's own resolution) and saliency.npy [H, W] (the image's), float32, raw
     values; result.json, how they were made.

@@ -1,4 +1,4 @@
-"""The measures of a comparison: what is computed from each map, and which direction is good."""
+"""The measures of a comparison: what is computed from each map, and which direction is better."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -12,7 +12,7 @@ Extra = Literal["", "randomized", "other_class"]
 
 
 class MeasuredMap(NamedTuple):
-    """Everything known of one map; the measures are functions of it."""
+    """One map and what its measures are computed from."""
 
     importance: Array  # [h, w], at the size that is measured
     curves: metrics.Curves
@@ -27,7 +27,7 @@ class Measure(NamedTuple):
     compute: Callable[[MeasuredMap], Array]  # -> []
     better: Literal["low", "high"]
     about: str
-    needs: Extra = ""  # another explanation of the same photo, which takes as long again
+    needs: Extra = ""  # an additional map of the same photo, which doubles the time
 
 
 def _drop(measured: MeasuredMap) -> Array:
@@ -43,8 +43,8 @@ def _increase(measured: MeasuredMap) -> Array:
 def _similarity(importance: Array, other: Array | None) -> Array:
     """Return the absolute rank correlation; 0 where the other map is constant.
 
-    A mask method that finds nothing to explain, in a network without its weights or for a class of no
-    probability, leaves its mask as it was: the map has vanished, which is what the check asks for.
+    A mask method that finds nothing to explain, in a randomized network or for a class of near-zero
+    probability, leaves its mask unchanged: the map has vanished, which passes the check.
     """
     assert other is not None
     rank = jnp.abs(metrics.rank_correlation(importance, other))
@@ -65,7 +65,7 @@ MEASURES: dict[str, Measure] = {
     "rise": Measure(
         lambda measured: metrics.adversarial_rise(measured.curves.fraction, measured.curves.insertion),
         "low",
-        "share of the cells at which the insertion curve reaches half of its end; late if adversarial",
+        "share of the cells at which the insertion curve reaches half its final value; high if adversarial",
     ),
     "average_drop": Measure(
         _drop, "low", "percentage of the probability lost when only the map's part of the photo is shown"
@@ -76,7 +76,7 @@ MEASURES: dict[str, Measure] = {
     "gini": Measure(
         lambda measured: metrics.gini(measured.importance),
         "high",
-        "sparseness of the map: 0 uniform, 1 a single cell",
+        "sparsity of the map: 0 uniform, 1 a single cell",
     ),
     "parameter_randomization": Measure(
         lambda measured: _similarity(measured.importance, measured.randomized),

@@ -1,4 +1,4 @@
-"""Explanation networks for class folders of photos: fitting, looking at photos, saving, loading."""
+"""Explanation networks for class folders of photos: fitting, explaining photos, saving, loading."""
 
 import json
 from collections.abc import Callable
@@ -24,18 +24,19 @@ from jaxplain.xnn import CheckpointError, ExplanationNetwork
 
 RECORD = "xnn.json"  # marks a folder as explanation networks
 PROBE, NETWORKS = "probe.safetensors", "networks"
-SIZE = 14  # of an x-feature's masks: x-features are parts, and coarser masks are smoother
-STEPS = 6000  # lower bound for the steps of the descent
+# Of an x-feature's masks: x-features are object parts, and coarser masks are smoother.
+SIZE = 14
+STEPS = 6000  # minimum number of optimization steps
 TOP, TYPICAL = 6, 3  # photos listed for each x-feature, and for each class
 _REFIT = "Fit again with jaxplain xnn fit."
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How networks are fitted.
+    """Settings of a fit.
 
     Raises:
-      ValueError: a number out of range, an unknown layer, no class or one twice.
+      ValueError: a number out of range, an unknown layer, no class, or the same class twice.
     """
 
     explained: tuple[str, ...]  # names of the classes that get a network
@@ -71,7 +72,7 @@ class FeatureDataset(NamedTuple):
 
 
 class BeforeAfter(NamedTuple):
-    """A measure with the probe's logit, and with the network's in its place."""
+    """A measure computed with the probe's logit, and with the network's in its place."""
 
     before: float
     after: float
@@ -102,7 +103,7 @@ class FittedNetworks(NamedTuple):
 def dataset(
     photos: list[LabelledPhoto], features: np.ndarray, names: list[str], holdout: float
 ) -> FeatureDataset:
-    """Split by the digests of the files, so that adding other photos does not move a photo to the other side.
+    """Split by the digests of the files, so that the split does not depend on names or order.
 
     Raises:
       ValueError: a class without training photos.
@@ -128,7 +129,7 @@ def fit_networks(
     """Fit a linear probe to all classes, and one SRAE to each explained class.
 
     Args:
-      settings: how, and which classes.
+      settings: of the fit, including the classes to explain.
       data: photos of all classes.
       on_start: called with a description of each fit before it starts.
       on_done: called after each fit.
@@ -155,7 +156,7 @@ def fit_networks(
 
 
 def schedule(photos: int, batch_size: int = 50) -> dict[str, int]:
-    """Return the epochs of a fit to `photos` photos: the published 120, and more if that is too few steps."""
+    """Return the epochs of a fit to `photos` photos: the published 120, or more if it is too few steps."""
     epochs = max(120, -(-STEPS // max(1, photos // batch_size)))
     return {"epochs": epochs, "decay_every": epochs // 3}
 
@@ -188,7 +189,9 @@ def _fit_class(
         diagnosis=xnn.diagnose(fit.srae, unseen, before[:, index], every_logit=before, label=index),
         recall=recall,
         precision=precision,
-        means=np.stack([contributions[row_labels == at].mean(0) for at in range(len(data.names))], axis=1),
+        means=np.stack(
+            [contributions[row_labels == label].mean(0) for label in range(len(data.names))], axis=1
+        ),
         top=[
             [(int(rows[row]), float(column[row])) for row in np.argsort(-column)[:TOP] if column[row] > 0]
             for column in active.T
@@ -198,7 +201,7 @@ def _fit_class(
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Looking at photos
+# Explaining photos
 
 
 class PreparedPhoto(NamedTuple):
@@ -211,7 +214,7 @@ class PreparedPhoto(NamedTuple):
 
 
 class FeatureMap(NamedTuple):
-    """Where an x-feature looks on a photo."""
+    """The heatmap of an x-feature on a photo."""
 
     activation: float
     status: Status | None  # None: the x-feature is not active, and nothing was run
@@ -248,7 +251,7 @@ class LoadedNetworks(NamedTuple):
         return np.array([one["mean_contributions"] for one in self.entry(name)["x_features"]], np.float64)
 
     def prepare(self, name: str, rgb: np.ndarray) -> PreparedPhoto:
-        """Crop and normalise a photo, choose its baseline and key, compute its features."""
+        """Crop and normalize a photo, choose its baseline and key, compute its features."""
         pixels = self.classifier.crop_and_resize(rgb)
         trunk = next(iter(self.explained.values())).trunk
         return PreparedPhoto(name, pixels, *_prepare(_ProbedClassifier(trunk, self.probe), request(pixels)))
@@ -308,7 +311,7 @@ def _explain(score: xnn.FeatureScore, subject: Subject, size: int) -> Explanatio
 
 
 class FitSource(NamedTuple):
-    """Where the features of a fit come from."""
+    """The source of the features of a fit."""
 
     folder: Path  # of the photos
     model: str
@@ -319,7 +322,7 @@ class FitSource(NamedTuple):
 def save_networks(
     folder: Path, settings: FitSettings, source: FitSource, data: FeatureDataset, fitted: FittedNetworks
 ) -> None:
-    """Write everything about a fit to a folder, whole or not at all.
+    """Write everything about a fit to a folder, atomically.
 
     xnn.json, the record; probe.safetensors; networks/INDEX.safetensors, one per explained class.
 
@@ -342,44 +345,48 @@ def save_networks(
         "holdout": settings.holdout,
         "options": plain(settings.options),
         "probe_accuracy": number(fitted.accuracy),
-        "classes": [_class_record(one, source.folder, data) for one in fitted.classes],
+        "classes": [_class_record(fitted_class, source.folder, data) for fitted_class in fitted.classes],
     }
     with staged_folder(folder, marker=RECORD) as staging:
         (staging / NETWORKS).mkdir()
-        for one in fitted.classes:
-            xnn.save(staging / network_file(one.target), one.fit.srae, {"class": one.name})
+        for fitted_class in fitted.classes:
+            xnn.save(
+                staging / network_file(fitted_class.target),
+                fitted_class.fit.srae,
+                {"class": fitted_class.name},
+            )
         xnn.save_probe(staging / PROBE, fitted.probe)
         (staging / RECORD).write_bytes(to_json(record))
 
 
 def network_file(index: int) -> str:
-    """Return the file of a class's network within its folder; numbered, as class names may hold anything."""
+    """Return the file of a class's network within its folder; numbered, as names may hold any characters."""
     return f"{NETWORKS}/{index:04d}.safetensors"
 
 
-def _class_record(one: FittedClass, folder: Path, data: FeatureDataset) -> dict[str, Any]:
+def _class_record(fitted_class: FittedClass, folder: Path, data: FeatureDataset) -> dict[str, Any]:
     def photo(row: int) -> dict[str, str]:
         path, label, sha256 = data.photos[row]
         return {"photo": str(path.relative_to(folder)), "class": label, "sha256": sha256}
 
-    weights = one.fit.srae.weights[:, 0]
+    weights = fitted_class.fit.srae.weights[:, 0]
     return {
-        "class": one.name,
-        "index": one.target,
-        "status": Status(int(one.fit.status)).name.lower(),
-        "rounds": int(one.fit.rounds),
-        "loss_weights": {name: number(value) for name, value in one.fit.weights._asdict().items()},
-        "diagnosis": {name: number(value) for name, value in one.diagnosis._asdict().items()},
-        "recall": numbers(one.recall),
-        "precision": numbers(one.precision),
-        "typical": [photo(row) for row in one.typical],
+        "class": fitted_class.name,
+        "index": fitted_class.target,
+        "status": Status(int(fitted_class.fit.status)).name.lower(),
+        "rounds": int(fitted_class.fit.rounds),
+        "loss_weights": {name: number(value) for name, value in fitted_class.fit.weights._asdict().items()},
+        "diagnosis": {name: number(value) for name, value in fitted_class.diagnosis._asdict().items()},
+        "recall": numbers(fitted_class.recall),
+        "precision": numbers(fitted_class.precision),
+        "typical": [photo(row) for row in fitted_class.typical],
         "x_features": [
             {
                 "weight": number(weights[k]),
-                "mean_contributions": numbers(one.means[k]),
+                "mean_contributions": numbers(fitted_class.means[k]),
                 "top": [photo(row) | {"activation": number(value)} for row, value in top],
             }
-            for k, top in enumerate(one.top)
+            for k, top in enumerate(fitted_class.top)
         ],
     }
 

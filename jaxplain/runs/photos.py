@@ -64,7 +64,7 @@ def read_photo(path: Path) -> Photo:
 
 
 def read_photos(paths: Iterable[Path]) -> Readable:
-    """Read photos, and collect why the others cannot be read."""
+    """Read photos, and collect the reasons for those that cannot be read."""
     readable = Readable([], [])
     for path in paths:
         try:
@@ -75,7 +75,7 @@ def read_photos(paths: Iterable[Path]) -> Readable:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise a ValueError unless the path is a folder; says whether it is a file or does not exist."""
+    """Raise a ValueError if the path is a file or does not exist."""
     if not folder.is_dir():
         raise ValueError(
             f"{folder} is a file, not a folder: name the folder that holds the photos."
@@ -87,11 +87,11 @@ def check_folder(folder: Path) -> None:
 def no_photos(folder: Path) -> ValueError:
     """Return the error for a folder without photos."""
     endings = ", ".join(sorted(SUFFIXES))
-    return ValueError(f"there are no photos in {folder}: name a folder with some ({endings}).")
+    return ValueError(f"there are no photos in {folder}: choose a folder with photos ({endings}).")
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """Return the photos of a folder, by the endings of their names, in alphabetical order."""
+    """Return the photos of a folder, by file extension, in alphabetical order."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 

@@ -1,4 +1,4 @@
-"""Records of results: what JSON and NumPy files say of how a result was made."""
+"""Records of results: JSON and NumPy files that describe how a result was made."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ import numpy as np
 import jaxplain
 from jaxplain.runs.photos import Photo
 
-_LONGEST = 1000  # numbers of an array that a record lists; longer ones belong into a file of their own
+_LONGEST = 1000  # maximum length of an array in a record; longer ones belong in their own file
 
 
 def origin(photo: Photo) -> dict[str, Any]:
@@ -48,18 +48,18 @@ def npz(**arrays: Any) -> bytes:
 
 
 def number(value: Any) -> float | None:
-    """Return a float with float32's digits; None for NaN and infinity, which JSON does not have."""
+    """Return a float rounded to float32's precision; None for NaN and infinity, which JSON does not have."""
     number = float(value)
     return float(f"{number:.7g}") if np.isfinite(number) else None
 
 
 def numbers(values: Any) -> list[float | None]:
-    """Return floats as `number` makes them."""
+    """Return floats rounded by `number`."""
     return [number(value) for value in values]
 
 
 def plain(value: Any) -> Any:
-    """Return options of a method as JSON can hold them."""
+    """Convert options of a method to JSON-serializable values."""
     if is_dataclass(value) and not isinstance(value, type):
         parts = {part.name: plain(getattr(value, part.name)) for part in fields(value)}
         return {"name": type(value).__name__, **parts}
@@ -73,9 +73,9 @@ def plain(value: Any) -> Any:
 
 
 def details(value: Any) -> Any:
-    """Return the details of an explanation as JSON can hold them: numbers and short series, by name.
+    """Convert the details of an explanation to JSON-serializable values: numbers and short series, by name.
 
-    Arrays of two or more axes (masks, maps) and long ones are left out.
+    Arrays of two or more axes (masks, maps) and long ones are omitted.
 
     Example:
       >>> from typing import NamedTuple
@@ -105,7 +105,7 @@ def _named_parts(value: Any) -> dict[str, Any]:
 
 
 def error_line(error: Exception) -> str:
-    """Return the type and first line of an error; the other lines are for programmers."""
+    """Return the type and first line of an error; the other lines are for developers."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

@@ -40,7 +40,7 @@ def _ignore(doing: str) -> None:
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What is done with every photo of a run.
+    """Settings applied to every photo of a run.
 
     Raises:
       ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
@@ -64,13 +64,13 @@ class ReportSettings:
 
 
 class ReportProgram(NamedTuple):
-    """Settings compiled for a classifier. What cannot be compiled is a string: the reason."""
+    """Settings compiled for a classifier. A part that cannot be compiled is a string, the reason."""
 
     settings: ReportSettings
     engine: Engine
-    specs: Mapping[str, MethodSpec]  # the control among them if sanity is checked
+    specs: Mapping[str, MethodSpec]  # including the control if sanity is checked
     steps: Mapping[str, Step | str]
-    graphs: GraphProgram | str | None  # None: not asked for
+    graphs: GraphProgram | str | None  # None: not requested
     compile_seconds: float
 
 
@@ -79,7 +79,7 @@ class SanityCheck(NamedTuple):
 
     importance: np.ndarray | None  # [size, size]; None if the method failed there
     similarity: float  # |rank correlation| of the two maps; 0 if the other is constant, NaN if unknown
-    constant: bool  # nothing is left of the map
+    constant: bool  # whether the map of the shuffled network is constant
 
 
 class MethodReport(NamedTuple):
@@ -89,7 +89,7 @@ class MethodReport(NamedTuple):
     reason: str = ""  # why there is no map; empty if there is one
     importance: np.ndarray | None = None  # [size, size], as shown and measured
     curves: Curves | None = None  # of NumPy arrays
-    check: SanityCheck | None = None  # None: not asked for
+    check: SanityCheck | None = None  # None: not requested
     evaluations: int | None = None  # images through the model; None if unknown
     seconds: float = 0.0
     compile_seconds: float = 0.0
@@ -102,15 +102,15 @@ class PhotoReport(NamedTuple):
     probabilities: np.ndarray  # [K]
     methods: tuple[MethodReport, ...]  # in the order of the settings
     control: MethodReport | None  # None: sanity is not checked
-    graph: GraphedPhoto | str | None  # a string: why there is none; None: not asked for
+    graph: GraphedPhoto | str | None  # a string: why there is none; None: not requested
     seconds: float
 
 
 def check_report(settings: ReportSettings, classifier: Any) -> None:
-    """Refuse settings that a classifier cannot do, before minutes are spent on them.
+    """Refuse settings that do not fit a classifier, before minutes are spent on them.
 
     Raises:
-      ValueError: the target is not a class of it, or the maps are finer than its input.
+      ValueError: the target is not one of its classes, or the maps are finer than its input.
     """
     Engine(classifier).check_target(settings.target)
     check_size(settings.size, classifier)
@@ -122,9 +122,9 @@ def compile_report(
     """Compile settings for a classifier: one program per method, for all photos and targets.
 
     Args:
-      settings: what to do.
+      settings: of the report.
       classifier: of the zoo.
-      on_progress: called with what is being compiled.
+      on_progress: called with the name of each program before it is compiled.
 
     Raises:
       ValueError: the settings do not fit the classifier; see `check_report`.
@@ -148,9 +148,9 @@ def compile_report(
 
 
 def report_photo(program: ReportProgram, rgb: np.ndarray, on_progress: OnProgress = _ignore) -> PhotoReport:
-    """Explain one photo, uint8 [H, W, 3] of any size, with everything that was asked for.
+    """Explain one photo, uint8 [H, W, 3] of any size, with all requested parts.
 
-    A method that fails is a `MethodReport` with its reason; the others are not affected. Maps and measures
+    A method that fails gets a `MethodReport` with the reason; the others are not affected. Maps and measures
     are those of `jaxplain explain` and `jaxplain compare` with the same seed.
     """
     start = time.perf_counter()
@@ -186,13 +186,13 @@ _PROBABILITIES = Step("probabilities", _softmax)
 def _compiled(engine: Engine, step: Step, settings: ReportSettings) -> Step:
     program = engine.compile(step)
     if program.shapes.importance.shape == (settings.size, settings.size):
-        # The measures of all maps are one program, which now no photo has to wait for.
+        # All maps share one program for their measures; compile it before the first photo.
         engine.compile(step, n_steps=settings.curve_steps, confidence=False)
     return step
 
 
 def _or_reason(work: Callable[[], Any]) -> Any:
-    """Return the result, or as a string why there is none: a user's own method may raise anything."""
+    """Return the result, or the error as a string: a user's own method may raise anything."""
     try:
         return work()
     except Exception as error:

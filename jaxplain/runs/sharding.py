@@ -36,14 +36,14 @@ CHOICES = (*methods.METHODS, SAG)  # what `make_recipe` makes
 _LONGEST_WAIT = 7 * 24 * 3600  # seconds for which a finished process waits for the others before it ends
 
 # ---------------------------------------------------------------------------------------------------------
-# What is done with one image
+# Explaining one image
 
 
 class ExplainFunction(Protocol):
     """A pure function of one image, traced by JAX."""
 
     def __call__(self, model: Any, image: Array, target: Array, key: Array, /) -> Any:
-        """Return what to keep of one image.
+        """Return the results to store for one image.
 
         Args:
           model: the classifier (or score) of the run.
@@ -58,17 +58,17 @@ class ExplainFunction(Protocol):
 
 
 class Recipe:
-    """A base class: a frozen dataclass that explains a `Subject`, whose fields are recorded and compared."""
+    """Base class of recipes: frozen dataclasses that explain a `Subject`; their fields are recorded."""
 
     baseline: str
 
     def __call__(self, model: Any, subject: Subject) -> Any:
-        """Return what to keep of one image, a pytree of arrays; traced by JAX."""
+        """Return the results to store for one image, a pytree of arrays; traced by JAX."""
         raise NotImplementedError
 
 
 class MapResult(NamedTuple):
-    """What a `MethodRecipe` keeps of an image."""
+    """The results that a `MethodRecipe` stores for an image."""
 
     importance: Array  # float32 [h, w] at the method's own resolution, high = important
     status: Array  # int32 [], a `jaxplain.Status`
@@ -86,7 +86,7 @@ class MethodRecipe(Recipe):
       size: rows and columns of the map, for methods that have this option; every map is measured at this
         size.
       baseline: name of the baseline; see `jaxplain.baseline`.
-      n_steps: about how many points the deletion and insertion curves have.
+      n_steps: approximate number of points on the deletion and insertion curves.
       options: further options of the method, by name.
 
     Raises:
@@ -109,13 +109,13 @@ class MethodRecipe(Recipe):
     def __call__(self, model: Any, subject: Subject) -> MapResult:
         """Explain one image and measure the map."""
         options = {"size": self.size, **self.options}
-        found = explain_step(self.method, methods.METHODS[self.method], options).run(model, subject)
-        measured = resize_map(found.importance, (self.size, self.size))
+        explanation = explain_step(self.method, methods.METHODS[self.method], options).run(model, subject)
+        measured = resize_map(explanation.importance, (self.size, self.size))
         score = class_score(model, subject.target)
         curves = insertion_deletion(score, subject.image, subject.baseline, measured, n_steps=self.n_steps)
-        usable = (found.status == Status.OK) & (jnp.ptp(measured) > 0)
+        usable = (explanation.status == Status.OK) & (jnp.ptp(measured) > 0)
         areas = (jnp.where(usable, area, jnp.nan) for area in (curves.deletion_auc, curves.insertion_auc))
-        return MapResult(found.importance, found.status, found.evaluations, *areas)
+        return MapResult(explanation.importance, explanation.status, explanation.evaluations, *areas)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def make_recipe(
 
 
 def image_key(seed: int, image: np.ndarray) -> Array:
-    """Return the random key that an explain function gets for an image, to repeat a single one of a run.
+    """Return the random key that an explain function gets for an image, to reproduce its result.
 
     Args:
       seed: of the run.
@@ -210,7 +210,7 @@ class ShardedStep(NamedTuple):
 
 
 def default_per_device_batch() -> int:
-    """Return the images per device per step: 1 on a CPU, where more are not faster, 16 on an accelerator."""
+    """Return the images per device per step: 1 on a CPU, where more is not faster, 16 on an accelerator."""
     return 1 if jax.default_backend() == "cpu" else 16
 
 
@@ -271,7 +271,7 @@ def compile_step(
         mesh=mesh,
         in_specs=(whole, whole, rows),
         out_specs=rows,
-        check_vma=False,  # devices share nothing that would have to be checked
+        check_vma=False,  # devices share nothing to check
     )
     sharded = NamedSharding(mesh, rows)
     start = time.perf_counter()
@@ -283,14 +283,14 @@ def compile_step(
     compiled = jax.jit(step).lower(parameters, seed_array, shapes).compile()
 
     def run(batch: Request) -> ExplainedBatch:
-        # The copy to the devices starts while they still work on the batch before.
+        # The copy to the devices starts while they still work on the previous batch.
         return compiled(parameters, seed_array, jax.device_put(batch, sharded))
 
     return ShardedStep(run, size, time.perf_counter() - start)
 
 
 def stack_requests(requests: Sequence[Request], size: int) -> Request:
-    """Return requests as one batch; one with fewer than `size` images repeats its last."""
+    """Stack requests into a batch of `size` images, repeating the last one as padding."""
     full = [*requests, *[requests[-1]] * (size - len(requests))]
     return jax.tree_util.tree_map(lambda *leaves: np.stack(leaves), *full)
 
@@ -309,7 +309,7 @@ def _explain_share(
     """Explain one device's share of a batch."""
     baseline = explain.baseline if isinstance(explain, Recipe) else None
     prepare = partial(make_subject, model, seed, baseline=baseline)
-    # The model sees a bounded number of images at a time here too.
+    # Bound the number of images per model call here too.
     subjects = jax.lax.map(prepare, requests, batch_size=_model_batch(len(requests.image)))
     result = jax.vmap(partial(_explain_one, explain, model))(subjects)
     return ExplainedBatch(subjects.target, subjects.probability, jax.tree_util.tree_map(_storable, result))
@@ -322,7 +322,7 @@ def _explain_one(explain: "ExplainFunction | Recipe", model: Any, subject: Subje
 
 
 def _model_batch(images: int) -> int:
-    """Return the largest divisor up to the default: a remainder would be a further copy of the network."""
+    """Return the largest divisor up to the default batch; a remainder would compile the network twice."""
     largest = min(images, funnel.default_batch_size())
     return next(size for size in range(largest, 0, -1) if images % size == 0)
 
@@ -352,7 +352,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     given = [value is not None for value in (coordinator, processes, process)]
     if any(given) and not all(given):
         raise ValueError(
-            "coordinator, processes and process go together: give all three, or leave all to the environment."
+            "coordinator, processes and process must be given together, or all left to the environment."
         )
     # JAX's own errors for these are cryptic, or it hangs.
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():

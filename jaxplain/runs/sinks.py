@@ -1,4 +1,4 @@
-"""Sinks: where the results of a run go. Folders of photos for people, rows and maps for machines."""
+"""Sinks: destinations of the results of a run. Folders per photo for people, rows and maps for programs."""
 
 import hashlib
 import itertools
@@ -24,10 +24,10 @@ RowKey = tuple[str, str, str, str, int]
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes], marker: str) -> None:
-    """Write a folder of results, whole or not at all.
+    """Write a folder of results, atomically.
 
     Args:
-      folder: to make, or to replace where it holds an older result.
+      folder: created, or replaced if it holds an older result.
       contents: bytes by file name.
       marker: name of the file that marks a folder as a result.
 
@@ -43,7 +43,7 @@ class PhotoFolders:
     """One output folder per photo, which never replaces the result of another photo.
 
     A photo's folder is named after the file's stem, or its whole name where the run has that stem twice.
-    Where an earlier run left the result of a different photo under that name, a number is added; the older
+    If that name holds the result of a different photo from an earlier run, a number is appended; the older
     result of the same photo (by its bytes) is replaced.
 
     Args:
@@ -69,7 +69,7 @@ class PhotoFolders:
 
 
 def folder_names(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return a folder name for each path; all differ, also where upper and lower case are the same."""
+    """Return a folder name for each path; all differ, even ignoring case."""
     paths = list(dict.fromkeys(paths))
     stems = Counter(_same(path.stem) for path in paths)
     names: dict[Path, str] = {}
@@ -90,7 +90,7 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def _of_another(path: Path, sha256: str) -> bool:
-    """Return whether this is the record of a different photo; one that cannot be read may well be."""
+    """Return whether this is the record of a different photo; assume so if it is damaged."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
@@ -127,7 +127,7 @@ class Row:
 
     @property
     def key(self) -> RowKey:
-        """What distinguishes a row from the others of its run."""
+        """Identifies the row within its run."""
         return self.sha256, self.model, self.weights, self.method, self.size
 
 
@@ -135,13 +135,13 @@ _FIELDS = {part.name for part in fields(Row)}
 
 
 class RowFile:
-    """The rows of a comparison, in a file that grows by one line of JSON per row; the first says what it is.
+    """The rows of a comparison, in a file with one line of JSON per row after a line with the settings.
 
-    A run that was interrupted resumes with the rows that are missing; an incomplete line counts as missing.
+    An interrupted run resumes with the missing rows; an incomplete line counts as missing.
 
     Args:
       path: the file; its folder must exist. None keeps the rows in memory only.
-      settings: what must be the same for all rows.
+      settings: shared by all rows.
 
     Raises:
       ValueError: the file holds the rows of another run; names what differs.
@@ -179,14 +179,14 @@ class RowFile:
         return iter(list(self._rows.values()))  # a copy: an interrupted run may still be adding
 
     def done(self, key: RowKey) -> bool:
-        """Return whether there is a row that need not be tried again."""
+        """Return whether there is a row that need not be computed again."""
         return key in self._rows and self._rows[key].status == OK
 
     def add(self, row: Row) -> None:
-        """Keep a row; when this returns it is on the disk.
+        """Add a row; it is on disk when this returns.
 
         Raises:
-          OutputError: the file cannot be written; it then ends with the row before.
+          OutputError: the file cannot be written; it then ends with the previous row.
         """
         if self.path is not None:
             append_durably(self.path, (json.dumps(asdict(row), allow_nan=False) + "\n").encode())
@@ -202,7 +202,7 @@ def _complete_lines(path: Path) -> list[str]:
 
 
 def _parsed(line: str) -> Row | None:
-    """Parse a row; None for a damaged line, whose row is then made again."""
+    """Parse a row; None for a damaged line, whose row is then computed again."""
     try:
         entry = json.loads(line)
         return Row(**{name: value for name, value in entry.items() if name in _FIELDS})
@@ -222,7 +222,7 @@ class MapFolder:
         self._maps: dict[str, np.ndarray] = {}
 
     def add(self, key: RowKey, importance: np.ndarray) -> None:
-        """Keep a map [h, w] in half precision, scaled to 1 because gradients may be too small for it."""
+        """Store a map [h, w] in half precision, scaled to a maximum of 1 because gradients may underflow."""
         name = _file_name(key)
         self._maps[name] = (importance / max(np.abs(importance).max(), 1e-30)).astype(np.float16)
         if self.path is not None:
@@ -230,7 +230,7 @@ class MapFolder:
             write_atomic(self.path / name, npy(self._maps[name]))
 
     def get(self, key: RowKey) -> np.ndarray | None:
-        """Return the map of a row; None if it was not kept."""
+        """Return the map of a row; None if it was not stored."""
         name = _file_name(key)
         if name not in self._maps and self.path is not None:
             try:

@@ -1,4 +1,4 @@
-"""The run engine: one classifier, the programs compiled for it, and the photos that go through them.
+"""The run engine: one classifier, the programs compiled for it, and the photos it is run on.
 
 A run is a `Subject` x a `Step` x a sink. The engine makes the subjects and runs the steps; sinks are in
 `jaxplain.runs.sinks`.
@@ -42,14 +42,14 @@ class View(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What is computed for every subject."""
+    """A computation for every subject."""
 
-    name: str  # one name, one program: it must say everything that shapes the program
+    name: str  # identifies the program, so it must include all that the program depends on
     run: Callable[[Any, Subject], Any]  # (classifier, subject) -> pytree, traced by JAX
 
 
 class Program(NamedTuple):
-    """A compiled step; every subject of the run goes through it."""
+    """A compiled step, used for every subject of the run."""
 
     step: Step
     run: Callable[..., Any]  # (classifier, subject) -> pytree on the device
@@ -68,7 +68,7 @@ class Measured(NamedTuple):
     """Measures of one map."""
 
     curves: metrics.Curves
-    confidence: metrics.Confidence | None  # None where it was not asked for
+    confidence: metrics.Confidence | None  # None if not requested
 
 
 class _Pending(NamedTuple):
@@ -76,7 +76,7 @@ class _Pending(NamedTuple):
 
     shapes: Any  # of the result
     started: float
-    compiled: Future[tuple[Callable[..., Any], float]]  # and when it was done
+    compiled: Future[tuple[Callable[..., Any], float]]  # and its completion time
 
 
 class Engine:
@@ -105,7 +105,7 @@ class Engine:
         self._pool: ThreadPoolExecutor | None = None
 
     def view(self, rgb: np.ndarray, target: int | None = None) -> View:
-        """Make a photo ready: crop, normalize, choose target, baseline and key.
+        """Prepare a photo: crop, normalize, choose target, baseline and key.
 
         Args:
           rgb: uint8 [H, W, 3], any size.
@@ -120,11 +120,11 @@ class Engine:
         return View(pixels, run(self.classifier, np.uint32(self.seed), request(pixels, target)))
 
     def compile(self, step: Step, *, n_steps: int | None = None, confidence: bool = False) -> Program:
-        """Compile a step, once; and side by side with it what `view` needs.
+        """Compile a step, once, and in parallel the program that `view` needs.
 
         Args:
           step: what to compile.
-          n_steps: also compile the measures of the step's map, with curves of so many steps.
+          n_steps: also compile the measures of the step's map, with curves of this many steps.
           confidence: as in `measure`; with `n_steps`.
 
         Raises:
@@ -148,7 +148,7 @@ class Engine:
         """Run a step on a photo.
 
         Args:
-          step: compiled now where it was not before.
+          step: compiled now unless it was before.
           view: the photo.
           classifier: another one of the same structure, such as one with shuffled parameters.
         """
@@ -240,9 +240,9 @@ def _measure(
     batch_size: int | None,
     confidence: bool,
 ) -> Measured:
-    scene = class_score(classifier, subject.target), subject.image, subject.baseline, importance
-    curves = metrics.insertion_deletion(*scene, n_steps=n_steps, batch_size=batch_size)
-    return Measured(curves, metrics.confidence_on_explanation(*scene) if confidence else None)
+    arguments = class_score(classifier, subject.target), subject.image, subject.baseline, importance
+    curves = metrics.insertion_deletion(*arguments, n_steps=n_steps, batch_size=batch_size)
+    return Measured(curves, metrics.confidence_on_explanation(*arguments) if confidence else None)
 
 
 def explain_step(
@@ -255,9 +255,9 @@ def explain_step(
     """Make the step that explains a subject with a method; its value is an `Explanation`.
 
     Args:
-      name: of the method; with the photo and the seed it decides the random key.
+      name: of the method; with the photo and the seed it determines the random key.
       method: of the registry, or a function of your own; see `jaxplain.explanation.Method`.
-      options: of the method; those that it does not have are not passed to it.
+      options: for the method; those it does not have are dropped.
       kind: of the score; see `jaxplain.class_score`.
 
     Raises:
@@ -270,5 +270,5 @@ def explain_step(
         key = method_key(subject.key, name)
         return apply(method, score, subject.image, subject.baseline, key=key, options=options)
 
-    written = [f"{option}={options[option]!r}" for option in sorted(options)]
-    return Step(" ".join([name, kind, *written]), run)
+    settings = [f"{option}={options[option]!r}" for option in sorted(options)]
+    return Step(" ".join([name, kind, *settings]), run)

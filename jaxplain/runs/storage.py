@@ -1,4 +1,4 @@
-"""Parts of a store of results: location, lock, errors in plain words, columns of text."""
+"""Parts of a result store: location, lock, readable errors, columns of text."""
 
 import json
 import os
@@ -26,7 +26,7 @@ class StoreError(ValueError):
 
 
 class StoreLocation:
-    """Where a store lies: a folder, or an address that TensorStore understands ("gs://bucket/results.zarr")."""
+    """Location of a store: a folder, or a URL that TensorStore understands ("gs://bucket/results.zarr")."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fspath(path)
@@ -34,7 +34,7 @@ class StoreLocation:
 
     @property
     def folder(self) -> Path | None:
-        """The folder; None for an address."""
+        """The folder; None for a URL."""
         return None if "://" in self.name else Path(self.name)
 
     def spec(self, array: str = "") -> dict[str, Any] | str:
@@ -57,10 +57,10 @@ class StoreLocation:
 
 @contextmanager
 def exclusively(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other runs from writing to a folder, and remove files that a killed run left half written.
+    """Keep other runs from writing to a folder, and remove files that a killed run left incomplete.
 
-    Two runs that write to the same chunk would undo each other's rows. The operating system releases the lock
-    when the process ends. An address cannot be locked.
+    Two runs that write to the same chunk would overwrite each other's rows. The operating system releases the
+    lock when the process ends. A URL cannot be locked.
 
     Raises:
       StoreError: another run holds the lock.
@@ -85,7 +85,7 @@ def exclusively(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def plain_errors(path: str) -> Iterator[None]:
-    """Turn TensorStore's exceptions into an `OutputError` in plain words."""
+    """Convert TensorStore's exceptions to an `OutputError` with a readable message."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -95,8 +95,8 @@ def plain_errors(path: str) -> Iterator[None]:
                 f"cannot write {path}: the disk is full. Free some space; committed rows are safe."
             ) from error
         raise OutputError(
-            f"cannot read or write {path}: {text.splitlines()[0].rstrip('.')}. Check the address and your "
-            "permission to write there."
+            f"cannot read or write {path}: {text.splitlines()[0].rstrip('.')}. Check the location and your "
+            "write permission."
         ) from error
 
 

@@ -212,12 +212,12 @@ def create_store(
     *,
     chunk_rows: int,
 ) -> None:
-    """Create an empty store; its metadata are written last, so that an incomplete one counts as none.
+    """Create an empty store; its metadata is written last, so an incomplete one counts as missing.
 
     Args:
-      path: a folder, or an address that TensorStore understands ("gs://bucket/results.zarr").
+      path: a folder, or a URL that TensorStore understands ("gs://bucket/results.zarr").
       leaves: the arrays, by name.
-      config: configuration of the run, JSON-serialisable.
+      config: configuration of the run, JSON-serializable.
       chunk_rows: see `rows_per_chunk`.
 
     Raises:
@@ -271,17 +271,17 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
         )
     try:
         record = json.loads(answer.value)["attributes"]["jaxplain"]
-        found = record["format"]
+        stored_format = record["format"]
     except (ValueError, KeyError, TypeError):
         raise StoreError(
             f"{location.name} does not hold results of jaxplain batch; name a new folder, or one of an "
             "earlier run."
         ) from None
-    if found != FORMAT:
+    if stored_format != FORMAT:
         writer = record.get("config", {}).get("jaxplain", "another version")
         raise StoreError(
-            f"{location.name} has format {found}, written by jaxplain {writer}; this version reads and "
-            f"resumes format {FORMAT} only. Open it with zarr, xarray or the version that wrote it, or "
+            f"{location.name} has format {stored_format}, written by jaxplain {writer}; this version reads "
+            f"and resumes format {FORMAT} only. Open it with zarr, xarray or the version that wrote it, or "
             "choose another folder to compute the results again."
         )
     return ResultStore(location, record)
@@ -299,7 +299,7 @@ def leaves_of(result: Any) -> dict[str, Any]:
 
 
 def check_location(path: str | os.PathLike[str]) -> None:
-    """Refuse a location where no store can be created, as far as that is known without creating anything.
+    """Refuse a location where no store can be created, as far as can be checked without creating anything.
 
     Raises:
       StoreError: other files are there.
@@ -313,7 +313,7 @@ def check_location(path: str | os.PathLike[str]) -> None:
 
 
 def rows_per_chunk(leaves: Mapping[str, LeafSpec], rows: int | None, writers: int = 1) -> int:
-    """Return how many rows a chunk has.
+    """Return the number of rows per chunk.
 
     The largest leaf's file has a few megabytes, and each writer gets several chunks of a run of `rows` images
     (None: unknown), but no more files than necessary.

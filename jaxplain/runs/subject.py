@@ -1,6 +1,6 @@
-"""Subjects: one image made ready for a method.
+"""Subjects: one image prepared for a method.
 
-Its key, baseline and target are decided here and nowhere else, so that the same photo, method and seed give
+Its key, baseline and target are chosen here and nowhere else, so that the same photo, method and seed give
 the same map in every command.
 """
 
@@ -19,7 +19,7 @@ TOP = -1  # stands for "the top prediction" as a target of a compiled program
 
 
 class Request(NamedTuple):
-    """What a compiled program needs to know of one image; under vmap and sharding with a leading axis."""
+    """The input of a compiled program for one image; with a leading axis under vmap and sharding."""
 
     image: Any  # [H, W, C], uint8 pixels or float32 in model space
     target: Any  # int32 [], class index or TOP
@@ -30,14 +30,14 @@ class Subject(NamedTuple):
     """One image as one classifier sees it, ready for a method."""
 
     image: Array  # float32 [H, W, C], model space
-    baseline: Any  # float32 [H, W, C], what hides a pixel; None if none was asked for
+    baseline: Any  # float32 [H, W, C], replaces hidden pixels; None if not requested
     target: Array  # int32 [], the explained class
-    probability: Array  # float32 [], its softmax probability; for a score that is no classifier, the score
+    probability: Array  # float32 [], its softmax probability; for a score that is not a classifier, the score
     key: Array  # the image's random key, for methods; see `method_key`
 
 
 def content_words(image: np.ndarray) -> np.ndarray:
-    """Return what an image adds to its random key: uint32 [2] of the SHA-256 of its values and shape."""
+    """Return an image's part of its random key: uint32 [2] from the SHA-256 of its values and shape."""
     array = np.ascontiguousarray(image)
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes()).digest()
     return np.frombuffer(digest[:8], "<u4").astype(np.uint32)
@@ -69,18 +69,18 @@ def subject_keys(seed: Array | int, words: Array) -> SubjectKeys:
 
 
 def method_key(key: Array, name: str) -> Array:
-    """Return the random key of a method on an image: its name decides, not its place in a list."""
+    """Return the random key of a method on an image: it depends on the name, not the position in a list."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def make_subject(model: Any, seed: Array, asked: Request, *, baseline: str | None) -> Subject:
-    """Make an image ready for a method; traced by JAX.
+    """Prepare an image for a method; traced by JAX.
 
     Args:
       model: a classifier, images [N, H, W, C] -> logits [N, K], or a score, images -> [N].
       seed: uint32 [].
-      asked: which image and class.
-      baseline: name of the baseline (static), see `jaxplain.baseline`; None makes none.
+      asked: the image and the class.
+      baseline: name of the baseline (static), see `jaxplain.baseline`; None: no baseline.
     """
     normalize: Any = getattr(model, "normalize", None)
     image = normalize(asked.image) if asked.image.dtype == jnp.uint8 else asked.image

@@ -47,11 +47,11 @@ class MethodSummary(NamedTuple):
 def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
     """Return the mean and its percentile bootstrap interval (2,000 resamples of the photos, 95%).
 
-    The resamples depend on the seed and the number of values only: means of several methods on the same
-    photos are resampled alike.
+    The resamples depend on the seed and the number of values only, so methods on the same photos share
+    their resamples.
 
     Args:
-      values: one per photo; NaN is left out.
+      values: one per photo; NaN is ignored.
       seed: of the resamples.
 
     Example:
@@ -105,8 +105,8 @@ def _value(row: Row, measure: str) -> float:
 def difference(rows: Iterable[Row], measure: str, one: str, other: str, size: int) -> Interval:
     """Return the mean of one method's measure minus another's, paired over the photos that both explained.
 
-    An interval that excludes 0 says which of the two is better on such photos. The two methods' own intervals
-    may overlap all the same, because photos differ more than methods do.
+    If the interval excludes 0, its sign shows which of the two is better on such photos. The two methods' own
+    intervals may still overlap, because photos differ more than methods do.
 
     Example:
       >>> rows = [Row("a", "1", "m", "w", name, 7, "ok", values={"deletion": value})
@@ -154,7 +154,7 @@ def best(summaries: Iterable[MethodSummary], measure: str) -> float:
 
 
 def groups(summaries: Iterable[MethodSummary]) -> Iterator[tuple[str, int, list[MethodSummary]]]:
-    """Yield the summaries by classifier and size: what is compared with each other."""
+    """Yield the summaries grouped by classifier and size; methods are compared within a group."""
     grouped: dict[tuple[str, int], list[MethodSummary]] = {}
     for summary in summaries:
         grouped.setdefault((summary.model, summary.size), []).append(summary)
@@ -167,7 +167,7 @@ def groups(summaries: Iterable[MethodSummary]) -> Iterator[tuple[str, int, list[
 
 
 def heading(name: str) -> str:
-    """Return a measure's name with an arrow in the direction that is good."""
+    """Return a measure's name with an arrow in the better direction."""
     return f"{name.replace('_', ' ')} {_ARROWS[MEASURES[name].better]}"
 
 
@@ -187,7 +187,7 @@ def format_mean(name: str, value: float) -> str:
 
 
 def markdown(comparison: "Comparison") -> str:
-    """Return tables of means with their intervals, the best in bold, and what failed."""
+    """Return tables of means with their intervals, the best in bold, and a table of failures."""
     measures = comparison.settings.measures
     lines = ["# Comparison of explanations", "", *_facts(comparison), ""]
     for model, size, members in groups(summarize_rows(comparison.rows, measures)):
@@ -209,8 +209,8 @@ def _facts(comparison: "Comparison") -> Iterator[str]:
     yield (
         f"Baseline {settings.baseline}, seed {settings.seed}, curves of {settings.curve_steps} steps, "
         f"jaxplain {settings.record()['jaxplain']}. Maps finer than a size were averaged over its cells, "
-        "coarser ones interpolated. Seconds: median of one explanation, compiled; evaluations: images "
-        "through the model."
+        "coarser ones interpolated. Seconds: median time per explanation, without compiling; evaluations: "
+        "images through the model."
     )
 
 
@@ -241,7 +241,7 @@ def _failures(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """Escape what would break the table: names and reasons may hold anything."""
+    """Escape characters that would break the table; names and reasons may hold any."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 

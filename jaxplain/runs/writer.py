@@ -1,4 +1,4 @@
-"""Results on their way from the devices to the store, in a thread of their own."""
+"""A thread that writes results from the devices to the store."""
 
 import threading
 import time
@@ -14,8 +14,8 @@ from jaxplain.runs.sharding import ExplainedBatch
 from jaxplain.runs.store import FinishedRows, ResultStore, RowStatus, leaves_of
 from jaxplain.runs.subject import TOP
 
-_QUEUED_STEPS = 2  # that may wait for the writer, and so occupy the devices
-_COMMIT_SECONDS = 1.0  # between commits, so that fast methods do not spend their time on files
+_QUEUED_STEPS = 2  # that may wait for the writer, holding device memory
+_COMMIT_SECONDS = 1.0  # between commits, so that fast methods do not spend their time writing files
 _ROWS_PER_COMMIT = 1024  # at most
 _NOT_FINITE = "the score of the image is NaN or infinite; check the model, its input and the target"
 
@@ -26,10 +26,10 @@ class _QueuedStep(NamedTuple):
 
 
 class ResultWriter:
-    """Commits results from the devices in a thread of its own, at most once per second, while they continue.
+    """Commits results in a separate thread, at most once per second, while the devices keep working.
 
     Args:
-      store: where to.
+      store: the destination.
       on_commit: called with the rows of each commit.
     """
 

@@ -1,4 +1,4 @@
-"""What explanations say about an image and a classifier: diverse subsets, statistics, counterfactuals."""
+"""Analysis of explanations: diverse subsets, statistics over images, counterfactuals."""
 
 import math
 from collections import Counter
@@ -16,34 +16,34 @@ from jaxplain.sag.graph import AttentionGraph, Node, check_single
 from jaxplain.sag.search import SearchResult
 
 OVERLAPS = (0, 1, 2)  # patches that two explanations may share
-LEVELS = (0.8, 0.7, 0.6, 0.5)  # shares of the image's score
+LEVELS = (0.8, 0.7, 0.6, 0.5)  # fractions of the image's score
 
 # ---------------------------------------------------------------------------------------------------------
 # Diverse subsets
 
 
 class DiverseSubset(NamedTuple):
-    """Explanations no two of which share more than the allowed number of patches."""
+    """Explanations that pairwise share at most `max_overlap` patches."""
 
-    result: SearchResult  # as given, valid only where chosen
+    result: SearchResult  # the input, with only the chosen rows valid
     chosen: np.ndarray  # bool [R]
-    exact: bool  # proved to be a largest subset, of highest total score; False: the time limit came first
+    exact: bool  # proved optimal; False if the time limit was reached first
 
 
 def diverse_subset(result: SearchResult, max_overlap: int = 1, *, time_limit: float = 20.0) -> DiverseSubset:
     """Choose the largest set of explanations that pairwise share at most `max_overlap` patches.
 
-    Among the largest sets, one of the highest total score. Solved exactly as an integer linear program
-    (HiGHS, through SciPy), with one constraint per `max_overlap + 1` patches: at most one of the explanations
-    that contain them all. Runs on the host.
+    Of several such sets, the one with the highest total score is chosen. Solved exactly as an integer linear
+    program (HiGHS, through SciPy), with one constraint per `max_overlap + 1` patches: at most one of the
+    explanations that contain them all is chosen. Runs on the host.
 
     Args:
-      result: of `search`, for one image.
+      result: from `search`, for one image.
       max_overlap: patches that two explanations may share; 0, 1 or 2 in the paper.
       time_limit: seconds after which the best subset found so far is returned, marked as not exact.
 
     Raises:
-      TypeError, ValueError: the result of several images, or an overlap that is not a whole number from 0.
+      TypeError, ValueError: a result of several images, or an overlap that is not a non-negative integer.
 
     References:
       Shitole, Li, Kahng, Tadepalli, Fern. One Explanation is Not Enough. NeurIPS 2021.
@@ -69,7 +69,7 @@ def diverse_subset(result: SearchResult, max_overlap: int = 1, *, time_limit: fl
 def _conflicts(sets: np.ndarray, max_overlap: int) -> list[tuple[int, ...]]:
     """Return groups of sets [R, P] of which at most one can be chosen: they share `max_overlap + 1` patches.
 
-    Pairs alone would do, but one constraint per group makes the program easy to solve.
+    Pairwise constraints would suffice, but one constraint per group makes the program easier to solve.
     """
     overlap = sets.astype(int) @ sets.T.astype(int)
     shared = {
@@ -83,7 +83,7 @@ def _conflicts(sets: np.ndarray, max_overlap: int) -> list[tuple[int, ...]]:
 def _largest_compatible(
     groups: list[tuple[int, ...]], scores: np.ndarray, time_limit: float
 ) -> tuple[np.ndarray, bool]:
-    """Return the numbers of the chosen sets, and whether they are proved optimal."""
+    """Return the indices of the chosen sets, and whether they are proved optimal."""
     count = len(scores)
     if not groups:
         return np.arange(count), True
@@ -93,7 +93,7 @@ def _largest_compatible(
     for row, group in zip(rows, groups, strict=True):
         row[list(group)] = 1
     at_most_one = LinearConstraint(rows, ub=1)
-    # Scaled to less than one in total, the scores decide only between subsets of equal size.
+    # Scaled to sum to less than 1, the scores only break ties between subsets of equal size.
     values = np.where(np.isfinite(scores), scores, 0.0)
     tie_break = (values - values.min()) / max(np.ptp(values), 1e-12) / (2 * count)
     solution = milp(
@@ -109,33 +109,33 @@ def _largest_compatible(
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Statistics of many images
+# Statistics over images
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of the explanations of one image."""
+    """Explanation counts for one image."""
 
     status: str
-    patches: int  # of the grid
-    sizes: tuple[int, ...]  # of the explanations, ascending
+    patches: int  # in the grid
+    sizes: tuple[int, ...]  # patches per explanation, ascending
     diverse: tuple[int, ...]  # largest number of explanations that share at most 0, 1, 2 patches
     sub_explanations: (
         tuple[int, ...] | None
-    )  # sets below them scoring above .8, .7, .6, .5; None: not counted
-    exact: bool = True  # the diverse subsets are proved largest
-    complete: bool = True  # the graph was not cut, so all sub-explanations are counted
+    )  # subsets scoring above .8, .7, .6, .5 of the image's score; None: not counted
+    exact: bool = True  # the diverse subsets are proved optimal
+    complete: bool = True  # the graph was not truncated or pruned, so all sub-explanations are counted
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts in the types of JSON, for `from_dict`."""
+        """Return the counts as JSON-compatible types, for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, read: Mapping[str, Any]) -> "Summary":
-        """Read what `to_dict` wrote.
+        """Restore a summary from the output of `to_dict`.
 
         Raises:
-          ValueError: it is something else.
+          ValueError: `read` is not the output of `to_dict`.
         """
         try:
             subs = read["sub_explanations"]
@@ -147,21 +147,21 @@ class Summary:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Counts of the explanations of N images with P patches each. Means are over all N images.
+    """Explanation statistics over N images with P patches each; means are over all N images.
 
-    They compare classifiers. A *compositional* classifier needs many parts at once: its explanations lose
-    score a little at a time, so they have many sub-explanations. A *disjunctive* one is convinced by any of
-    many parts: it has many explanations and few sub-explanations.
+    They serve to compare classifiers. A *compositional* classifier needs many parts at once: the score falls
+    gradually as patches are removed, so there are many sub-explanations. For a *disjunctive* one, any of
+    several parts is sufficient: there are many explanations and few sub-explanations.
     """
 
     images: int  # N
-    explained: np.ndarray  # [P + 1], share of images with an explanation of at most k = 0..P patches
+    explained: np.ndarray  # [P + 1], fraction of images with an explanation of at most k = 0..P patches
     explanations: float  # mean number of explanations found
     sizes: np.ndarray  # int [P + 1], number of explanations of k patches
     diverse: tuple[float, ...]  # mean number of explanations that share at most 0, 1, 2 patches
     sub_explanations: tuple[float, ...]  # mean number above .8, .7, .6, .5; NaN where none were counted
-    statuses: dict[str, int]  # how the searches ended
-    incomplete: int  # images whose counts are lower bounds: a graph was cut or time ran out
+    statuses: dict[str, int]  # number of images per status of the search
+    incomplete: int  # images whose counts are lower bounds: graph cut off or time limit reached
 
     @property
     def mean_size(self) -> float:
@@ -170,7 +170,7 @@ class Statistics:
         return float(self.sizes @ np.arange(len(self.sizes)) / total) if total else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts in the types of JSON, None for NaN."""
+        """Return the statistics as JSON-compatible types, with None for NaN."""
         means = {name: [_or_none(v) for v in getattr(self, name)] for name in ("diverse", "sub_explanations")}
         arrays = {"explained": self.explained.tolist(), "sizes": self.sizes.tolist()}
         return asdict(self) | arrays | means | {"mean_size": _or_none(self.mean_size)}
@@ -180,13 +180,13 @@ def summarize(result: SearchResult, graph: AttentionGraph | None = None) -> Summ
     """Count the explanations and sub-explanations of one image.
 
     Args:
-      result: of `search`.
-      graph: below those explanations whose sub-explanations are to be counted: all its sets that are not
-        explanations. It must be expanded above a share of at most .5, or the counts would be too low. None:
-        not counted.
+      result: from `search`.
+      graph: the attention graph of the explanations, whose other nodes are counted as sub-explanations. Its
+        `expand_above` must be at most .5, or the counts would be too low. None: sub-explanations are not
+        counted.
 
     Raises:
-      ValueError: a graph with a larger `expand_above`, or the result of several images.
+      ValueError: a graph with a larger `expand_above`, or a result of several images.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
@@ -212,7 +212,7 @@ def summarize(result: SearchResult, graph: AttentionGraph | None = None) -> Summ
 def _sub_explanations(graph: AttentionGraph) -> tuple[int, ...]:
     if graph.expand_above > min(LEVELS):
         raise ValueError(
-            f"counting sub-explanations above {min(LEVELS)} needs a graph with expand_above of at most that, "
+            f"counting sub-explanations above {min(LEVELS)} requires a graph with expand_above at most that, "
             f"got {graph.expand_above}."
         )
     relative = [node.relative for node in graph.nodes if not node.is_explanation]
@@ -220,13 +220,13 @@ def _sub_explanations(graph: AttentionGraph) -> tuple[int, ...]:
 
 
 def statistics(summaries: Iterable[Summary]) -> Statistics:
-    """Combine the counts of many images.
+    """Compute statistics over the summaries of many images.
 
     Args:
-      summaries: one per image, all of one grid; see `summarize`.
+      summaries: one per image, all with the same grid; see `summarize`.
 
     Raises:
-      ValueError: no summaries, or of different grids.
+      ValueError: no summaries, or different grids.
 
     References:
       Jiang, Khorram, Fuxin. Comparing the Decision-Making Mechanisms by Transformers and CNNs via Explanation
@@ -274,25 +274,25 @@ def _or_none(value: float) -> float | None:
 
 
 class Support(NamedTuple):
-    """How convincing a set of shown patches is according to a graph; compared as tuples to rank sets."""
+    """Estimated score of an image with only some patches shown; supports compare as tuples."""
 
-    best: float  # share of the image's score retained by the best explanation
-    mean: float  # mean over the explanations; decides where `best` is equal
+    best: float  # fraction of the image's score retained by the best explanation
+    mean: float  # mean over the explanations; breaks ties in `best`
 
 
 def support(graph: AttentionGraph, shown: Iterable[int]) -> Support:
-    """Estimate from the graph which share of the image's score remains if only these patches are shown.
+    """Estimate from the graph what fraction of the image's score remains if only these patches are shown.
 
-    Each explanation retains the measured share of those of its patches that are shown. If the graph did not
-    measure that set, each missing patch costs the share that it costs when it alone is removed from the
-    explanation. No explanation retains less than the baseline.
+    Each explanation retains the score that the graph holds for its visible patches. If the graph does not
+    contain that set, each missing patch reduces the explanation's score by the factor measured when that
+    patch alone is removed. No explanation retains less than the baseline.
 
     Args:
-      graph: of the image.
-      shown: patch numbers.
+      graph: the image's attention graph.
+      shown: indices of the shown patches.
 
     Returns:
-      Shares of the image's score.
+      Fractions of the image's score.
 
     Example:
       >>> from jaxplain.sag import Edge, Node
@@ -308,7 +308,7 @@ def support(graph: AttentionGraph, shown: Iterable[int]) -> Support:
 
 
 def _retained(graph: AttentionGraph, explanation: Node, visible: frozenset[int]) -> float:
-    """Return the share of the image's score that an explanation retains."""
+    """Return the fraction of the image's score that an explanation retains."""
     measured = graph.find(visible.intersection(explanation.patches))
     if measured is not None and not math.isnan(measured.relative):
         return measured.relative
@@ -318,7 +318,7 @@ def _retained(graph: AttentionGraph, explanation: Node, visible: frozenset[int])
 
 
 def _without(graph: AttentionGraph, explanation: Node, patch: int) -> float:
-    """Return the share of an explanation's score that remains without one patch; 0 if it was not measured."""
+    """Return the fraction of an explanation's score that remains without one patch; 0 if not measured."""
     child = graph.find(set(explanation.patches) - {patch})
     left = 0.0 if child is None else child.relative / explanation.relative
     return min(1.0, max(0.0, left))
@@ -328,7 +328,7 @@ def which_scores_higher(graph: AttentionGraph, first: Iterable[int], second: Ite
     """Predict from the graph which of two sets of shown patches scores higher; see `support`.
 
     Returns:
-      1 for the first, -1 for the second, 0 where the graph does not distinguish them.
+      1 for the first, -1 for the second, 0 if the graph does not distinguish them.
 
     References:
       Shitole, Li, Kahng, Tadepalli, Fern. One Explanation is Not Enough. NeurIPS 2021 (the user study).

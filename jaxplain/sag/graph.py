@@ -21,7 +21,7 @@ from jaxplain.scores import Score, as_pytree
 
 FORMAT = "jaxplain attention graph 2"  # of the JSON
 _FORMAT_1 = "jaxplain attention graph 1"  # a node's `is_explanation` was called `is_root`
-_CHUNK = 64  # sets per call of the compiled program, however many there are
+_CHUNK = 64  # sets per call of the compiled program; smaller batches are padded
 
 PatchSet = frozenset[int]
 _Scores = dict[PatchSet, float]
@@ -31,19 +31,19 @@ _Scores = dict[PatchSet, float]
 class Node:
     """A patch set of the graph."""
 
-    patches: tuple[int, ...]  # ascending, numbered in reading order from 0
-    score: float  # NaN where the model's was not finite
-    relative: float  # share of the image's score
-    level: int  # 0 for the largest explanations, one more for each patch less
+    patches: tuple[int, ...]  # ascending indices from 0, in row-major order
+    score: float  # NaN if the model's score was not finite
+    relative: float  # fraction of the image's score
+    level: int  # number of patches fewer than in the largest explanations
     is_explanation: bool  # a minimal sufficient explanation
 
 
 @dataclass(frozen=True)
 class Edge:
-    """From a patch set to the same set without one patch."""
+    """An edge from a patch set to the same set without one patch."""
 
-    parent: int  # position in `nodes`
-    child: int
+    parent: int  # index into `nodes`
+    child: int  # index into `nodes`
     patch: int  # the patch removed
     drop: float  # score of the parent minus that of the child
 
@@ -52,23 +52,23 @@ class Edge:
 class AttentionGraph:
     """A structured attention graph: it starts from explanations, and each edge removes one patch.
 
-    Equal sets are one node, so the graph is acyclic but not a tree. It lives on the host and holds no pixels.
+    Equal sets are a single node, so the graph is acyclic but not a tree. It is host data without pixels.
     """
 
     grid: tuple[int, int]  # rows, columns of patches
     image_score: float
     baseline_score: float
-    threshold: float  # share of the image's score that is sufficient
-    expand_above: float  # nodes above this share of the image's score have children
-    nodes: tuple[Node, ...]  # by level, within a level by falling score
+    threshold: float  # fraction of the image's score that is sufficient
+    expand_above: float  # nodes above this fraction of the image's score have children
+    nodes: tuple[Node, ...]  # by level, then by descending score
     edges: tuple[Edge, ...]
     truncated: bool = False  # max_nodes was reached, so the lower levels are missing
-    max_children: int | None = None  # children per node that were retained; None: all
+    max_children: int | None = None  # number of children retained per node; None: all
     _positions: Mapping[PatchSet, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Index the nodes by their patches."""
-        positions = {frozenset(node.patches): at for at, node in enumerate(self.nodes)}
+        positions = {frozenset(node.patches): index for index, node in enumerate(self.nodes)}
         object.__setattr__(self, "_positions", positions)
 
     @property
@@ -78,32 +78,32 @@ class AttentionGraph:
 
     def find(self, patches: Iterable[int]) -> Node | None:
         """Return the node of a patch set, or None if it is not in the graph."""
-        at = self._positions.get(frozenset(patches))
-        return None if at is None else self.nodes[at]
+        index = self._positions.get(frozenset(patches))
+        return None if index is None else self.nodes[index]
 
     def pruned(self, max_children: int) -> "AttentionGraph":
-        """Return the graph with at most `max_children` children per node, those of largest drop."""
-        kept: dict[int, list[Edge]] = {}
+        """Return the graph with at most `max_children` children per node, those with the largest drops."""
+        retained: dict[int, list[Edge]] = {}  # by parent
         for edge in sorted(self.edges, key=lambda edge: (math.isnan(edge.drop), -edge.drop)):
-            if len(siblings := kept.setdefault(edge.parent, [])) < max_children:
+            if len(siblings := retained.setdefault(edge.parent, [])) < max_children:
                 siblings.append(edge)
-        reached = {at for at, node in enumerate(self.nodes) if node.is_explanation}
-        for at in range(len(self.nodes)):  # by level, so parents come first
-            if at in reached:
-                reached.update(edge.child for edge in kept.get(at, ()))
-        new = {old: at for at, old in enumerate(sorted(reached))}
+        reached = {index for index, node in enumerate(self.nodes) if node.is_explanation}
+        for index in range(len(self.nodes)):  # by level, so parents come first
+            if index in reached:
+                reached.update(edge.child for edge in retained.get(index, ()))
+        new_index = {old: new for new, old in enumerate(sorted(reached))}
         edges = (
-            replace(edge, parent=new[at], child=new[edge.child])
-            for at in new
-            for edge in sorted(kept.get(at, ()), key=lambda edge: edge.patch)
+            replace(edge, parent=new_index[old], child=new_index[edge.child])
+            for old in new_index
+            for edge in sorted(retained.get(old, ()), key=lambda edge: edge.patch)
         )
-        nodes = tuple(self.nodes[old] for old in new)
+        nodes = tuple(self.nodes[old] for old in new_index)
         return replace(self, nodes=nodes, edges=tuple(edges), max_children=max_children)
 
     def logic_form(self) -> str:
         """Return the explanations as a disjunction of conjunctions, such as "(P16 & P17 & P24) | (P9 & P10)".
 
-        "true" where the baseline alone is sufficient, "false" where there is no explanation.
+        It is "true" if the baseline alone is sufficient, and "false" if there is no explanation.
         """
         if any(not node.patches for node in self.explanations):
             return "true"
@@ -111,13 +111,13 @@ class AttentionGraph:
         return " | ".join(f"({term})" for term in terms) if terms else "false"
 
     def to_json(self) -> str:
-        """Return the whole graph as JSON text, which `from_json` reads."""
+        """Return the graph as JSON text, for `from_json`."""
         content = {key: value for key, value in asdict(self).items() if not key.startswith("_")}
         return json.dumps({"format": FORMAT, **_without_nan(content)}, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "AttentionGraph":
-        """Read what `to_json` wrote, also in format 1 of jaxplain 0.1.
+        """Restore a graph from the output of `to_json`, including format 1 of jaxplain 0.1.
 
         Raises:
           ValueError: not the JSON of an attention graph.
@@ -136,14 +136,14 @@ class AttentionGraph:
             raise ValueError(f"this is not the JSON of an attention graph: {error}") from error
 
     def to_dot(self) -> str:
-        """Return the graph in Graphviz's language, with relative scores and removed patches."""
+        """Return the graph in Graphviz's DOT language, with relative scores and removed patches."""
         import graphviz
 
         drawing = graphviz.Digraph("sag", node_attr={"shape": "box", "style": "rounded"})
-        for at, node in enumerate(self.nodes):
+        for index, node in enumerate(self.nodes):
             shown = " ".join(f"P{patch}" for patch in node.patches) or "no patch"
             thick = {"penwidth": "2.5"} if node.is_explanation else {}
-            drawing.node(f"n{at}", f"{node.relative:.0%}\n{shown}", **thick)
+            drawing.node(f"n{index}", f"{node.relative:.0%}\n{shown}", **thick)
         for edge in self.edges:
             width = f"{1 + 5 * max(0.0, edge.drop / self.image_score):.2f}"
             drawing.edge(f"n{edge.parent}", f"n{edge.child}", label=f"-P{edge.patch}", penwidth=width)
@@ -175,7 +175,7 @@ class AttentionGraph:
 
 
 def _without_nan(value: Any) -> Any:
-    """Replace NaN, which JSON does not have, by null."""
+    """Replace non-finite numbers, which JSON cannot represent, with None."""
     if isinstance(value, dict):
         return {key: _without_nan(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -198,7 +198,7 @@ def _read_edge(read: dict[str, Any]) -> Edge:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Growing a graph
+# Building a graph
 
 
 def graph(
@@ -212,25 +212,25 @@ def graph(
     max_children: int | None = None,
     max_nodes: int = 1000,
 ) -> AttentionGraph:
-    """Grow the attention graph below explanations: what score remains when patches are taken away.
+    """Build the attention graph of explanations: how the score falls as their patches are removed.
 
-    A node whose score is above `expand_above` of the image's has children, each of which lacks one patch. All
-    new nodes of a level are scored as one batch. Runs on the host around one compiled program, which serves
-    all graphs of an image size and a grid.
+    A node whose score exceeds `expand_above` times the image's is expanded: each child lacks one of its
+    patches. All new nodes of a level are scored as one batch. Runs on the host around one compiled program,
+    which is reused for all images of the same size and grid.
 
     Args:
       score: images [N, H, W, C] -> [N], as for `search`.
       image: [H, W, C], model space.
       baseline: [H, W, C]; None: the blurred image.
-      result: of `search`, or the `result` of `diverse_subset`, for this image.
+      result: from `search`, or the `result` of `diverse_subset`, for this image.
       batch_size: images per model call; None chooses by platform.
-      expand_above: share of the image's score, 0 to 1.
-      max_children: retain only this many children per node, those of largest drop; None retains all.
-      max_nodes: number of nodes at which the graph ends, marked as `truncated`.
+      expand_above: fraction of the image's score above which a node is expanded, 0 to 1.
+      max_children: retain only this many children per node, those with the largest drops; None retains all.
+      max_nodes: maximum number of nodes; a larger graph is cut off and marked as `truncated`.
 
     Raises:
-      TypeError, ValueError: shapes or options that do not fit, the result of several images, or an image
-        whose score is not above zero.
+      TypeError, ValueError: invalid shapes or options, a result of several images, or an image whose score is
+        not above zero.
 
     References:
       Shitole, Li, Kahng, Tadepalli, Fern. One Explanation is Not Enough. NeurIPS 2021.
@@ -247,7 +247,7 @@ def graph(
     check_single(result)
     image = as_image(image)
     as_grid(result.grid, image.shape)
-    share, image_score = float(as_number(expand_above, "expand_above", 0, 1)), float(result.image_score)
+    fraction, image_score = float(as_number(expand_above, "expand_above", 0, 1)), float(result.image_score)
     if len(result) and not image_score > 0:
         raise ValueError(
             f"the score of the image must be above zero, got {image_score}; choose another target, or "
@@ -261,7 +261,7 @@ def graph(
         batch_size=check_batch_size(batch_size),
     )
     limits = _GraphLimits(
-        expand_above=share * image_score,
+        expand_above=fraction * image_score,
         max_children=None if max_children is None else check_positive_int(max_children, "max_children"),
         max_nodes=check_positive_int(max_nodes, "max_nodes"),
     )
@@ -273,7 +273,7 @@ def graph(
         image_score=image_score,
         baseline_score=float(result.baseline_score),
         threshold=float(result.threshold),
-        expand_above=share,
+        expand_above=fraction,
         nodes=nodes,
         edges=edges,
         truncated=grown.truncated,
@@ -282,10 +282,10 @@ def graph(
 
 
 def check_single(result: SearchResult) -> None:
-    """Check for the result of one image.
+    """Check that a result is of one image.
 
     Raises:
-      ValueError: the results of several images.
+      ValueError: it is of several images.
     """
     if result.explanations.ndim != 2:
         raise ValueError(
@@ -302,7 +302,7 @@ def _explanation_scores(result: SearchResult) -> _Scores:
 
 @dataclass(frozen=True)
 class _GraphLimits:
-    """Where a graph ends."""
+    """Limits on the size of a graph."""
 
     expand_above: float  # a score
     max_children: int | None
@@ -323,7 +323,7 @@ def _grow(
 ) -> _GrowingGraph:
     """Expand nodes from the largest sets down, one size at a time."""
     grown = _GrowingGraph(dict(explanations), [])
-    known = dict(explanations)  # also of children that are not retained
+    known = dict(explanations)  # includes children that are not retained
     for size in range(max(map(len, explanations), default=0), 0, -1):
         parents = [s for s, value in grown.scores.items() if len(s) == size and value > limits.expand_above]
         missing = {s - {patch} for s in parents for patch in s} - known.keys()
@@ -339,7 +339,7 @@ def _grow(
 
 
 def _by_drop(s: PatchSet, known: _Scores) -> list[int]:
-    """Return the patches of a set, those first whose removal makes the score fall furthest."""
+    """Return the patches of a set, sorted by the score drop on removal, largest first."""
     return sorted(s, key=lambda patch: (_nan_last(known[s - {patch}]), patch))
 
 
@@ -348,16 +348,16 @@ def _nan_last(value: float) -> float:
 
 
 def _score_all(chunk: Callable[[Array, Array], Array], patches: int, sets: list[PatchSet]) -> _Scores:
-    """Score sets, `_CHUNK` at a time through the compiled program."""
-    found: _Scores = {}
+    """Score sets with the compiled program, `_CHUNK` at a time."""
+    scores: _Scores = {}
     for start in range(0, len(sets), _CHUNK):
         part = sets[start : start + _CHUNK]
         rows = np.zeros((_CHUNK, patches), bool)
         for row, s in zip(rows, part, strict=False):
             row[list(s)] = True
         values = np.asarray(chunk(jnp.asarray(rows), jnp.arange(_CHUNK) < len(part)))
-        found |= zip(part, (float(v) if np.isfinite(v) else math.nan for v in values), strict=False)
-    return found
+        scores |= zip(part, (float(v) if np.isfinite(v) else math.nan for v in values), strict=False)
+    return scores
 
 
 @partial(jax.jit, static_argnames=("grid", "batch_size"))
@@ -374,7 +374,7 @@ def _nodes_and_edges(
     ordered = sorted(
         grown.scores.items(), key=lambda item: (-len(item[0]), _nan_last(-item[1]), sorted(item[0]))
     )
-    position = {s: at for at, (s, _) in enumerate(ordered)}
+    position = {s: index for index, (s, _) in enumerate(ordered)}
     nodes = tuple(
         Node(tuple(sorted(s)), value, value / image_score, largest - len(s), s in explanations)
         for s, value in ordered

@@ -1,4 +1,4 @@
-"""From sufficient sets to minimal ones: patches are removed as long as what remains is sufficient."""
+"""Reduction of sufficient sets to minimal ones: remove patches while the remaining set is sufficient."""
 
 from typing import NamedTuple
 
@@ -14,18 +14,18 @@ class Group(NamedTuple):
     sets: Array  # bool [G, P]
     scores: Array  # [G]
     member: Array  # bool [G], which rows hold a set
-    active: Array  # bool [G], still losing patches
+    active: Array  # bool [G], which sets may still lose patches
 
     @property
     def minimal(self) -> Array:
-        """Which sets are minimal: every single removal was scored and is insufficient, bool [G]."""
+        """Which sets are minimal, bool [G]: every single removal was scored and is insufficient."""
         return self.member & ~self.active
 
 
 def removals(group: Group, max_size: int) -> tuple[Array, Array]:
     """Return all single removals from the group's sets of at most `max_size` patches, as one batch.
 
-    The smaller sets, bool [G * max_size, P], and which of them are to be scored.
+    Returns the smaller sets, bool [G * max_size, P], and which of them to score, bool [G * max_size].
     """
     smaller, exists = patches.removals(group.sets, max_size)
     wanted = exists & group.active[:, None]
@@ -33,14 +33,14 @@ def removals(group: Group, max_size: int) -> tuple[Array, Array]:
 
 
 def remove_best(group: Group, smaller: Array, scores: Array, sufficient_score: Array) -> Group:
-    """Remove from each active set the patch whose removal keeps the highest score, if that is sufficient.
+    """Remove from each active set the patch whose removal leaves the highest score, if that is sufficient.
 
-    Ties go to the lower patch number. A set that cannot lose any patch is no longer active.
+    Ties go to the lower patch index. A set that cannot lose any patch is no longer active.
 
     Args:
-      group: before.
+      group: the sets before the removal.
       smaller: bool [G * max_size, P], from `removals`.
-      scores: [G * max_size], of these sets.
+      scores: [G * max_size], scores of these sets.
       sufficient_score: [], the lowest sufficient score.
     """
     groups, patch_count = group.sets.shape
@@ -48,8 +48,8 @@ def remove_best(group: Group, smaller: Array, scores: Array, sufficient_score: A
     count = scores.shape[1]
     retained = jnp.where(scores >= sufficient_score, scores, -jnp.inf)
     best = jnp.max(retained, axis=1)
-    places = jnp.arange(count)[None]
-    chosen = places == jnp.min(jnp.where(retained == best[:, None], places, count), axis=1)[:, None]
+    positions = jnp.arange(count)[None]
+    chosen = positions == jnp.min(jnp.where(retained == best[:, None], positions, count), axis=1)[:, None]
     loses = group.active & jnp.isfinite(best)
     return group._replace(
         sets=jnp.where(loses[:, None], jnp.any(smaller & chosen[:, :, None], axis=1), group.sets),

@@ -1,8 +1,8 @@
 """Patches and sets of patches: numbering, rendering, packing into words, ordering.
 
-A grid of rows x cols patches covers the image, numbered 0..P-1 in reading order. A *patch set* is bool [P]:
-True where the patch is shown, False where the baseline replaces it. In shapes, N is a number of sets and W
-the number of 32-bit words of a packed set.
+A grid of rows x cols patches covers the image, numbered 0..P-1 in row-major order. A *patch set* is bool [P]:
+True where the patch is shown, False where the baseline replaces it. In shapes, N is the number of sets and
+W the number of 32-bit words per packed set.
 """
 
 from functools import reduce
@@ -18,7 +18,7 @@ WORD = 32  # bits per packed word
 
 
 class Scene(NamedTuple):
-    """The two images between which a patch set chooses."""
+    """The image shown in a set's patches, and the baseline shown elsewhere."""
 
     image: Array  # [H, W, C]
     baseline: Array  # [H, W, C]
@@ -27,8 +27,8 @@ class Scene(NamedTuple):
 def show(scene: Scene, patches: Array, grid: tuple[int, int]) -> Array:
     """Render a patch set, bool [P] -> [H, W, C]: the image in its patches, the baseline elsewhere.
 
-    The set's indicator is upsampled bilinearly with aligned corners, so each patch is centred on its lattice
-    point and fades towards its neighbours' points; patches on the border are half as wide.
+    The set's indicator is upsampled bilinearly with aligned corners, so each patch is centered on its lattice
+    point and fades toward its neighbors' points; patches on the border are half as wide.
     """
     image, baseline = scene
     mask = upsample(patches.reshape(grid).astype(image.dtype), (image.shape[0], image.shape[1]))
@@ -40,7 +40,7 @@ def successors(sets: Array, proposal: Array, candidates: int) -> tuple[Array, Ar
 
     Args:
       sets: bool [N, P].
-      proposal: [P], high = best; ties go to the lower patch number.
+      proposal: [P], higher is better; ties go to the lower patch index.
       candidates: extensions per set (static).
 
     Returns:
@@ -66,15 +66,15 @@ def removals(sets: Array, count: int) -> tuple[Array, Array]:
 def pack(sets: Array) -> Array:
     """Pack sets into the bits of words, patch 0 the highest bit: bool [..., P] -> uint32 [..., W].
 
-    Packed sets compare as the sets do in lexicographic order.
+    The order of packed sets is the lexicographic order of the sets.
     """
     count = sets.shape[-1]
     words = -(-count // WORD)
     padded = jnp.pad(sets, [(0, 0)] * (sets.ndim - 1) + [(0, words * WORD - count)])
     bits = padded.reshape(*sets.shape[:-1], words, WORD).astype(jnp.uint32)
     shifts = jnp.arange(WORD - 1, -1, -1, dtype=jnp.uint32)
-    places = shifts.reshape((1,) * (bits.ndim - 1) + (WORD,))
-    return jnp.sum(bits << places, axis=-1, dtype=jnp.uint32)
+    shifts = shifts.reshape((1,) * (bits.ndim - 1) + (WORD,))
+    return jnp.sum(bits << shifts, axis=-1, dtype=jnp.uint32)
 
 
 def contains_any(words: Array, others: Array, filled: Array) -> Array:
@@ -85,7 +85,7 @@ def contains_any(words: Array, others: Array, filled: Array) -> Array:
 
 
 def find_rows(words: Array, rows: Array, filled: Array) -> Array:
-    """Return for each packed set the first filled row equal to it, R where there is none.
+    """Return for each packed set the index of the first filled row equal to it, or R if there is none.
 
     uint32 [N, W], [R, W], bool [R] -> int32 [N].
     """
@@ -106,9 +106,9 @@ def places(flags: Array) -> Array:
 
 
 def best_first(groups: Array, scores: Array, words: Array) -> Array:
-    """Order sets by ascending group, then falling score, then the set with earlier patches.
+    """Order sets by ascending group, then descending score, then earlier patches first.
 
-    int32 [N], float [N], uint32 [N, W] -> int32 [N] row numbers.
+    int32 [N], float [N], uint32 [N, W] -> int32 [N] row indices.
     """
     rows = jnp.arange(scores.shape[0], dtype=jnp.int32)
     keys = (groups, -scores, *(~words).T)

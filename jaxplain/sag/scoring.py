@@ -1,4 +1,4 @@
-"""Scoring of patch sets, with a memory of every set scored so far: no set goes through the model twice."""
+"""Scoring of patch sets with a cache of all scores so far, so that no set is evaluated twice."""
 
 from functools import partial
 from typing import NamedTuple
@@ -11,16 +11,16 @@ from jaxplain import funnel
 from jaxplain.sag.patches import Scene, find_rows, pack, places, show
 from jaxplain.scores import Score
 
-_BLOCK = 256  # rows of the memory compared at a time
+_BLOCK = 256  # cache rows compared at a time
 
 
 class SetMemory(NamedTuple):
-    """The sets scored so far: M rows, W words per set."""
+    """Cache of the sets scored so far: M rows, W words per set."""
 
     words: Array  # uint32 [M, W]
     scores: Array  # [M], NaN where a score was not finite
     used: Array  # int32 [], rows in use = model evaluations so far
-    overdrawn: Array  # bool [], a batch did not fit and was not scored; nor is any after it
+    overdrawn: Array  # bool [], a batch exceeded the budget; it and all later ones are not scored
     not_finite: Array  # bool [], some score was NaN or infinite
 
 
@@ -33,7 +33,7 @@ class SetScores(NamedTuple):
 
 
 def empty_memory(capacity: int, patches: int) -> SetMemory:
-    """Return a memory with room for `capacity` sets of `patches` patches: the budget of model evaluations."""
+    """Return an empty cache for `capacity` sets, the budget of model evaluations, of `patches` patches."""
     words = pack(jnp.zeros(patches, bool)).shape[0]
     return SetMemory(
         words=jnp.zeros((capacity, words), jnp.uint32),
@@ -47,7 +47,7 @@ def empty_memory(capacity: int, patches: int) -> SetMemory:
 def evaluate_sets(
     score: Score, scene: Scene, sets: Array, live: Array, grid: tuple[int, int], batch_size: int | None
 ) -> Array:
-    """Score the live ones of N sets, bool [N, P], with the model: [N], NaN where not live."""
+    """Evaluate the model on the live sets among N, bool [N, P] -> scores [N], NaN where not live."""
     render = partial(_render, grid)
     return funnel.evaluate(score, render, (), scene, sets, live=live, batch_size=batch_size)
 
@@ -66,9 +66,9 @@ def score_sets(
     grid: tuple[int, int],
     batch_size: int | None,
 ) -> tuple[SetMemory, SetScores]:
-    """Score the wanted ones of N sets, bool [N, P]; only those neither known nor repeated cost a model call.
+    """Score the wanted sets among N, bool [N, P]; cached and repeated sets cost no model evaluation.
 
-    A batch that does not fit into the memory is not scored at all.
+    A batch that does not fit into the cache is not scored at all.
     """
     words = pack(sets)
     leader = find_rows(words, words, wanted)
@@ -86,28 +86,28 @@ def score_sets(
 
 
 def _find(memory: SetMemory, words: Array) -> Array:
-    """Return the row of each set in the memory, -1 where it is unknown: uint32 [N, W] -> int32 [N]."""
+    """Return the cache row of each set, or -1 if it is not cached: uint32 [N, W] -> int32 [N]."""
     capacity = memory.words.shape[0]
     block = min(_BLOCK, capacity)
 
-    def step(number: Array, found: Array) -> Array:
+    def step(number: Array, found_row: Array) -> Array:
         # The last block may overlap the one before it, which is harmless: a set occurs only once.
         start = jnp.minimum(number * block, capacity - block)
         rows = jax.lax.dynamic_slice_in_dim(memory.words, start, block)
         filled = start + jnp.arange(block) < memory.used
         row = find_rows(words, rows, filled)
-        return jnp.where(row < block, start + row, found)
+        return jnp.where(row < block, start + row, found_row)
 
     blocks = jax.lax.div(memory.used + (block - 1), block)
     return jax.lax.fori_loop(0, blocks, step, jnp.full(words.shape[0], -1, jnp.int32))
 
 
 def _append(memory: SetMemory, words: Array, scores: Array, new: Array) -> SetMemory:
-    """Return the memory with the new rows at its end; there is room for them."""
+    """Append the new rows to the cache, which has room for them."""
     capacity = memory.words.shape[0]
-    at = jnp.where(new, memory.used + places(new), capacity)
+    rows = jnp.where(new, memory.used + places(new), capacity)
     return memory._replace(
-        words=memory.words.at[at].set(words, mode="drop"),
-        scores=memory.scores.at[at].set(scores, mode="drop"),
+        words=memory.words.at[rows].set(words, mode="drop"),
+        scores=memory.scores.at[rows].set(scores, mode="drop"),
         used=memory.used + jnp.sum(new, dtype=jnp.int32),
     )

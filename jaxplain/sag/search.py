@@ -1,10 +1,10 @@
 """Beam search for minimal sufficient explanations: a `lax.scan` over the size of the patch sets.
 
-The compiled search calls the model in one place. A scan step, which handles one size, loops over batches of
-patch sets: first the successors of the beam, then the single removals from groups of sufficient sets.
+The compiled search calls the model in one place. Each scan step handles one set size and loops over batches
+of patch sets: first the successors of the beam, then the single removals from groups of sufficient sets.
 
-In shapes, P is the number of patches, B the beam width, R the number of explanations there is room for, G the
-size of a group, and M the number of successors.
+In shapes, P is the number of patches, B the beam width, R the maximum number of explanations, G the group
+size, and M the number of successors.
 """
 
 from dataclasses import dataclass
@@ -39,14 +39,14 @@ _CANDIDATES = 15  # default with a proposal map
 
 
 class SearchHistory(NamedTuple):
-    """The course of a search: one row per set size 0, 1, ..., `max_size`.
+    """Progress of a search: one row per set size 0, 1, ..., `max_size`.
 
-    Row 0 is the empty set, that is the baseline. Rows beyond `SearchResult.levels` were not reached: their
+    Row 0 is the empty set, i.e. the baseline. Rows beyond `SearchResult.levels` were not reached: their
     `best_score` is NaN and their counts are the final ones.
     """
 
     size: Array  # int32 [S], patches per set
-    best_score: Array  # [S], share of the image's score, of the best set of that size
+    best_score: Array  # [S], of the best set of that size, as a fraction of the image's score
     explanations: Array  # int32 [S], explanations found so far
     evaluations: Array  # int32 [S], model evaluations so far
 
@@ -71,22 +71,22 @@ class SearchHistory(NamedTuple):
 )
 @dataclass(frozen=True)
 class SearchResult:
-    """Minimal sufficient explanations of one image, in the valid ones of R rows.
+    """Minimal sufficient explanations of one image, in up to R valid rows.
 
-    `search` fills the first `len(result)` rows, ordered by size and then by falling score. Each explanation
-    is sufficient, no single patch can be removed from it, and no two are equal.
+    `search` fills the first `len(result)` rows, ordered by size and then by descending score. Each
+    explanation is sufficient, no single patch can be removed from it, and no two are equal.
     """
 
     explanations: Array  # bool [R, P], True where a patch is shown
     scores: Array  # [R], NaN where not valid
-    relative: Array  # [R], share of the image's score
+    relative: Array  # [R], fraction of the image's score
     sizes: Array  # int32 [R], number of patches
     valid: Array  # bool [R], which rows hold an explanation
     image_score: Array  # []
     baseline_score: Array  # []
-    threshold: Array  # [], share of the image's score that is sufficient
+    threshold: Array  # [], fraction of the image's score that is sufficient
     levels: Array  # int32 [], largest set size tried
-    evaluations: Array  # int32 [], sets scored by the model, all different, image and baseline included
+    evaluations: Array  # int32 [], distinct sets scored by the model, including image and baseline
     status: Array  # int32 [], a `Status`
     history: SearchHistory
     grid: tuple[int, int]  # rows, columns of patches; static
@@ -96,12 +96,12 @@ class SearchResult:
         return int(np.sum(self.valid))
 
     def patches(self, row: int) -> list[int]:
-        """Return the patch numbers of one explanation, ascending; for concrete results of one image."""
+        """Return the patch indices of one explanation, ascending; for concrete results of one image."""
         return np.flatnonzero(np.asarray(self.explanations)[row]).tolist()
 
 
 class _SearchSettings(NamedTuple):
-    """The static half of a search."""
+    """The static options of a search."""
 
     grid: tuple[int, int]
     beam_width: int
@@ -124,16 +124,16 @@ class _SearchSettings(NamedTuple):
 
 
 class _SearchProblem(NamedTuple):
-    """The traced half of a search, the same in all steps."""
+    """The traced inputs of a search, constant over all steps."""
 
     score: Score
     scene: Scene
-    proposal: Array  # [P], high = proposed first
+    proposal: Array  # [P], highest first
     threshold: Array  # []
     min_score: Array  # []
 
 
-class _Found(NamedTuple):
+class _ExplanationBuffer(NamedTuple):
     """Explanations found so far."""
 
     sets: Array  # bool [R, P]
@@ -142,13 +142,13 @@ class _Found(NamedTuple):
 
 
 class _Queue(NamedTuple):
-    """The successors of one size, and the order in which the sufficient ones wait to be reduced."""
+    """The successors of one size, and the order in which the sufficient ones are reduced."""
 
     sets: Array  # bool [M, P]
     scores: Array  # [M]
     order: Array  # int32 [M + G - 1], rows of the sufficient sets first, best first
     length: Array  # int32 [], sufficient sets
-    start: Array  # int32 [], place in `order` of the next group
+    start: Array  # int32 [], position in `order` of the next group
 
 
 class _SearchState(NamedTuple):
@@ -159,7 +159,7 @@ class _SearchState(NamedTuple):
     phase: Array  # int32 [], of the current size
     queue: _Queue
     group: Group
-    found: _Found
+    buffer: _ExplanationBuffer
     memory: SetMemory
     image_score: Array  # [], NaN until size 0 is done
     baseline_score: Array  # []
@@ -190,42 +190,44 @@ def search(
 ) -> SearchResult:
     """Search for minimal sufficient explanations (MSEs) of one image, by beam search over sets of patches.
 
-    A set of patches is shown on the baseline. It is *sufficient* when its score is at least `threshold` times
-    the image's, and *minimal* when no single patch can be removed. Starting from the empty set, each of the
-    `beam_width` best insufficient sets of a size proposes its `candidates` best unused patches, and all these
-    successors are scored as one batch. The sufficient ones are reduced to minimal sets and recorded (see
-    `reduce_supersets`); of the others, the `beam_width` sets of highest score form the next beam (ties go to
-    the set with earlier patches). No set is scored twice, and a finished search makes no more model calls.
+    A set of patches is shown and the baseline replaces the others. The set is *sufficient* if its score is at
+    least `threshold` times the image's, and *minimal* if no single patch can be removed. Starting from the
+    empty set, each of the `beam_width` best insufficient sets of a size is extended by each of its
+    `candidates` best unused patches, and all these successors are scored as one batch. The sufficient ones
+    are reduced to minimal sets and recorded (see `reduce_supersets`); of the others, the `beam_width` sets
+    with the highest scores form the next beam (ties go to the set with earlier patches). No set is scored
+    twice, and a finished search makes no more model calls.
 
     Args:
-      score: what to explain, a callable pytree from images [N, H, W, C] to [N], above 0 for the image; see
-        `class_score`. A plain function works, but every new function object is compiled anew.
+      score: the score to explain, a callable pytree from images [N, H, W, C] to [N], above 0 for the image;
+        see `class_score`. A plain function works, but every new function object is recompiled.
       image: [H, W, C] float, in the model's input space.
-      baseline: [H, W, C], what hides a patch; None: the blurred image.
+      baseline: [H, W, C], replaces hidden patches; None: the blurred image.
       key: ignored; the search is deterministic.
       batch_size: images per model call (static); None chooses by platform.
       grid: rows and columns of patches, one number or both (static); no finer than the image.
       beam_width: sets expanded at each size (static).
-      candidates: patches that each of them proposes (static); None: all, or 15 with a proposal map.
+      candidates: extensions per beam set (static); None: all, or 15 with a proposal map.
       threshold: in (0, 1]; may be traced.
       max_size: largest set size tried (static); at most the number of patches.
       max_explanations: the search stops when it has found this many (static).
-      proposal: [P] or [rows, cols], high = proposed first; see `proposal_map`. None proposes all patches.
-      min_score: if the image scores less than this, its score counts as zero and nothing is searched.
-      max_evaluations: budget of model evaluations (static), and the size of the memory of scored sets; None
-        is generous. When it is spent, the search stops and keeps what it has found.
+      proposal: priority of each patch, [P] or [rows, cols], highest first; see `proposal_map`. None: all
+        patches are tried.
+      min_score: an image that scores below this counts as scoring zero, and there is no search.
+      max_evaluations: budget of model evaluations (static), and the capacity of the cache of scored sets;
+        None: a generous default. When it is spent, the search stops and returns the explanations so far.
       reduce_supersets: also reduce sufficient sets that contain an explanation found at a smaller size
         (static). Such a set is not minimal and usually reduces to a known explanation. On photos this found
-        a quarter more explanations for twice the evaluations; it finds none more where removing patches
+        a quarter more explanations for twice the evaluations; it finds no more if removing patches
         never raises the score and the beam holds all sets.
 
     Returns:
-      A `SearchResult`. A score that is NaN or about zero, a baseline that is sufficient alone, and a search
-      that finds nothing are not errors but a `Status` in the result.
+      A `SearchResult`. A NaN or near-zero score, a baseline that is sufficient alone, and a search that finds
+      nothing are reported as a `Status` in the result, not as errors.
 
     Raises:
-      TypeError, ValueError: shapes or options that do not fit, a concrete threshold outside (0, 1], or NaN in
-        the image, baseline or proposal.
+      TypeError, ValueError: invalid shapes or options, a concrete threshold outside (0, 1], or NaN in the
+        image, baseline or proposal.
 
     References:
       Shitole, Li, Kahng, Tadepalli, Fern. One Explanation is Not Enough: Structured Attention Graphs for
@@ -242,8 +244,8 @@ def search(
     image = as_image(image)
     rows, cols = as_grid(grid, image.shape)
     patches, width = rows * cols, check_positive_int(beam_width, "beam_width")
-    ranks = None if proposal is None else _as_proposal(proposal, (rows, cols))
-    proposed = _candidates(candidates, patches, ranks is not None)
+    priority = None if proposal is None else _as_proposal(proposal, (rows, cols))
+    proposed = _candidates(candidates, patches, priority is not None)
     largest = min(patches, check_positive_int(max_size, "max_size"))
     settings = _SearchSettings(
         grid=(rows, cols),
@@ -258,7 +260,7 @@ def search(
     problem = _SearchProblem(
         score=as_pytree(score),
         scene=Scene(image, as_baseline(baseline, image)),
-        proposal=jnp.zeros(patches) if ranks is None else ranks,
+        proposal=jnp.zeros(patches) if priority is None else priority,
         threshold=as_share(threshold, "threshold"),
         min_score=as_number(min_score, "min_score"),
     )
@@ -266,30 +268,30 @@ def search(
 
 
 def _as_proposal(proposal: Array, grid: tuple[int, int]) -> Array:
-    ranks = jnp.asarray(proposal, jnp.float32)
-    if ranks.shape not in (grid, (grid[0] * grid[1],)):
+    priority = jnp.asarray(proposal, jnp.float32)
+    if priority.shape not in (grid, (grid[0] * grid[1],)):
         raise ValueError(
-            f"proposal must be one number per patch, {grid} or ({grid[0] * grid[1]},), got {ranks.shape}."
+            f"proposal must be one number per patch, {grid} or ({grid[0] * grid[1]},), got {priority.shape}."
         )
-    check_finite(ranks, "proposal")
-    return ranks.reshape(-1)
+    check_finite(priority, "proposal")
+    return priority.reshape(-1)
 
 
 def _candidates(candidates: int | None, patches: int, has_proposal: bool) -> int:
-    """Return how many patches each set of the beam proposes."""
+    """Return the number of extensions per beam set."""
     if candidates is None:
         return min(patches, _CANDIDATES) if has_proposal else patches
     if not has_proposal:
-        raise ValueError("candidates needs a proposal map to choose by: pass proposal=, or omit candidates.")
+        raise ValueError("candidates needs a proposal map: pass proposal=, or omit candidates.")
     return min(patches, check_positive_int(candidates, "candidates"))
 
 
 def _budget(max_evaluations: int | None, patches: int, successor_count: int) -> int:
-    """Return the model evaluations allowed: by default all successors and several times as many removals."""
+    """Return the evaluation budget: by default all successors and several times as many removals."""
     if max_evaluations is None:
         generous = 2 + 4 * successor_count
         return generous if patches > 30 else min(generous, 2**patches)  # all sets of a small grid
-    return check_int_from(2, max_evaluations, "max_evaluations")  # the image and the baseline come first
+    return check_int_from(2, max_evaluations, "max_evaluations")  # at least the image and the baseline
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -302,39 +304,39 @@ def _search(problem: _SearchProblem, *, settings: _SearchSettings) -> SearchResu
 
 def _initial_state(settings: _SearchSettings, patches: int) -> _SearchState:
     rows, groups = settings.max_explanations, settings.group_size
-    nothing, unknown, zero = jnp.zeros((), bool), jnp.full((), jnp.nan, jnp.float32), jnp.zeros((), jnp.int32)
+    false, nan, zero = jnp.zeros((), bool), jnp.full((), jnp.nan, jnp.float32), jnp.zeros((), jnp.int32)
 
     def repeat(value: Array, *shape: int) -> Array:
         return jnp.broadcast_to(value, shape)
 
     return _SearchState(
-        beam=repeat(nothing, settings.beam_width, patches),
-        alive=repeat(~nothing, settings.beam_width),
+        beam=repeat(false, settings.beam_width, patches),
+        alive=repeat(~false, settings.beam_width),
         phase=zero,
         queue=_Queue(
-            sets=repeat(nothing, settings.proposed, patches),
-            scores=repeat(unknown, settings.proposed),
+            sets=repeat(false, settings.proposed, patches),
+            scores=repeat(nan, settings.proposed),
             order=repeat(zero, settings.proposed + groups - 1),
             length=zero,
             start=zero,
         ),
         group=Group(
-            sets=repeat(nothing, groups, patches),
-            scores=repeat(unknown, groups),
-            member=repeat(nothing, groups),
-            active=repeat(nothing, groups),
+            sets=repeat(false, groups, patches),
+            scores=repeat(nan, groups),
+            member=repeat(false, groups),
+            active=repeat(false, groups),
         ),
-        found=_Found(sets=repeat(nothing, rows, patches), scores=repeat(unknown, rows), used=zero),
+        buffer=_ExplanationBuffer(sets=repeat(false, rows, patches), scores=repeat(nan, rows), used=zero),
         memory=empty_memory(settings.max_evaluations, patches),
-        image_score=unknown,
-        baseline_score=unknown,
-        best_score=unknown,
+        image_score=nan,
+        baseline_score=nan,
+        best_score=nan,
         levels=zero,
     )
 
 
 def _has_room(settings: _SearchSettings, state: _SearchState) -> Array:
-    return (state.found.used < settings.max_explanations) & ~state.memory.overdrawn
+    return (state.buffer.used < settings.max_explanations) & ~state.memory.overdrawn
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -354,14 +356,14 @@ def _search_size(
     end = jax.lax.while_loop(
         lambda state: state.phase != _DONE, partial(_score_batch, settings, problem, size), start
     )
-    row = SearchHistory(size, end.best_score / end.image_score, end.found.used, end.memory.used)
+    row = SearchHistory(size, end.best_score / end.image_score, end.buffer.used, end.memory.used)
     return end, row
 
 
 def _score_batch(
     settings: _SearchSettings, problem: _SearchProblem, size: Array, state: _SearchState
 ) -> _SearchState:
-    """Score the batch of the current phase, and do the phase's bookkeeping."""
+    """Score the batch of the current phase, and update the state."""
     expanding = state.phase == _EXPAND
     expanded = _expansion(settings, problem, size, state)
     removed = removals(state.group, settings.max_size)
@@ -370,7 +372,7 @@ def _score_batch(
         jnp.where(expanding, _pad(larger, count), _pad(smaller, count))
         for larger, smaller in zip(expanded, removed, strict=True)
     )
-    # Under vmap a finished row runs along with the others; it must cost no model calls.
+    # Under vmap a finished search still executes with the others; it must make no model calls.
     wanted = wanted & (state.phase != _DONE)
     memory, scored = score_sets(
         problem.score,
@@ -389,7 +391,7 @@ def _score_batch(
         sets,
         scored,
     )
-    # A batch that was not scored ends the search; what is still active then is not minimal.
+    # A batch that was not scored ends the search; sets that are still active then are not minimal.
     finished = ~jnp.any(state.group.active) | memory.overdrawn
     return jax.tree_util.tree_map(partial(jnp.where, finished), _next_group(settings, state), state)
 
@@ -403,7 +405,7 @@ def _expansion(
 ) -> tuple[Array, Array]:
     """Return the sets of one size to score and which of them exist: bool [M, P], bool [M].
 
-    At size 0 these are the empty set, that is the baseline, and the set of all patches, that is the image.
+    At size 0 these are the empty set (the baseline) and the set of all patches (the image).
     """
     count, patches = settings.proposed, problem.proposal.shape[0]
     larger, unused = successors(state.beam, problem.proposal, settings.candidates)
@@ -429,15 +431,15 @@ def _after_expansion(
     words, scores, first = (part[:count] for part in scored)
     at_start = size == 0
     image_score = jnp.where(at_start, scores[1], state.image_score)
-    # The image is no set of size 0, and an image that scores about nothing has no explanations.
+    # The full image is not a set of size 0, and an image with a near-zero score has no explanations.
     eligible = first & ~(at_start & (jnp.arange(count) == 1)) & (image_score >= problem.min_score)
-    reaches = scores >= problem.threshold * image_score
+    reaches_threshold = scores >= problem.threshold * image_score
     # A set whose score is not finite is not expanded, except for the empty set.
-    insufficient = eligible & ~reaches & (at_start | ~jnp.isnan(scores))
-    sufficient = eligible & reaches
+    insufficient = eligible & ~reaches_threshold & (at_start | ~jnp.isnan(scores))
+    sufficient = eligible & reaches_threshold
     if not settings.reduce_supersets:
-        filled = jnp.arange(settings.max_explanations) < state.found.used
-        sufficient = sufficient & ~contains_any(words, pack(state.found.sets), filled)
+        filled = jnp.arange(settings.max_explanations) < state.buffer.used
+        sufficient = sufficient & ~contains_any(words, pack(state.buffer.sets), filled)
     order = best_first(jnp.where(sufficient, 0, jnp.where(insufficient, 1, 2)), scores, words)
     waiting = jnp.sum(sufficient, dtype=jnp.int32)
     padded = jnp.pad(order, (0, max(settings.beam_width, settings.group_size - 1)), mode="edge")
@@ -469,7 +471,7 @@ def _after_removals(
     count = settings.group_size * settings.max_size
     sufficient_score = problem.threshold * state.image_score
     group = remove_best(state.group, sets[:count], scored.scores[:count], sufficient_score)
-    # A batch that was not scored decides nothing: its sets stay active.
+    # If the batch was not scored, its sets stay active.
     active = jnp.where(state.memory.overdrawn, state.group.active, group.active)
     return state._replace(group=group._replace(active=active))
 
@@ -477,10 +479,10 @@ def _after_removals(
 def _next_group(settings: _SearchSettings, state: _SearchState) -> _SearchState:
     """Record the minimal sets of the group and take the next one from the queue, or end the size.
 
-    A group is no larger than the buffer of explanations, so little is reduced for which there is no room.
+    A group is no larger than the explanation buffer, so few sets are reduced that do not fit into it.
     """
     queue, size = state.queue, settings.group_size
-    state = state._replace(found=_record(state.found, state.group))
+    state = state._replace(buffer=_record(state.buffer, state.group))
     waiting = queue.start + jnp.arange(size) < queue.length
     member = waiting & _has_room(settings, state)
     rows = jax.lax.dynamic_slice_in_dim(queue.order, queue.start, size)
@@ -491,18 +493,18 @@ def _next_group(settings: _SearchSettings, state: _SearchState) -> _SearchState:
     )
 
 
-def _record(found: _Found, group: Group) -> _Found:
-    """Add those minimal sets of a group that are new, as far as there is room."""
-    capacity, words, minimal = found.sets.shape[0], pack(group.sets), group.minimal
-    filled = jnp.arange(capacity) < found.used
-    known = find_rows(words, pack(found.sets), filled) < capacity
+def _record(buffer: _ExplanationBuffer, group: Group) -> _ExplanationBuffer:
+    """Add the new minimal sets of a group to the buffer, up to its capacity."""
+    capacity, words, minimal = buffer.sets.shape[0], pack(group.sets), group.minimal
+    filled = jnp.arange(capacity) < buffer.used
+    known = find_rows(words, pack(buffer.sets), filled) < capacity
     first = find_rows(words, words, minimal) == jnp.arange(len(words))
     new = minimal & first & ~known
-    at = jnp.where(new, found.used + places(new), capacity)
-    return _Found(
-        sets=found.sets.at[at].set(group.sets, mode="drop"),
-        scores=found.scores.at[at].set(group.scores, mode="drop"),
-        used=jnp.minimum(found.used + jnp.sum(new, dtype=jnp.int32), capacity),
+    rows = jnp.where(new, buffer.used + places(new), capacity)
+    return _ExplanationBuffer(
+        sets=buffer.sets.at[rows].set(group.sets, mode="drop"),
+        scores=buffer.scores.at[rows].set(group.scores, mode="drop"),
+        used=jnp.minimum(buffer.used + jnp.sum(new, dtype=jnp.int32), capacity),
     )
 
 
@@ -513,12 +515,13 @@ def _record(found: _Found, group: Group) -> _Found:
 def _result(
     settings: _SearchSettings, problem: _SearchProblem, end: _SearchState, history: SearchHistory
 ) -> SearchResult:
-    valid = jnp.arange(settings.max_explanations) < end.found.used
-    sizes = jnp.sum(end.found.sets, axis=1, dtype=jnp.int32)
-    order = best_first(jnp.where(valid, sizes, end.beam.shape[1] + 1), end.found.scores, pack(end.found.sets))
-    scores = end.found.scores[order]
+    buffer = end.buffer
+    valid = jnp.arange(settings.max_explanations) < buffer.used
+    sizes = jnp.sum(buffer.sets, axis=1, dtype=jnp.int32)
+    order = best_first(jnp.where(valid, sizes, end.beam.shape[1] + 1), buffer.scores, pack(buffer.sets))
+    scores = buffer.scores[order]
     return SearchResult(
-        explanations=end.found.sets[order],
+        explanations=buffer.sets[order],
         scores=scores,
         relative=scores / end.image_score,
         sizes=sizes[order],
@@ -536,16 +539,16 @@ def _result(
 
 def _status(settings: _SearchSettings, problem: _SearchProblem, end: _SearchState) -> Array:
     """Return the first status that applies."""
-    happened = (
+    conditions = (
         (end.memory.not_finite, Status.NOT_FINITE),
         (~(end.image_score >= problem.min_score), Status.LOW_SCORE),
-        ((end.found.used == 1) & (end.levels == 0), Status.BASELINE_SUFFICIENT),
+        ((end.buffer.used == 1) & (end.levels == 0), Status.BASELINE_SUFFICIENT),
         (end.memory.overdrawn, Status.BUDGET_SPENT),
-        (end.found.used == settings.max_explanations, Status.BUFFER_FULL),
-        (end.found.used == 0, Status.NONE_FOUND),
+        (end.buffer.used == settings.max_explanations, Status.BUFFER_FULL),
+        (end.buffer.used == 0, Status.NONE_FOUND),
     )
     status = jnp.int32(Status.OK)
-    for flag, value in reversed(happened):
+    for flag, value in reversed(conditions):
         status = jnp.where(flag, jnp.int32(value), status)
     return status
 
@@ -565,10 +568,10 @@ def proposal_map(
 ) -> Array:
     """Return how much each patch adds to the score: integrated gradients over the grid, float32 [rows, cols].
 
-    The score's gradient with respect to the patches, averaged on the straight path from the baseline to the
-    image; I-GOS starts from the same gradient. On photos this map led to more and smaller explanations than
-    the mask that I-GOS makes of it in the published two iterations, which stays at 1 nearly everywhere when
-    the classifier is confident.
+    This is the score's gradient with respect to the patches, averaged over the straight path from the
+    baseline to the image; I-GOS starts from the same gradient. On photos this map led to more and smaller
+    explanations than the I-GOS mask after the published two iterations, which stays at 1 nearly everywhere
+    when the classifier is confident.
 
     Args:
       score: images [N, H, W, C] -> [N].
@@ -576,10 +579,10 @@ def proposal_map(
       baseline: [H, W, C]; None: the blurred image.
       batch_size: images per model call (static); None chooses by platform.
       grid: rows and columns of patches (static).
-      n_steps: forward and backward passes (static).
+      n_steps: number of forward and backward passes (static).
 
     Raises:
-      TypeError, ValueError: shapes or options that do not fit.
+      TypeError, ValueError: invalid shapes or options.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
@@ -598,7 +601,7 @@ def _integrated_patches(
     score: Score, scene: Scene, grid: tuple[int, int], n_steps: int, batch_size: int | None
 ) -> Array:
     nodes, weights = paths.midpoint(n_steps)
-    # `_scaled_patches` multiplies the patches by the node, and so the gradient; the division undoes that.
+    # `_scaled_patches` multiplies the patches, and so the gradient, by the node; the division undoes that.
     return funnel.value_and_grad(
         score, _scaled_patches, jnp.ones(grid), scene, nodes, weights / nodes, batch_size=batch_size
     ).grads

@@ -1,4 +1,4 @@
-"""Checkpoints of SRAEs and probes: safetensors files with the exact configuration in the header."""
+"""Checkpoints of SRAEs and probes: safetensors files with the configuration in the header."""
 
 import json
 import os
@@ -20,20 +20,20 @@ FORMAT, PROBE_FORMAT = "jaxplain-srae-1", "jaxplain-probe-1"  # unchanged since 
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint of jaxplain, or is damaged; the message names the file and the problem."""
+    """A file that is not a jaxplain checkpoint, or is damaged; the message names the file and the problem."""
 
 
 def save(path: str | os.PathLike[str], srae: SRAE, about: Mapping[str, Any] | None = None) -> None:
     """Write an SRAE to a safetensors file, atomically.
 
     Args:
-      path: the file; its folder must exist.
-      srae: one network, not a stack of them from a `vmap`.
-      about: other JSON values to keep with it, such as the class, the key or the model.
+      path: the output file; its folder must exist.
+      srae: a single network, not a stack of them from a `vmap`.
+      about: JSON metadata to save with it, such as the class, the key or the model.
 
     Raises:
       OutputError: the file cannot be written.
-      ValueError: a stack of networks.
+      ValueError: `srae` is a stack of networks.
 
     Example:
       >>> srae = SRAE(SRAEConfig(features=8, widths=(4,), n_features=2), rngs=nnx.Rngs(0))
@@ -56,7 +56,7 @@ def save(path: str | os.PathLike[str], srae: SRAE, about: Mapping[str, Any] | No
 
 
 def load(path: str | os.PathLike[str]) -> tuple[SRAE, dict[str, Any]]:
-    """Read an SRAE and the values that were saved with it.
+    """Read an SRAE and the metadata saved with it.
 
     Raises:
       CheckpointError: the file is missing, damaged, of another format, or its arrays do not match its
@@ -90,11 +90,11 @@ def load_probe(path: str | os.PathLike[str]) -> Probe:
     """
     _, arrays = _read(Path(path), PROBE_FORMAT)
     if set(arrays) != set(Probe._fields) or arrays["kernel"].shape[1:] != arrays["bias"].shape:
-        raise CheckpointError(f"{path} does not hold a probe, which is kernel [D, K] and bias [K].")
+        raise CheckpointError(f"{path} does not hold a probe (kernel [D, K] and bias [K]).")
     return Probe(jnp.asarray(arrays["kernel"]), jnp.asarray(arrays["bias"]))
 
 
-# safetensors is imported where it is used: most users of jaxplain never need it.
+# safetensors is imported lazily: most users of jaxplain never need it.
 
 
 def _write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], header: dict[str, str]) -> None:
@@ -104,7 +104,7 @@ def _write(path: str | os.PathLike[str], arrays: dict[str, np.ndarray], header: 
 
 
 def _read(path: Path, expected: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Return header and arrays of a safetensors file of the expected format."""
+    """Return the header and arrays of a safetensors file of the expected format."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -127,8 +127,8 @@ def _restored(config: SRAEConfig, arrays: dict[str, np.ndarray], path: Path) -> 
     blank = _blank(config)
     expected = _named(blank)
     if set(expected) != set(arrays):
-        odd = sorted(set(expected) ^ set(arrays))
-        raise CheckpointError(f"{path} does not match its configuration: {', '.join(odd[:3])}.")
+        mismatched = sorted(set(expected) ^ set(arrays))
+        raise CheckpointError(f"{path} does not match its configuration: {', '.join(mismatched[:3])}.")
     for name, leaf in expected.items():
         if arrays[name].shape != leaf.shape or arrays[name].dtype != leaf.dtype:
             raise CheckpointError(
@@ -142,12 +142,12 @@ def _restored(config: SRAEConfig, arrays: dict[str, np.ndarray], path: Path) -> 
 
 
 def _blank(config: SRAEConfig) -> SRAE:
-    """Return an SRAE of shapes only."""
+    """Return an abstract SRAE, with shapes only."""
     return nnx.eval_shape(lambda: SRAE(config, rngs=nnx.Rngs(0)))
 
 
 def _named(srae: SRAE) -> dict[str, Any]:
-    """Return the leaves by the names of their places, in order."""
+    """Return the leaves keyed by their paths in the module, in order."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(srae)
     names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
     return {name.removesuffix(".value"): leaf for name, (_, leaf) in zip(names, leaves, strict=True)}

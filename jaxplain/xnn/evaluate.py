@@ -12,12 +12,12 @@ from jaxplain.xnn.fit import LOGIT_STD, FitResult, fit
 from jaxplain.xnn.losses import dominance_loss, is_dead, pull_away_loss
 from jaxplain.xnn.srae import SRAE
 
-COVERED = 0.9  # share of the positive contributions that the significant x-features reach
+COVERED = 0.9  # fraction of the positive contributions that the significant x-features cover
 RECONSTRUCTED = 0.5  # R^2 above which a feature counts as reconstructed
 
 
 class Diagnosis(NamedTuple):
-    """Measures of an SRAE for one class; `MEASURES` holds the formula and the good direction of each."""
+    """Measures of an SRAE for one class; `MEASURES` gives the formula and preferred direction of each."""
 
     rmse: Array  # []
     r2: Array  # []
@@ -32,21 +32,21 @@ class Diagnosis(NamedTuple):
 
 
 class Formula(NamedTuple):
-    """How a measure is made. In formulas i stands for images, k and j for x-features, d for features."""
+    """Definition of a measure. In formulas, i indexes images, k and j x-features, d features."""
 
-    better: str  # "high", "low", or "few" where neither extreme is good
+    better: str  # "high", "low", or "few" if neither extreme is good
     formula: str
 
 
 MEASURES: dict[str, Formula] = {
     "rmse": Formula("low", "sqrt(mean_i (predicted_i - logit_i)^2), in units of the logit"),
     "r2": Formula("high", "1 - mean_i (predicted_i - logit_i)^2 / variance of the logit; at most 1"),
-    "agreement": Formula("high", "share of images whose top class stays the same with the predicted logit"),
+    "agreement": Formula("high", "fraction of images whose top class is the same with the predicted logit"),
     "pull_away": Formula("low", "mean_{k != j} cos(c_k, c_j)^2 of contributions c_k over images; 0 to 1"),
     "correlation": Formula("low", "mean_{k != j} correlation(c_k, c_j)^2 over images; 0 to 1"),
-    "reconstructed": Formula("high", "share of features d with 1 - mean_i error_id^2 / variance_d > 0.5"),
+    "reconstructed": Formula("high", "fraction of features d with 1 - mean_i error_id^2 / variance_d > 0.5"),
     "significant": Formula("few", "mean_i of the fewest x-features with 90% of the positive contributions"),
-    "dominance": Formula("low", "sum_ik c_ik^2 / sum_i (sum_k |c_ik|)^2: 1/n if all are equal, 1 for one"),
+    "dominance": Formula("low", "sum_ik c_ik^2 / sum_i (sum_k |c_ik|)^2: 1/n if all equal, 1 if only one"),
     "locality": Formula("low", "mean entropy of importance over 7 x 7 cells / log 49; 0 for a single cell"),
     "dead": Formula("low", "number of x-features whose mean |c_k| is below 1% of the average"),
 }
@@ -88,15 +88,15 @@ def diagnose(
 
     Args:
       srae: the fitted network.
-      features: [N, D], preferably of images it was not fitted to.
-      logits: [N] of the class, or [N, K] of all explained classes.
-      target: which of the explained classes.
-      every_logit: [N, C] of all classes of the classifier, for `agreement`.
-      label: which of those C classes is explained; required with `every_logit`.
-      importance: [M, H, W], maps of x-features, for `locality`.
+      features: [N, D], preferably of held-out images.
+      logits: [N], the class's logit, or [N, K], those of all explained classes.
+      target: index of the class among the explained classes.
+      every_logit: [N, C], the logits of all classes of the classifier, for `agreement`.
+      label: index of the explained class among those C classes; required with `every_logit`.
+      importance: [M, H, W], importance maps of x-features, for `locality`.
 
     Returns:
-      A `Diagnosis`; NaN where a formula has no value (a constant logit has no R^2). See `table`.
+      A `Diagnosis`; NaN where a formula is undefined (a constant logit has no R^2). See `table`.
 
     Raises:
       ValueError: only one of `every_logit` and `label`, or shapes that do not match.
@@ -113,15 +113,15 @@ def diagnose(
     outputs = srae.forward(standardized)
     contributions = outputs.x_features * srae.weights[:, target][None]
     predicted = contributions.sum(1) + srae.bias[target]
-    lost = jnp.mean((outputs.reconstruction - standardized) ** 2, axis=0)
-    error = jnp.mean((predicted - truth) ** 2)
+    feature_error = jnp.mean((outputs.reconstruction - standardized) ** 2, axis=0)
+    logit_error = jnp.mean((predicted - truth) ** 2)
     return Diagnosis(
-        rmse=jnp.sqrt(error),
-        r2=1 - error / jnp.var(truth),
+        rmse=jnp.sqrt(logit_error),
+        r2=1 - logit_error / jnp.var(truth),
         agreement=_agreement(every_logit, label, predicted),
         pull_away=pull_away_loss(contributions.T),
         correlation=_correlation(contributions),
-        reconstructed=jnp.mean(1 - lost / jnp.var(standardized, axis=0) > RECONSTRUCTED),
+        reconstructed=jnp.mean(1 - feature_error / jnp.var(standardized, axis=0) > RECONSTRUCTED),
         significant=significant(contributions).sum(1).mean(),
         dominance=dominance_loss(contributions),
         locality=jnp.float32(jnp.nan) if importance is None else locality(importance).mean(),
@@ -131,7 +131,7 @@ def diagnose(
 
 def _agreement(every_logit: Array | None, label: int | Array | None, predicted: Array) -> Array:
     if (every_logit is None) != (label is None):
-        raise ValueError("every_logit and label go together: all logits, and which of them is explained.")
+        raise ValueError("every_logit and label go together: all logits, and the index of the explained one.")
     if every_logit is None:
         return jnp.float32(jnp.nan)
     replaced = replace_logit(every_logit, label, predicted)
@@ -139,13 +139,13 @@ def _agreement(every_logit: Array | None, label: int | Array | None, predicted: 
 
 
 def _correlation(contributions: Array) -> Array:
-    """Mean squared correlation of different columns [N, n]; that of a constant column is 0."""
+    """Return the mean squared correlation between different columns [N, n]; 0 for a constant column."""
     count = contributions.shape[1]
     if count < 2:
         return jnp.zeros(())
-    centred = contributions - contributions.mean(0, keepdims=True)
-    lengths = jnp.linalg.norm(centred, axis=0, keepdims=True)
-    directions = centred / jnp.where(lengths > 0, lengths, 1)
+    centered = contributions - contributions.mean(0, keepdims=True)
+    norms = jnp.linalg.norm(centered, axis=0, keepdims=True)
+    directions = centered / jnp.where(norms > 0, norms, 1)
     squares = (directions.T @ directions) ** 2
     return jnp.sum(jnp.where(jnp.eye(count, dtype=bool), 0, squares)) / (count * (count - 1))
 
@@ -160,19 +160,19 @@ def significant(contributions: Array) -> Array:
     positive = jnp.maximum(contributions, 0)
     order = jnp.argsort(-positive, axis=1)
     sizes = jnp.take_along_axis(positive, order, axis=1)
-    before = jnp.cumsum(sizes, axis=1) - sizes  # sum of the larger ones
+    before = jnp.cumsum(sizes, axis=1) - sizes  # sum of all larger contributions
     needed = (before < COVERED * sizes.sum(1, keepdims=True)) & (sizes > 0)
     return jnp.zeros_like(needed).at[jnp.arange(len(order))[:, None], order].set(needed)
 
 
 def locality(importance: Array, cells: int = 7) -> Array:
-    """How widely importance is spread: its entropy over cells / log(cells^2): [M, H, W] -> [M].
+    """Spread of importance: its entropy over cells / log(cells^2): [M, H, W] -> [M].
 
     0 if all importance lies in one cell, 1 if it is uniform; NaN for a map without positive importance.
     Negative importance counts as 0.
 
     Raises:
-      ValueError: not [M, H, W], or maps smaller than the cells.
+      ValueError: not [M, H, W], or fewer than `cells` rows or columns.
 
     Example:
       >>> locality(jnp.ones((1, 14, 14))).round(3).tolist()
@@ -204,7 +204,7 @@ def recall_and_precision(logits: Array, labels: Array, target: int) -> tuple[Arr
 
 
 def replace_logit(logits: Array, target: int | Array | None, predicted: Array) -> Array:
-    """Replace the logits [N, K] of one class by predictions [N]."""
+    """Replace the logits of one class, among [N, K], with predictions [N]."""
     return jnp.asarray(logits).at[:, target].set(predicted)
 
 
@@ -215,7 +215,7 @@ def replace_logit(logits: Array, target: int | Array | None, predicted: Array) -
 class Selection(NamedTuple):
     """Fits with different numbers of x-features, and the best number."""
 
-    n_features: int  # with the lowest criterion
+    n_features: int  # the number with the lowest criterion
     criteria: dict[int, float]  # for every number tried; NaN where the fit is not finite
     fits: dict[int, FitResult]
 
@@ -228,17 +228,17 @@ class Selection(NamedTuple):
 def criterion(
     fitted: FitResult, features: Array, *, p0: float = 1.0, p1: float = 1.0, p2: float = 0.0
 ) -> Array:
-    """sum_k (mean_i E_ik w_k)^2 + p0 * loss + p1 * n - p2 * (number of positive x-features), []; low is good.
+    """sum_k (mean_i E_ik w_k)^2 + p0 * loss + p1 * n - p2 * (number of positive x-features), [], to minimize.
 
     The loss is the validation loss of the best epoch. Contributions are in standard deviations of the logit,
-    so that p0, p1 and p2 mean the same on every model; with several classes, their mean counts.
+    so that p0, p1 and p2 are comparable across models; terms are averaged over classes.
 
     Args:
       fitted: result of `fit`.
       features: [N, D] over which contributions are averaged.
       p0: weight of the loss.
-      p1: cost of an x-feature.
-      p2: reward for an x-feature with a positive mean contribution.
+      p1: cost per x-feature.
+      p2: reward per x-feature with a positive mean contribution.
     """
     srae = fitted.srae
     deviation = srae.logit_scale[...][None] * LOGIT_STD
@@ -260,22 +260,22 @@ def select_n_features(
     p2: float = 0.0,
     **options: Any,
 ) -> Selection:
-    """Choose the number of x-features by the published criterion over fits; see `criterion`.
+    """Choose the number of x-features whose fit has the lowest published criterion; see `criterion`.
 
-    Every number has its own shapes and is compiled once.
+    Each number has its own shapes and is compiled separately.
 
     Args:
       features: [N, D], as for `fit`.
       logits: [N] or [N, K].
-      key: used for every fit.
+      key: random key, used for every fit.
       candidates: numbers of x-features to try.
       p0: weight of the loss.
-      p1: cost of an x-feature.
-      p2: reward for an x-feature with a positive mean contribution.
-      **options: of `fit`.
+      p1: cost per x-feature.
+      p2: reward per x-feature with a positive mean contribution.
+      **options: options of `fit`.
 
     Raises:
-      ValueError: no candidate, one that `fit` refuses, or no fit that is finite.
+      ValueError: no candidates, a candidate that `fit` rejects, or no finite fit.
 
     Example:
       >>> import jax

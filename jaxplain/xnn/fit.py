@@ -1,4 +1,4 @@
-"""Fitting an SRAE to the features of a layer and the logit of a class."""
+"""Fitting an SRAE to a layer's features and a class's logit."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,14 +17,14 @@ from jaxplain.xnn.training import FitSchedule, TrainedRound, TrainingProblem, tr
 
 PullAwayRows = Literal["x-features", "images"]
 DEFAULT_WEIGHTS = (20.0, 15.0, 40.0, 60.0)
-LOGIT_STD = 10.0  # of the standardised logits: the published weights were chosen for scores from 0 to 50
-_FLOOR = 0.5  # of the features' median standard deviation, added to the scale of every feature
-_SECOND = 0.3  # of the largest mean contribution; the second largest must reach it
-_STRONGER, _WEAKER = 1.2, 0.8  # factors of a retry for the weights of reconstruction and pull-away
+LOGIT_STD = 10.0  # of the standardized logits: the published weights were chosen for scores from 0 to 50
+_FLOOR = 0.5  # fraction of the features' median standard deviation that is added to every feature's scale
+_SECOND = 0.3  # minimum of the second largest mean contribution, as a fraction of the largest
+_STRONGER, _WEAKER = 1.2, 0.8  # factors per retry for the reconstruction and pull-away weights
 
 
 class FitResult(NamedTuple):
-    """A fitted SRAE and how the fit went; a pytree, so that fits can be vmapped."""
+    """A fitted SRAE with the status and history of its fit; a pytree, so that fits can be vmapped."""
 
     srae: SRAE
     status: Array  # int32 [], a `jaxplain.Status`: OK, NOT_FINITE, CONSTANT_LOGITS or NOT_ACCEPTED
@@ -75,49 +75,50 @@ def fit(
     """Fit an SRAE: a few x-features that predict a class's logit, differ from one another, and reconstruct
     some of the layer's features.
 
-    Pretrains layer by layer, places the x-features, regresses the head, and minimises the loss over all
+    Pretrains layer by layer, initializes the x-features, regresses the head, and minimizes the loss over all
     parameters for `epochs` epochs. If the result fails the published acceptance rule (the second largest mean
-    contribution of an x-feature reaches 0.3 of the largest), it trains again with 1.2 times the weight of
-    reconstruction and 0.8 times that of pull-away, up to `max_rounds` rounds. All of this is one compiled
-    program under `jax.jit`, and `jax.vmap` works over keys and loss weights.
+    contribution of an x-feature must be at least 0.3 of the largest), training is repeated with 1.2 times the
+    reconstruction weight and 0.8 times the pull-away weight, up to `max_rounds` rounds. All of this is one
+    compiled program under `jax.jit`, and `jax.vmap` works over keys and loss weights.
 
-    Features and logits are standardised first, so that weights mean the same on every model.
+    Features and logits are standardized first, so that loss weights are comparable across models.
 
     Args:
       features: [N, D], a layer's activations. Use `output="linear"` if they may be negative.
       logits: [N] or [N, K], the logit of one class or of several.
       key: random key for initial weights, the order of images, dropout, mixing and jitter.
       n_features: n, the number of x-features.
-      weights: of faithfulness, reconstruction, pull-away and (0 by default) dominance; may be traced. The
-        published ones are (1, 15, 5). The default was chosen on a dozen species of birds: faithful, several
-        x-features per image, and not parallel.
-      q: of `sparse_reconstruction_loss`.
-      validation: share of the images held out to choose the best epoch.
-      epochs: of the joint descent.
-      pretrain_epochs: of each layer; 0 skips pretraining.
+      weights: loss weights of faithfulness, reconstruction, pull-away and dominance (0 if omitted); may be
+        traced. The published ones are (1, 15, 5). The defaults were chosen on a dozen bird species, for
+        faithful fits with several x-features per image that are not parallel.
+      q: see `sparse_reconstruction_loss`.
+      validation: fraction of the images held out to choose the best epoch.
+      epochs: number of epochs of joint training.
+      pretrain_epochs: number of pretraining epochs per layer; 0 skips pretraining.
       batch_size: images per step, capped at the number of images.
-      learning_rate: of Adam; divided by 10 every `decay_every` epochs.
-      decay_every: epochs.
-      weight_decay: added to the gradient.
+      learning_rate: Adam's learning rate; divided by 10 every `decay_every` epochs.
+      decay_every: epochs per learning rate decay.
+      weight_decay: coefficient of the L2 penalty in the gradient.
       patience: stop after this many epochs without improvement on the held-out images; None: never.
-      mixing: how far mixtures of two images reach beyond them; 0 for none. See `jaxplain.xnn.training.mix`.
-      jitter: standard deviation of noise on the features, whose effect on the logits comes from a linear
-        regression; 0 for none. See `jaxplain.xnn.training.logit_gradient`.
-      max_rounds: of training; 1 for no retry.
+      mixing: how far mixtures of two images extrapolate beyond them; 0 for no mixing. See
+        `jaxplain.xnn.training.mix`.
+      jitter: standard deviation of noise on the features, whose effect on the logits is estimated by linear
+        regression; 0 for no noise. See `jaxplain.xnn.training.logit_gradient`.
+      max_rounds: maximum number of training rounds; 1 for no retry.
       over: rows of the pull-away loss, "x-features" or "images".
-      widths: of the hidden layers between features and x-features.
-      activation: of the hidden layers.
-      output: of the decoder, "relu" or "linear".
+      widths: widths of the hidden layers between features and x-features.
+      activation: activation of the hidden layers.
+      output: output activation of the decoder, "relu" or "linear".
       head: "positive", or "signed" as published, where x-features may also lower the logit.
-      progress: called on the host with the number of each epoch, from 0 and again in each round, for a
-        progress bar such as tqdm's. A new function object means a new compilation.
+      progress: called on the host with the index of each epoch, which restarts at 0 in each round; for a
+        progress bar. A new function object triggers a recompilation.
 
     Returns:
       A `FitResult`.
 
     Raises:
-      ValueError: shapes that do not match; and, for concrete arrays, values that are not finite, or negative
-        features with `output="relu"`.
+      ValueError: mismatched shapes; for concrete arrays also non-finite values, or negative features with
+        `output="relu"`.
 
     References:
       Fuxin et al. From Heatmaps to Structural Explanations of Image Classifiers. Applied AI Letters 2021.
@@ -137,8 +138,8 @@ def fit(
     check_choice(over, ("x-features", "images"), "over")
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("max_rounds", max_rounds)):
         check_positive_int(value, name)
-    held = int(validation * len(features))
-    if not 0 < validation < 1 or held < 1 or len(features) - held < 2:
+    held_out = int(validation * len(features))
+    if not 0 < validation < 1 or held_out < 1 or len(features) - held_out < 2:
         raise ValueError(
             f"validation must hold out at least 1 of {len(features)} images and leave at least 2, "
             f"got {validation}."
@@ -151,7 +152,7 @@ def fit(
     )  # fmt: skip
     strengths = LossWeights(*(jnp.asarray(number, jnp.float32) for number in numbers))
     return _fit(
-        _FitPlan(config, schedule, max_rounds, held), features, logits, strengths, jnp.float32(q), key
+        _FitPlan(config, schedule, max_rounds, held_out), features, logits, strengths, jnp.float32(q), key
     )
 
 
@@ -168,12 +169,12 @@ def _check(features: Array, logits: Array, output: DecoderOutput) -> None:
 
 
 class _FitPlan(NamedTuple):
-    """The static half of a fit."""
+    """The static arguments of a fit."""
 
     config: SRAEConfig
     schedule: FitSchedule
     max_rounds: int
-    held: int  # images that are held out
+    held_out: int  # number of validation images
 
 
 @partial(jax.jit, static_argnums=0)
@@ -184,8 +185,8 @@ def _fit(
     order = jax.random.permutation(split_key, len(features))
     raw = TrainingData(features, logits)
     validation, train = (
-        jax.tree_util.tree_map(lambda part: part[rows], raw)  # noqa: B023  called at once
-        for rows in (order[: plan.held], order[plan.held :])
+        jax.tree_util.tree_map(lambda part: part[rows], raw)  # noqa: B023  called immediately
+        for rows in (order[: plan.held_out], order[plan.held_out :])
     )
     blank = _blank(plan.config, train)
     train, validation = _standardized(blank, train), _standardized(blank, validation)
@@ -214,11 +215,11 @@ def _fit(
 
 
 def _after_round(state: _FitState, trained: TrainedRound, share: Array, accepted: Array) -> _FitState:
-    """Retain the better of two rounds and change the weights for the next."""
+    """Retain the better of two rounds and update the weights for the next."""
     better = accepted | (share > state.share) | (state.number == 0)
 
-    def choose(one: Any, other: Any) -> Any:
-        return jax.tree_util.tree_map(partial(jnp.where, better), one, other)
+    def choose(new: Any, old: Any) -> Any:
+        return jax.tree_util.tree_map(partial(jnp.where, better), new, old)
 
     return _FitState(
         number=state.number + 1,
@@ -234,8 +235,7 @@ def _after_round(state: _FitState, trained: TrainedRound, share: Array, accepted
 
 
 def _second_share(srae: SRAE, train: TrainingData) -> tuple[Array, Array]:
-    """Return the second largest mean contribution as a share of the largest, for the worst class, and whether
-    it suffices."""
+    """Return the worst class's second largest over largest mean contribution, and whether it passes."""
     means = srae.encode(train.features).mean(0)[:, None] * srae.kernel  # [n, K]
     if means.shape[0] < 2:
         return jnp.float32(1), (means > 0).all()
@@ -253,13 +253,13 @@ def _status(srae: SRAE, train: TrainingData, accepted: Array) -> Array:
 
 
 def _blank(config: SRAEConfig, raw: TrainingData) -> SRAE:
-    """Return an SRAE whose constants standardise features and logits, and whose parameters are 0.
+    """Return an SRAE whose constants standardize features and logits, and whose parameters are 0.
 
-    What never varies has scale 1. Divided by its own standard deviation alone, a rarely active feature could
-    occasionally lie 60 standard deviations from the mean and dominate the logit; so the median standard
-    deviation counts too.
+    Features and logits that never vary have scale 1. Divided by its own standard deviation alone, a rarely
+    active feature could occasionally lie 60 standard deviations from the mean and dominate the logit, so the
+    scale also includes the median standard deviation.
     """
-    shapes = nnx.eval_shape(lambda: SRAE(config, rngs=nnx.Rngs(0)))  # initialisers take long to compile
+    shapes = nnx.eval_shape(lambda: SRAE(config, rngs=nnx.Rngs(0)))  # initializers are slow to compile
     srae = jax.tree_util.tree_map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     spread, logit_spread = raw.features.std(0), raw.logits.std(0) / LOGIT_STD
     scale = jnp.hypot(spread, _FLOOR * jnp.median(spread))
@@ -271,7 +271,7 @@ def _blank(config: SRAEConfig, raw: TrainingData) -> SRAE:
 
 
 def _with_constants(srae: SRAE, other: SRAE) -> SRAE:
-    """Give a new SRAE the constants of another one."""
+    """Copy the constants of another SRAE into a new one."""
     for name in ("feature_shift", "feature_scale", "logit_shift", "logit_scale"):
         getattr(srae, name)[...] = getattr(other, name)[...]
     return srae
@@ -283,6 +283,6 @@ def _standardized(srae: SRAE, raw: TrainingData) -> TrainingData:
 
 
 def _untrained(blank: SRAE, schedule: FitSchedule) -> TrainedRound:
-    """Return what stands in for a trained round before the first one."""
+    """Return a placeholder for the trained round before the first one."""
     history = LossTerms(*(jnp.full(schedule.epochs, jnp.nan) for _ in LossTerms._fields))
     return TrainedRound(blank, history, history, jnp.int32(0))

@@ -1,6 +1,6 @@
-"""The loss of an explanation network: its terms, each a pure function, and their weighted sum. Low is good.
+"""The loss of an explanation network, to be minimized: its terms, as pure functions, and their weighted sum.
 
-In shapes N is the number of images, D of features, n of x-features, K of classes.
+In shapes, N is the number of images, D of features, n of x-features, and K of classes.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxplain.xnn.srae import SRAEOutputs
 
-DEAD = 0.01  # of the mean x-feature's contribution; below it an x-feature counts as dead
+DEAD = 0.01  # fraction of the mean x-feature's contribution below which an x-feature is dead
 _EPSILON = 1e-8  # keeps the direction of a zero vector defined
 
 
@@ -29,7 +29,7 @@ def faithfulness_loss(predicted: Array, logits: Array) -> Array:
 def sparse_reconstruction_loss(reconstruction: Array, features: Array, q: Array | float = 100.0) -> Array:
     """mean_k log(1 + q mean_i (Zhat_ik - Z_ik)^2) over features k, images i: [N, D], [N, D] -> [].
 
-    The logarithm is flat where the error is large: a few features are reconstructed well, most are not.
+    The logarithm flattens large errors, so a few features are reconstructed well and most are not.
 
     Args:
       reconstruction: [N, D].
@@ -60,19 +60,19 @@ def pull_away_loss(vectors: Array) -> Array:
     if rows < 2:
         return jnp.zeros((), vectors.dtype)
     shifted = vectors + _EPSILON
-    # The root of a sum of squares has no derivative at 0; the floor keeps it finite.
-    lengths = jnp.sqrt(jnp.maximum(jnp.sum(shifted**2, axis=1, keepdims=True), _EPSILON**2))
-    directions = shifted / lengths
+    # The square root of a sum of squares has no derivative at 0; the floor avoids this.
+    norms = jnp.sqrt(jnp.maximum(jnp.sum(shifted**2, axis=1, keepdims=True), _EPSILON**2))
+    directions = shifted / norms
     # sum_ij cos_ij^2 from the smaller of the two Gram matrices.
     gram = directions @ directions.T if rows <= vectors.shape[1] else directions.T @ directions
     return (jnp.sum(gram**2) - rows) / (rows * (rows - 1))
 
 
 def dominance_loss(contributions: Array) -> Array:
-    """Concentration of contributions on few x-features: [N, n] -> []; 1/n if all are equal, 1 for one.
+    """Concentration of contributions on few x-features: [N, n] -> []; 1/n if all are equal, 1 for only one.
 
     sum_ik C_ik^2 / sum_i (sum_k |C_ik|)^2. Not in the paper, which relies on retries instead: a faithful
-    network with a single active x-feature is a minimum of its loss.
+    network with a single active x-feature is a minimum of the paper's loss.
 
     Example:
       >>> float(dominance_loss(jnp.array([[1.0, 1.0], [2.0, 2.0]])))
@@ -80,7 +80,7 @@ def dominance_loss(contributions: Array) -> Array:
     """
     if contributions.ndim != 2:
         raise ValueError(f"contributions must be [N, n], got {contributions.shape}.")
-    # Unlike the derivative of `abs`, this one is not 0 for x-features that are 0.
+    # Unlike the derivative of `abs`, this one is not 0 at 0.
     sizes = jnp.where(contributions >= 0, contributions, -contributions)
     total = jnp.sum(jnp.sum(sizes, axis=1) ** 2)
     return jnp.sum(contributions**2) / jnp.maximum(total, _EPSILON)
@@ -110,7 +110,7 @@ def _check_same_axes(one: Array, other: Array, name: str) -> None:
 
 
 class TrainingData(NamedTuple):
-    """Standardised features and logits."""
+    """Standardized features and logits."""
 
     features: Array  # [N, D]
     logits: Array  # [N, K]
@@ -126,7 +126,7 @@ class LossWeights(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """The loss and its terms, before they are weighted."""
+    """The loss and its unweighted terms."""
 
     total: Array  # [], the weighted sum
     faithfulness: Array  # []
@@ -141,11 +141,11 @@ def loss_terms(
     """Compute the loss of a batch.
 
     Args:
-      outputs: of the SRAE for the batch.
-      kernel: of its head, [n, K].
+      outputs: outputs of the SRAE for the batch.
+      kernel: [n, K], kernel of its head.
       data: the batch.
-      weights: of the terms.
-      q: of `sparse_reconstruction_loss`.
+      weights: weights of the terms.
+      q: see `sparse_reconstruction_loss`.
       over: rows of the pull-away loss, "x-features" or "images".
     """
     contributions = outputs.x_features[:, :, None] * kernel[None]  # [N, n, K]

@@ -23,13 +23,13 @@ _CELLS = 2  # rows and columns of cells that maps are averaged over
 
 
 class Trunk(nnx.Module):
-    """A zoo classifier up to a layer: images [N, H, W, 3] -> features [N, D], a callable pytree.
+    """The part of a zoo classifier up to a layer: images [N, H, W, 3] -> features [N, D], a callable pytree.
 
     Args:
-      classifier: with `features` and `feature_maps`, such as `jaxplain.zoo.load` returns.
+      classifier: an object with `features` and `feature_maps`, such as one from `jaxplain.zoo.load`.
       layer: "penultimate", the input of the classifier's own head; or "maps", the last convolution's maps
-        averaged over 2 x 2 cells of the image, so that features keep a rough position and D is four times the
-        number of maps.
+        averaged over a 2 x 2 grid of cells, so that features keep their rough position and D is four times
+        the number of maps.
 
     Example:
       >>> from jaxplain import zoo
@@ -43,7 +43,7 @@ class Trunk(nnx.Module):
         self.classifier, self.layer = _as_attribute(classifier), layer
 
     def __call__(self, images: Array) -> Array:
-        """Features: [N, H, W, 3] -> [N, D]."""
+        """Return the features: [N, H, W, 3] -> [N, D]."""
         check_image_batch(images, channels=3)
         if self.layer == "penultimate":
             return self.classifier.features(images)
@@ -51,25 +51,25 @@ class Trunk(nnx.Module):
 
 
 class ClassifierHead(nnx.Module):
-    """A zoo classifier from its penultimate features on: [N, D] -> logits [N, C], a callable pytree."""
+    """The head of a zoo classifier: penultimate features [N, D] -> logits [N, C], a callable pytree."""
 
     def __init__(self, classifier: Any) -> None:
         self.classifier = _as_attribute(classifier)
 
     def __call__(self, features: Array) -> Array:
-        """Logits: [N, D] -> [N, C]."""
+        """Return the logits: [N, D] -> [N, C]."""
         return self.classifier.head(features)
 
 
 def _as_attribute(classifier: Any) -> Any:
-    """Mark a pytree that is no Flax module as data; nnx requires it of attributes that hold arrays."""
+    """Mark a pytree that is not a Flax module as data, which nnx requires for attributes that hold arrays."""
     treedef = jax.tree_util.tree_structure(classifier)
     plain = isinstance(classifier, nnx.Module) or jax.tree_util.treedef_is_leaf(treedef)
     return classifier if plain else nnx.data(classifier)
 
 
 def _cell_means(maps: Array) -> Array:
-    """Average maps [N, h, w, d] over cells: [N, cells * cells * d]; a middle row belongs to both sides."""
+    """Average maps [N, h, w, d] over cells: [N, cells * cells * d]; a middle row is in both halves."""
     height, width = maps.shape[1:3]
     rows, cols = ((-(-side // _CELLS), side - -(-side // _CELLS)) for side in (height, width))
     cells = [
@@ -83,14 +83,14 @@ def _cell_means(maps: Array) -> Array:
 class ExplanationNetwork(nnx.Module):
     """A classifier in which an SRAE computes the logits of some classes: images -> logits, a callable pytree.
 
-    It is a classifier itself, and each of its x-features is a score: every method that explains a class also
-    explains an x-feature.
+    It is itself a classifier, and each of its x-features is a score, so every method that explains a class
+    also explains an x-feature.
 
     Args:
       trunk: callable pytree from images [N, H, W, C] to the layer's features [N, D]; see `Trunk`.
       head: callable pytree from features [N, D] to all logits [N, C]: a `Probe` or a `ClassifierHead`.
       srae: fitted to those features and to the logits of `targets`.
-      targets: class indices of the SRAE's logits, in its order; an int for a single class.
+      targets: class indices of the SRAE's logits, in order; an int for a single class.
 
     Raises:
       TypeError: trunk or head cannot be called.
@@ -120,11 +120,11 @@ class ExplanationNetwork(nnx.Module):
             )
 
     def x_features(self, images: Array) -> Array:
-        """Images [N, H, W, C] -> x-features [N, n], at least 0."""
+        """Return the x-features, at least 0: images [N, H, W, C] -> [N, n]."""
         return self.srae.x_features(self.trunk(images))
 
     def contributions(self, images: Array, target: int | None = None) -> Array:
-        """Return what each x-feature adds to a logit: [N, H, W, C] -> [N, n]; None: of the first target."""
+        """Return what each x-feature adds to a logit (default: first target): [N, H, W, C] -> [N, n]."""
         return self.srae.contributions(self.trunk(images), self._column(target))
 
     def predict(self, images: Array) -> Array:
@@ -132,15 +132,15 @@ class ExplanationNetwork(nnx.Module):
         return self.srae(self.trunk(images))
 
     def significant(self, images: Array, target: int | None = None) -> Array:
-        """The fewest x-features with 90% of the positive contributions: [N, H, W, C] -> bool [N, n]."""
+        """Return the fewest x-features with 90% of positive contributions: [N, H, W, C] -> bool [N, n]."""
         return significant(self.contributions(images, target))
 
     def replace_logit(self, logits: Array, images: Array) -> Array:
-        """Replace the explained logits among all logits [N, C] of images [N, H, W, C] by predictions."""
+        """Replace the explained logits, among all logits [N, C], with predictions for images [N, H, W, C]."""
         return jnp.asarray(logits).at[:, jnp.array(self.targets)].set(self.predict(images))
 
     def __call__(self, images: Array) -> Array:
-        """All logits, the explained ones through the x-features: [N, H, W, C] -> [N, C]."""
+        """Return all logits, the explained ones computed from x-features: [N, H, W, C] -> [N, C]."""
         features = self.trunk(images)
         return self.head(features).at[:, jnp.array(self.targets)].set(self.srae(features))
 
@@ -152,14 +152,14 @@ class ExplanationNetwork(nnx.Module):
         unit: float | Array = 1.0,
         target: int | None = None,
     ) -> "FeatureScore":
-        """Make an x-feature a score, for `igos_pp`, `sag.search` and everything else that explains scores.
+        """Return an x-feature as a score, for `igos_pp`, `sag.search` and every other method.
 
         Args:
-          k: which x-feature, 0..n-1; may be traced, so `jax.vmap` over x-features works.
+          k: index of the x-feature, 0..n-1; may be traced, so `jax.vmap` over x-features works.
           of: its "activation", or its "contribution" to a class's logit.
-          unit: the value that becomes a score of 1. The default coefficients of the mask methods suit scores
-            from 0 to 1: pass the value on the explained image.
-          target: which class's logit; None: the first target.
+          unit: the value that corresponds to a score of 1. The default coefficients of the mask methods suit
+            scores from 0 to 1: pass the value on the explained image.
+          target: class of the logit; None: the first target.
 
         Raises:
           ValueError: a concrete k out of range, an unknown `of`, a class that is not explained.
@@ -188,7 +188,7 @@ class FeatureScore:
     factor: Array  # []
 
     def __call__(self, images: Array) -> Array:
-        """Images [N, H, W, C] -> scores [N]."""
+        """Return the scores: images [N, H, W, C] -> [N]."""
         return jnp.take(self.srae.x_features(self.trunk(images)), self.k, axis=1) * self.factor
 
 
@@ -203,7 +203,7 @@ class Probe(NamedTuple):
     bias: Array  # [K]
 
     def __call__(self, features: Array) -> Array:
-        """Logits: [N, D] -> [N, K]."""
+        """Return the logits: [N, D] -> [N, K]."""
         return features @ self.kernel + self.bias[None]
 
 
@@ -212,21 +212,21 @@ def linear_probe(
 ) -> Probe:
     """Fit a softmax head on frozen features, for classes that the classifier was not trained on.
 
-    L-BFGS from zero: deterministic.
+    Uses L-BFGS, starting from zero; the result is deterministic.
 
     Args:
-      features: [N, D]; standardised internally, so that `l2` means the same for all of them.
+      features: [N, D]; standardized internally, so that `l2` affects all of them equally.
       labels: int [N], in 0..classes - 1, each class at least once.
       classes: K.
-      l2: weight of the squared norm of the kernel on standardised features; the mean cross-entropy has 1.
-      iterations: of L-BFGS.
+      l2: weight of the kernel's squared norm, on standardized features, relative to the mean cross-entropy.
+      iterations: number of L-BFGS iterations.
 
     Returns:
       A `Probe` for raw features.
 
     Raises:
-      ValueError: shapes that do not match; and, for concrete arrays, features that are not finite, a label
-        out of range, or a class without an example.
+      ValueError: mismatched shapes; for concrete arrays also non-finite features, a label out of range, or a
+        class without an example.
 
     Example:
       >>> features = jnp.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.2]])
@@ -236,11 +236,11 @@ def linear_probe(
     """
     check_positive_int(classes, "classes")
     check_positive_int(iterations, "iterations")
-    _check_labelled(features, labels, classes)
+    _check_labels(features, labels, classes)
     return _fit_probe(jnp.asarray(features), jnp.asarray(labels), classes, l2, iterations)
 
 
-def _check_labelled(features: Array, labels: Array, classes: int) -> None:
+def _check_labels(features: Array, labels: Array, classes: int) -> None:
     if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
         raise ValueError(f"features must be [N, D] and labels [N], got {features.shape} and {labels.shape}.")
     check_finite(features, "features")
@@ -270,8 +270,8 @@ def _fit_probe(features: Array, labels: Array, classes: int, l2: Array | float, 
 
     def step(carry: tuple[Probe, optax.OptState], _: None) -> tuple[tuple[Probe, optax.OptState], None]:
         probe, state = carry
-        value, slope = value_and_grad(probe, state=state)
-        updates, state = optimizer.update(slope, state, probe, value=value, grad=slope, value_fn=loss)
+        value, grad = value_and_grad(probe, state=state)
+        updates, state = optimizer.update(grad, state, probe, value=value, grad=grad, value_fn=loss)
         return (optax.apply_updates(probe, updates), state), None
 
     start = Probe(jnp.zeros((features.shape[1], classes)), jnp.zeros(classes))

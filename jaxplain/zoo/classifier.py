@@ -1,4 +1,4 @@
-"""The zoo's classifiers: callable pytrees that know their input space and their labels."""
+"""The zoo's classifiers: callable pytrees with an input space and class labels."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,9 +24,9 @@ class InputSpec(NamedTuple):
     """A model's input space and how a photo is converted to it."""
 
     size: tuple[int, int]  # rows, columns
-    mean: tuple[float, float, float]  # of 0..255, in RGB order
+    mean: tuple[float, float, float]  # on the 0..255 scale, in RGB order
     scale: tuple[float, float, float]
-    crop: float = 0.875  # side of the central square that is kept, as a fraction of the shorter side
+    crop: float = 0.875  # side of the central square to keep, as a fraction of the shorter side
     method: ResizeMethod = "bicubic"
     bgr: bool = False  # the model's channels are blue, green, red
 
@@ -38,7 +38,7 @@ TORCHVISION = InputSpec(
 
 
 class ZooClassifier(nnx.Module):
-    """Base of the zoo's classifiers: images [N, H, W, 3] in model space -> logits [N, K].
+    """Base class of the zoo's classifiers: images [N, H, W, 3] in model space -> logits [N, K].
 
     A classifier is a pytree (its parameters are the leaves) and passes through `jax.jit` as an argument.
     Its parts compose: `model(x) == model.head(model.pool(model.feature_maps(x)))`.
@@ -46,9 +46,9 @@ class ZooClassifier(nnx.Module):
     Attributes:
       spec: input size and normalization.
       labels: the K class names.
-      name: the name under which `jaxplain.zoo.load` knows it.
-      recomputes: blocks keep only their inputs for the backward pass; see `rematerialized`.
-      norm_epsilon: of every batch norm in the published weights.
+      name: its name in `jaxplain.zoo.load`.
+      recomputes: whether blocks keep only their inputs for the backward pass; see `rematerialized`.
+      norm_epsilon: epsilon of every batch norm in the published weights.
     """
 
     spec: InputSpec
@@ -97,7 +97,7 @@ class ZooClassifier(nnx.Module):
     def block(self, function: Callable[..., Array], *arguments: Any) -> Array:
         """Return `function(*arguments)`, one block of the network; its layers are among the arguments.
 
-        Pass the same function object in every call: checkpoints cache what they traced by it.
+        Pass the same function object in every call: `jax.checkpoint` caches its trace by function object.
         """
         return jax.checkpoint(function)(*arguments) if self.recomputes else function(*arguments)
 
@@ -143,12 +143,12 @@ class ZooClassifier(nnx.Module):
 # Class names
 
 _SUGGESTIONS = 4
-_LIKENESS = 0.6  # of names that are suggested; 1 is the same name
+_MIN_SIMILARITY = 0.6  # of suggested names; 1 means equal
 
 
 @cache
 def imagenet_labels() -> tuple[str, ...]:
-    """Return the names of the 1000 ImageNet classes in the usual order; all differ, two only in capitals."""
+    """Return the names of the 1000 ImageNet classes in the usual order; all differ, two only in case."""
     text = resources.files("jaxplain.zoo").joinpath("imagenet_labels.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
@@ -157,7 +157,7 @@ def find_class(name_or_index: str | int, labels: Sequence[str]) -> int:
     """Return the index of a class.
 
     Args:
-      name_or_index: an index, also as a string of digits; or a complete name, with spaces or underscores.
+      name_or_index: an index, also as a string of digits; or a full class name, with spaces or underscores.
         Case is ignored unless it distinguishes two classes.
       labels: the class names.
 
@@ -208,13 +208,13 @@ def _listed(indices: Sequence[int], labels: Sequence[str]) -> str:
 def _nearest(text: str, labels: Sequence[str]) -> list[int]:
     """Return the most similar classes, best first."""
     words = _folded(text).split()
-    likeness = Counter({i: _likeness(words, _folded(label).split()) for i, label in enumerate(labels)})
-    return [i for i, value in likeness.most_common(_SUGGESTIONS) if value >= _LIKENESS]
+    similarity = Counter({i: _similarity(words, _folded(label).split()) for i, label in enumerate(labels)})
+    return [i for i, value in similarity.most_common(_SUGGESTIONS) if value >= _MIN_SIMILARITY]
 
 
-def _likeness(words: Sequence[str], others: Sequence[str]) -> float:
-    """Return how well the words of two names match each other, 0 to 1, so that "cat" is like "tiger cat" and
-    "taby cat" like "tabby"."""
+def _similarity(words: Sequence[str], others: Sequence[str]) -> float:
+    """Return how well the words of two names match, 0 to 1, so that "cat" is similar to "tiger cat" and
+    "taby cat" to "tabby"."""
     if not words or not others:
         return 0.0
     ratios = [[SequenceMatcher(None, word, other).ratio() for other in others] for word in words]

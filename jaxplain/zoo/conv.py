@@ -1,11 +1,11 @@
-"""Convolutions with one lowering per platform, chosen when a program is compiled for it.
+"""Convolutions with one lowering per platform, chosen at compile time.
 
 XLA's CPU backend runs grouped convolutions 10 to 90 times slower than the same sum written as shifted
 multiply-adds, and the first layer's convolution (3 input channels) slower than a matrix product over its
 patches. On GPU and TPU the native convolutions are faster. `jax.lax.platform_dependent` keeps both in one
 function; tests check that values and derivatives are equal.
 
-In the shape descriptions N is the batch, H and W the rows and columns, C and D channels, k the kernel side.
+In shapes, N is the batch, H and W the rows and columns, C and D channels, and k the kernel side.
 """
 
 from functools import partial, reduce
@@ -19,11 +19,11 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros added (before, after) the rows and (before, after) the columns."""
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-_PATCH_CHANNELS = 4  # up to this many input channels a convolution is a matrix product over patches
+_PATCH_CHANNELS = 4  # up to this many input channels, a convolution is a matrix product over patches
 
 
 def same_padding(shape: tuple[int, int], kernel: int, stride: int) -> Padding:
-    """Return TensorFlow's "same" padding: output size ceil(n / stride), an odd zero goes after the image."""
+    """Return TensorFlow's "same" padding: output size ceil(n / stride), an odd zero at the end."""
 
     def one_axis(size: int) -> tuple[int, int]:
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -72,7 +72,7 @@ def _pad(images: Array, padding: Padding, value: float = 0.0) -> Array:
 
 
 def _shifts(padded: Array, side: int, stride: int) -> dict[tuple[int, int], Array]:
-    """Return the strided view of a padded image that each tap (i, j) of a side x side kernel sees."""
+    """Return the strided view of a padded image that each tap (i, j) of a side x side kernel reads."""
     n, height, width, channels = padded.shape
     rows, cols = (height - side) // stride * stride + 1, (width - side) // stride * stride + 1
     return {
@@ -86,8 +86,8 @@ def max_pool(images: Array, side: int, *, stride: int, padding: Padding = ((0, 0
     """Return the maximum of every side x side window, ignoring padding: [N, H, W, C] -> [N, H', W', C].
 
     The first of several equal values, row by row, gets the gradient, as in PyTorch; NaN counts as the largest
-    value. Written as maxima of strided slices, along columns and then along rows: forward and backward
-    together take a twentieth of the time of `lax.reduce_window` on a CPU, whose gradient is a scatter.
+    value. Written as maxima of strided slices, along columns and then along rows: on a CPU, forward and
+    backward together take a twentieth of the time of `lax.reduce_window`, whose gradient is a scatter.
     """
     pooled = _pad(images, padding, -jnp.inf)
     for axis in (2, 1):
@@ -154,7 +154,7 @@ def _image_gradient(
 ) -> Array:
     """Return the gradient with respect to the images, phase by phase.
 
-    All pixels of one phase (row and column modulo the stride) see the same taps, so that each phase is a sum
+    All pixels of one phase (row and column modulo the stride) use the same taps, so that each phase is a sum
     of shifted products without a scatter and without zeros in between.
     """
     height, width = shape[1:3]
@@ -165,13 +165,13 @@ def _image_gradient(
     phases = [[_one_phase(grad, kernel, row, col, size) for col in cols] for row in rows]
     if stride == 1:
         return phases[0][0]
-    woven = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)  # [N, H/s, s, W/s, s, C]
-    woven = woven.reshape(shape[0], size[0] * stride, size[1] * stride, shape[3])
-    return woven[:, :height, :width]
+    interleaved = jnp.stack([jnp.stack(row, axis=3) for row in phases], axis=2)  # [N, H/s, s, W/s, s, C]
+    interleaved = interleaved.reshape(shape[0], size[0] * stride, size[1] * stride, shape[3])
+    return interleaved[:, :height, :width]
 
 
 def _phase_taps(phase: int, before: int, side: int, stride: int) -> list[tuple[int, int]]:
-    """Return (tap, offset) pairs: pixel q * stride + phase meets `tap` in the gradient's cell q + offset."""
+    """Return (tap, offset) pairs: pixel q * stride + phase gets `tap` times gradient cell q + offset."""
     position = phase + before
     return [(tap, (position - tap) // stride) for tap in range(side) if (position - tap) % stride == 0]
 

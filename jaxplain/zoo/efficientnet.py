@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, -Lite1, -Lite2 (Tan and Le, ICML 2019; the Lite variants: no squeeze, ReLU6)."""
+"""EfficientNet-Lite0, -Lite1, -Lite2 (Tan and Le, ICML 2019), without squeeze-and-excitation, with ReLU6."""
 
 import math
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def relu6(values: Array) -> Array:
 
 
 class MBConvBlock(nnx.Module):
-    """Inverted residual: expand by a 1 x 1, filter depthwise, project by a 1 x 1, add the input."""
+    """Inverted residual block: 1 x 1 expansion, depthwise convolution, 1 x 1 projection, plus the input."""
 
     def __init__(self, inputs: int, outputs: int, side: int, stride: int, expand: int, *, rngs: nnx.Rngs):
         inner = inputs * expand
@@ -109,7 +109,7 @@ class EfficientNetLite(ZooClassifier):
 
 
 def _block_shapes(variant: _LiteVariant) -> Iterator[tuple[int, int, int, int, int]]:
-    """Yield (inputs, outputs, side, stride, expand) per block; the first and last stage are never scaled."""
+    """Yield (inputs, outputs, side, stride, expand) per block; the first and last stage are not deepened."""
     inputs = 32
     for number, stage in enumerate(_STAGES):
         fixed = number in (0, len(_STAGES) - 1)

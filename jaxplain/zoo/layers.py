@@ -1,4 +1,4 @@
-"""Layers with their batch norm folded in, and the loading of published weights into them."""
+"""Layers with batch norm folded in, and loading of published weights into them."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -67,7 +67,7 @@ def _padding(padding: int | str, images: Array, side: int, stride: int) -> tuple
 
 
 class Slot(NamedTuple):
-    """One layer and the names its weights have in a PyTorch state dict."""
+    """One layer and the names of its weights in a PyTorch state dict."""
 
     layer: Conv | DepthwiseConv | Linear
     name: str  # "<name>.weight", "<name>.bias"
@@ -82,11 +82,11 @@ def load_slots(
 ) -> None:
     """Load a PyTorch state dict into layers, folding every batch norm (`epsilon`) into its layer.
 
-    The layers may be abstract, from `nnx.eval_shape`: their parameters are replaced, not written to. Plain
-    transfers (`device_put`) compile nothing, which every other way of making an array does once per shape.
+    The layers may be abstract, from `nnx.eval_shape`: their parameters are replaced, not written to.
+    `device_put` compiles nothing; every other way to create an array compiles once per shape.
 
     Raises:
-      WeightsError: the first missing, misshapen or unexpected entry, by name; nothing is written then.
+      WeightsError: the first missing, misshapen or unexpected entry, by name; no layer is changed then.
     """
     slots = list(slots)
     check_fit(state, expected_shapes(slots), source=source)

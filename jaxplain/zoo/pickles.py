@@ -1,4 +1,4 @@
-"""An unpickler for PyTorch's files that can build data, and nothing else."""
+"""A restricted unpickler for PyTorch files that builds only plain data."""
 
 import io
 import pickle
@@ -40,16 +40,16 @@ _CALLABLES = {
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
 }
-_INHERITED = (  # instructions that only move data, as `pickle` carries them out
+_INHERITED = (  # opcodes that only move data, as implemented in `pickle`
     "PROTO FRAME STOP MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET APPEND APPENDS "
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT NONE NEWTRUE NEWFALSE "
     "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
     "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST EMPTY_DICT GLOBAL STACK_GLOBAL BINPERSID"
 )
-_CODES = {one.name: ord(one.code) for one in pickletools.opcodes}
+_CODES = {opcode.name: ord(opcode.code) for opcode in pickletools.opcodes}
 _DAMAGED = "holds a truncated or damaged pickle"
-# What `pickle` raises for damaged input. Odd backslashes in a string make it warn, and a strict process turns
-# warnings into exceptions.
+# Exceptions that `pickle` raises for damaged input. Invalid escapes in a string cause a warning, which is an
+# exception in a process that treats warnings as errors.
 _FAILURES = (
     pickle.UnpicklingError,
     EOFError,
@@ -66,7 +66,7 @@ _FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class _Global:
-    """A name that the pickle asks for; it is never imported."""
+    """A global that the pickle refers to; it is never imported."""
 
     name: str
 
@@ -81,12 +81,12 @@ def _refused(instruction: str) -> Callable[[Any], None]:
 class WeightsUnpickler(pickle._Unpickler):
     """Unpickles a state dict into records of `jaxplain.zoo.tensors`, and refuses everything else.
 
-    A pickle is a program. This one has nothing to call: a global is a name that is looked up in two short
-    tables, and every instruction that could call, import or change an object is replaced or refused.
+    A pickle is a program. Here it has nothing to call: a global is a name that is looked up in two short
+    tables, and every opcode that could call, import or change an object is replaced or refused.
 
-    It extends Python's own implementation, not `pickle.Unpickler` in C: that one sets attributes of whatever
-    `find_class` returned, allocates as much memory for its memo as an index in the file says, and hashes
-    nested tuples until the C stack overflows; none of this can be changed in a subclass.
+    This extends the pure-Python implementation, not `pickle.Unpickler` in C, which sets attributes of
+    whatever `find_class` returned, sizes its memo by an index in the file, and hashes nested tuples until the
+    C stack overflows; a subclass cannot change any of this.
     """
 
     stack: list[Any]
@@ -98,10 +98,10 @@ class WeightsUnpickler(pickle._Unpickler):
         self.storages: dict[str, Storage] = {}  # every storage that the pickle declared
 
     def load(self) -> Any:
-        """Return what one pickle holds, and leave the stream right behind it.
+        """Return the content of one pickle, and leave the stream positioned after it.
 
         Raises:
-          WeightsError: it is truncated or damaged, or asks for anything but plain data.
+          WeightsError: it is truncated or damaged, or contains anything but plain data.
         """
         try:
             return super().load()
@@ -121,12 +121,12 @@ class WeightsUnpickler(pickle._Unpickler):
         """Return the storage that a persistent id declares."""
         match identity:
             # The location (cpu, cuda:0) does not matter. The legacy format has a sixth part; anything but
-            # None is a view of another storage, which PyTorch has not written since its tensors have offsets.
+            # None is a view of another storage, which PyTorch no longer writes, as its tensors have offsets.
             case ("storage", _Global(name), str(key), str(), numel, *rest) if rest in ([], [None]):
                 if name in _STORAGE_TYPES:
                     storage = Storage(key, _STORAGE_TYPES[name], checked_count(numel))
                     if self.storages.setdefault(key, storage) != storage:
-                        raise WeightsError(f"declares the storage {short(key)} twice and differently")
+                        raise WeightsError(f"declares the storage {short(key)} twice, differently")
                     return storage
         raise WeightsError("has a persistent id that is not a plain storage; nothing was executed")
 
@@ -151,7 +151,7 @@ class WeightsUnpickler(pickle._Unpickler):
         _expect(self.stack[-1], dict).update(_dict(items))
 
     def _load_inst(self) -> None:
-        """Refuse to import and call at once, which only old-style classes of Python 2 needed, by name."""
+        """Refuse INST, which imports and calls an old-style Python 2 class, with the name of the class."""
         module, name = (self.readline()[:-1].decode() for _ in range(2))
         self.find_class(module, name)
         raise _refusal("the pickle instruction INST")
@@ -171,7 +171,7 @@ class WeightsUnpickler(pickle._Unpickler):
 
 
 def _call(function: Any, arguments: Any) -> object:
-    """Do with our own records what the five callables do in PyTorch."""
+    """Apply one of the five allowed callables to our own records."""
     name = _expect(function, _Global).name
     match name, arguments:
         case "collections.OrderedDict", ():
@@ -187,11 +187,11 @@ def _call(function: Any, arguments: Any) -> object:
             (Storage() as storage, offset, (tuple() | list()) as size, (tuple() | list()) as stride, *_),
         ):
             return checked_tensor(storage, offset, size, stride)
-    raise WeightsError(f"calls {short(name)} with arguments that it does not take; nothing was executed")
+    raise WeightsError(f"calls {short(name)} with invalid arguments; nothing was executed")
 
 
 def _dict(items: Iterable[Any]) -> dict[Any, Any]:
-    """Make a dict of alternating keys and values."""
+    """Build a dict from alternating keys and values."""
     flat = list(items)
     for key in flat[0::2]:  # no tuples, because hashing a deeply nested one overflows the C stack
         _expect(key, str, int, float, type(None))
@@ -206,5 +206,5 @@ def _expect(value: Any, *types: type) -> Any:
 
 def _refusal(what: str) -> WeightsError:
     return WeightsError(
-        f"asks for {what}, which plain weights do not need; nothing was executed. Please {RESAVE}"
+        f"requests {what}, which plain weights do not need; nothing was executed. Please {RESAVE}"
     )

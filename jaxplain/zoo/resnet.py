@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 (He et al., CVPR 2016); the latter as "v1.5", with the stride in the 3 x 3."""
+"""ResNet-18 and ResNet-50 (He et al., CVPR 2016); the latter is "v1.5", with the stride in the 3 x 3."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -108,7 +108,7 @@ def _stem(conv: Conv, images: Array) -> Array:
 
 
 def _block_shapes(variant: _ResNetVariant) -> Iterator[tuple[_ConvShape, ...]]:
-    """Yield the convolutions of every block; each stage but the first begins by halving the resolution."""
+    """Yield the convolutions of every block; each stage but the first starts by halving the resolution."""
     for stage, (width, repeats) in enumerate(zip(_WIDTHS, variant.repeats, strict=True)):
         for repeat in range(repeats):
             stride = 2 if stage > 0 and repeat == 0 else 1

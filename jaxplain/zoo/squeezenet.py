@@ -1,4 +1,4 @@
-"""SqueezeNet 1.0 (Iandola et al., 2016): AlexNet's accuracy with 5 MB of weights."""
+"""SqueezeNet 1.0 (Iandola et al., 2016): AlexNet-level accuracy with 5 MB of weights."""
 
 from collections.abc import Iterator
 
@@ -32,7 +32,7 @@ _CHANNELS = 512
 
 
 class Fire(nnx.Module):
-    """Squeeze by a 1 x 1, expand by a 1 x 1 and a 3 x 3 side by side, each with ReLU."""
+    """Fire module: 1 x 1 squeeze, then parallel 1 x 1 and 3 x 3 expansions, each with ReLU."""
 
     def __init__(self, inputs: int, squeezed: int, half: int, *, rngs: nnx.Rngs):
         self.squeeze = Conv(inputs, squeezed, 1, rngs=rngs)
@@ -48,9 +48,8 @@ class Fire(nnx.Module):
 class SqueezeNet(ZooClassifier):
     """SqueezeNet 1.0; last fire module 13 x 13 x 512 at 227 pixels.
 
-    It classifies every position and averages the results, so that nothing smaller than all the maps
-    determines the logits: `pool` only flattens them, position by position, and `head` restores them. The
-    weights have torchvision's names.
+    It classifies every position and averages the results, so the logits depend on the complete maps: `pool`
+    only flattens them, position by position, and `head` restores them. The weights have torchvision's names.
     """
 
     def __init__(self, name: str, labels: tuple[str, ...], *, rngs: nnx.Rngs):

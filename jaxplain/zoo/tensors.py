@@ -1,4 +1,4 @@
-"""What a weights file declares before any array exists: storages, and tensors that are views of them."""
+"""Records of the contents of a weights file: storages, and tensors that are views of them."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ class WeightsError(ValueError):
 
 
 class DType(NamedTuple):
-    """How an element is stored, and the type in which it is returned."""
+    """How an element is stored, and the type of the result."""
 
     stored: str  # NumPy type code, without the byte order
     result: type[np.generic]
@@ -47,7 +47,7 @@ DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A run of elements somewhere in the file."""
+    """A contiguous block of elements in the file."""
 
     key: str
     dtype: str  # a key of DTYPES
@@ -61,10 +61,10 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A strided view of a storage that is known to stay inside it. Make it with `checked_tensor`."""
+    """A strided view that lies within its storage; create it with `checked_tensor`."""
 
     storage: Storage
-    offset: int  # in elements, as the strides are
+    offset: int  # in elements, like the strides
     size: tuple[int, ...]
     stride: tuple[int, ...]
 
@@ -77,7 +77,7 @@ class Tensor:
 class Contents(NamedTuple):
     """An opened weights file."""
 
-    top: object  # what it holds, with `Tensor` in place of tensors
+    top: object  # the deserialized object, with `Tensor` records as tensors
     fetch: Callable[[Storage], memoryview]  # returns exactly `nbytes` bytes, or raises WeightsError
     byte_order: str = "<"  # or ">"
 
@@ -89,7 +89,7 @@ def to_array(tensor: Tensor, contents: Contents) -> np.ndarray:
     dtype = np.dtype(contents.byte_order + stored)
     if 0 in tensor.size:
         return np.empty(tensor.size, result)
-    # An axis of length 1 may come with any stride, even one that NumPy cannot hold in bytes.
+    # An axis of length 1 may have any stride, even one that NumPy cannot hold in bytes.
     strides = [
         dtype.itemsize * step if n > 1 else 0 for n, step in zip(tensor.size, tensor.stride, strict=True)
     ]
@@ -104,10 +104,10 @@ def to_array(tensor: Tensor, contents: Contents) -> np.ndarray:
 def checked_tensor(
     storage: Storage, offset: object, size: Iterable[object], stride: Iterable[object] | None = None
 ) -> Tensor:
-    """Make a tensor record; without `stride` it is C-contiguous.
+    """Create a tensor record; without `stride` it is C-contiguous.
 
     Raises:
-      WeightsError: it would reach outside of its storage, or its numbers are implausible.
+      WeightsError: it would extend outside its storage, or its numbers are implausible.
     """
     size = _checked_size(size)
     steps = _contiguous_stride(size) if stride is None else tuple(map(checked_count, stride))
@@ -139,7 +139,7 @@ def checked_count(value: object) -> int:
     """Return a size, stride or offset that is safe to compute with and short enough to print.
 
     Raises:
-      WeightsError: anything else.
+      WeightsError: any other value.
     """
     if type(value) is not int or not 0 <= value <= _MAX_COUNT:
         raise WeightsError("has a size, stride or offset that is not a plausible number")
@@ -161,7 +161,7 @@ def checked_bytes(raw: memoryview, storage: Storage) -> memoryview:
 
 
 def short(name: object) -> str:
-    """Quote a name from the file, whatever its length and characters."""
+    """Quote a name from the file, with special characters escaped and long names truncated."""
     if isinstance(name, str):
         return repr(name if len(name) <= 100 else name[:100] + "…")
     return f"of type {type(name).__name__}"  # an int may have too many digits to print

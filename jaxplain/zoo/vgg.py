@@ -1,4 +1,4 @@
-"""VGG-19 without batch norm (Simonyan and Zisserman, ICLR 2015), the network that I-GOS explains."""
+"""VGG-19 without batch norm (Simonyan and Zisserman, ICLR 2015), the network of the I-GOS paper."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from jaxplain.zoo.conv import max_pool
 from jaxplain.zoo.layers import Conv, Linear, Slot
 
 _STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # width, convolutions; a max pool ends each
-_GRID = 7  # side of the maps that the linear layers see
+_GRID = 7  # side of the maps that the linear layers take
 _HIDDEN = 4096
 
 
@@ -81,7 +81,7 @@ def _pool_and_stage(convs: nnx.List, maps: Array) -> Array:
 def _average_to_grid(maps: Array, side: int) -> Array:
     """Average over a side x side grid of overlapping cells: [N, h, w, C] -> [N, side, side, C].
 
-    The identity at the size with which the network was trained; PyTorch's adaptive average pooling.
+    This is PyTorch's adaptive average pooling; at the training size it is the identity.
     """
     height, width = maps.shape[1:3]
     if (height, width) == (side, side):
@@ -95,6 +95,6 @@ def _cells(size: int, count: int) -> np.ndarray:
 
     The cell is [floor(i size / count), ceil((i + 1) size / count)).
     """
-    cell, place = np.arange(count)[:, None], np.arange(size)
-    inside = (place >= cell * size // count) & (place < -(-(cell + 1) * size // count))
+    cell, position = np.arange(count)[:, None], np.arange(size)
+    inside = (position >= cell * size // count) & (position < -(-(cell + 1) * size // count))
     return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -1,8 +1,8 @@
-"""Reads pretrained weights (PyTorch's zip and legacy formats, safetensors) without executing anything.
+"""Reading of pretrained weights (PyTorch's zip and legacy formats, safetensors) without executing code.
 
-A `.pth` file is unpickled (`jaxplain.zoo.pickles`) into records of storages and tensors, without touching any
-data. Only the tensors of the state dict that is found become arrays, once they are known to lie inside the
-file (`jaxplain.zoo.tensors`).
+A `.pth` file is unpickled (`jaxplain.zoo.pickles`) into records of storages and tensors, without reading any
+data. Only the tensors of the state dict become arrays, after a check that they lie inside the file
+(`jaxplain.zoo.tensors`).
 """
 
 import functools
@@ -52,13 +52,12 @@ _OTHER_FORMATS = {
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read the named arrays of a weights file without PyTorch, executing nothing that is in it.
+    """Read the named arrays of a weights file without PyTorch and without executing its contents.
 
     The format is recognized from the content: PyTorch's zip format, its legacy format (before 1.6), or
     safetensors. A checkpoint that keeps the state dict under "state_dict", "model_state_dict", "model",
-    "params" or "params_ema" is unwrapped, one level deep; a "module." in front of all names (DataParallel) is
-    removed.
-    Entries of the state dict that are numbers, strings or None are skipped; any others are an error.
+    "params" or "params_ema" is unwrapped, one level deep; a "module." prefix of all names (DataParallel) is
+    removed. Entries of the state dict that are numbers, strings or None are skipped; any others are an error.
 
     Args:
       path: the file.
@@ -68,7 +67,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       bfloat16 become float32. The arrays are C-contiguous and writable, and share no memory.
 
     Raises:
-      WeightsError: the file is missing, truncated, damaged or of another format, asks for anything but
+      WeightsError: the file is missing, truncated, damaged or of another format, contains anything but
         tensors and plain containers, or would expand to over 16 times its own size. The message names the
         path.
 
@@ -118,7 +117,7 @@ def check_fit(
     missing = [name for name in expected if name not in state]
     misshapen = [name for name in expected if name in state and state[name].shape != tuple(expected[name])]
     unexpected = [name for name in state if name not in expected and not optional(name)]
-    hint = "; give the weights of exactly this model"
+    hint = "; pass weights for exactly this model"
     if missing and len(missing) >= 0.9 * len(expected):
         hint = "; nearly all entries are missing: are these the weights of another architecture?"
     if missing:
@@ -157,10 +156,10 @@ def _find_state_dict(top: object) -> dict[str, Tensor]:
             tensors[name] = value
         elif not isinstance(value, str | int | float | None):
             raise WeightsError(
-                f"holds no flat state dict: the entry {short(name)} is {kind(value)}; {RESAVE}"
+                f"does not hold a flat state dict: the entry {short(name)} is {kind(value)}; {RESAVE}"
             )
     if not tensors:
-        raise WeightsError(f"holds no tensors but {kind(chosen)}")
+        raise WeightsError(f"holds no tensors, only {kind(chosen)}")
     if all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
@@ -222,10 +221,10 @@ def _open_zip(data: bytes) -> Contents:
         raise WeightsError("is a truncated or damaged zip file") from error
     pickle_name = next((name for name in entries if name.rpartition("/")[2] == "data.pkl"), None)
     if pickle_name is None:
-        raise WeightsError("is a zip file but not one of PyTorch's: it has no data.pkl")
+        raise WeightsError("is a zip file but not a PyTorch file: it has no data.pkl")
     folder = pickle_name.removesuffix("data.pkl")
 
-    @functools.cache  # shared storages would have their checksums computed over and over
+    @functools.cache  # else the checksum of a shared storage would be computed repeatedly
     def fetch(storage: Storage) -> memoryview:
         return checked_bytes(_zip_entry(data, entries, f"{folder}data/{storage.key}"), storage)
 
@@ -250,7 +249,7 @@ def _zip_entry(data: bytes, entries: Mapping[str, zipfile.ZipInfo], name: str) -
         raise WeightsError(f"lacks the zip entry {short(name)}")
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise WeightsError(
-            f"has the compressed or encrypted zip entry {short(name)}, as PyTorch never writes"
+            f"has the compressed or encrypted zip entry {short(name)}, which PyTorch never writes"
         )
     # The local header has its own extra field (PyTorch pads it to align the data), so it has to be read.
     start = max(info.header_offset, 0)
@@ -262,17 +261,17 @@ def _zip_entry(data: bytes, entries: Mapping[str, zipfile.ZipInfo], name: str) -
     raw = memoryview(data)[begin : begin + info.file_size]
     # A checksum of 0 means none: PyTorch writes it after set_crc32_options(False).
     if len(raw) < info.file_size or info.CRC not in (0, zlib.crc32(raw)):
-        raise WeightsError(f"is truncated or damaged: the zip entry {short(name)} is not as it was written")
+        raise WeightsError(f"is truncated or damaged: the zip entry {short(name)} has a bad size or checksum")
     return raw
 
 
 def _open_legacy(data: bytes) -> Contents:
     stream = io.BytesIO(data)
     if WeightsUnpickler(stream).load() != _MAGIC:
-        raise WeightsError(f"is a pickle but not one of PyTorch's; {RESAVE}")
+        raise WeightsError(f"is a pickle but not a PyTorch file; {RESAVE}")
     if WeightsUnpickler(stream).load() != _PROTOCOL:
-        raise WeightsError(f"is of another legacy protocol than {_PROTOCOL}; {RESAVE}")
-    WeightsUnpickler(stream).load()  # about the writer's system; the storages are always little-endian
+        raise WeightsError(f"has a legacy protocol other than {_PROTOCOL}; {RESAVE}")
+    WeightsUnpickler(stream).load()  # the writer's system; not needed, storages are always little-endian
     unpickler = WeightsUnpickler(stream)
     top = unpickler.load()
     keys = WeightsUnpickler(stream).load()

@@ -60,7 +60,7 @@ def test_a_folder_becomes_results_and_a_report():
     assert record["rows"] == {"pending": 0, "ok": 10, "failed": 1}
     assert record["config"]["explain"]["method"] == "gradient"
     again = run("batch", "photos", *QUICK, "--out", "results.zarr")
-    assert "10 of 11 photos explained, 0 of them now" in flat(again.stderr)
+    assert "10 of 11 photos explained, 0 of them by this run" in flat(again.stderr)
 
 
 def test_progress_shows_pace_and_measures():
@@ -92,15 +92,15 @@ def test_options_reach_the_results():
         (("--model", "tinny"), "tiny"),
         (("--baseline", "blurr"), "blur"),
         (("--target", "no such class"), "no such class"),
-        (("--processes", "2"), "go together"),
+        (("--processes", "2"), "must be given together"),
         (("--coordinator", "here", "--processes", "2", "--process", "0"), "must be host:port, such as"),
         (("--coordinator", "a:1", "--processes", "2", "--process", "2"), "process must be in 0..1"),
         (("--dtype", "float8"), "unknown dtype 'float8': did you mean 'float32'"),
         (("--seed", "-1"), "seed must be in 0..4294967295"),
         (("--out", "photos"), "photos holds 'photo000.png' but no results; choose a new or an empty folder"),
-        (("--out", "photos/photo000.png"), "a file stands where a folder is needed. Move it or choose"),
+        (("--out", "photos/photo000.png"), "a file exists where a folder is needed. Move it or choose"),
         (("--out", "nosuch://x"), "cannot read or write nosuch://x"),
-        (("--size", "33"), "finer than the image (32, 32); choose at most that"),
+        (("--size", "33"), "finer than the image of 32 x 32 pixels; choose at most that"),
     ],
 )
 def test_invalid_options_are_refused_before_anything_is_compiled(monkeypatch, args, message):

@@ -92,7 +92,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_resumes(monkeypatch):
     done = run("photos", *QUICK, "--methods", "random")
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1].startswith(
-        "interrupted every finished row is kept; the same command resumes"
+        "interrupted finished rows are kept; run the same command again to resume"
     )
     assert Path("comparison.md").exists()
     monkeypatch.setattr(command, "interruptible", true)
@@ -136,9 +136,9 @@ def test_all_methods_are_named_by_all(monkeypatch):
         (("photos", "--measures", "deletio"), "unknown measure 'deletio': did you mean 'deletion'"),
         (("photos", "--models", "tinny"), "unknown model 'tinny'"),
         (("photos", "--models", "tiny", "--size", "33"), "size 33 x 33 is finer than the input of tiny"),
-        (("photos", "--models", "tiny", "--size", "x"), "--size must be whole numbers"),
-        (("photos", "--models", "tiny", "--size", "0"), "--size must be whole numbers"),
-        (("photos", "--models", "tiny,tiny2", "--weights", "w.pth"), "--weights is the file of one model"),
+        (("photos", "--models", "tiny", "--size", "x"), "--size must be positive whole numbers"),
+        (("photos", "--models", "tiny", "--size", "0"), "--size must be positive whole numbers"),
+        (("photos", "--models", "tiny,tiny2", "--weights", "w.pth"), "--weights applies to one model only"),
         (("photos", "--baseline", "gray"), "unknown baseline 'gray'"),
         (("photos", "--seed", "-1"), "seed must be in 0"),
         (("photos", "--steps", "0"), "Invalid value for '--steps'"),

@@ -29,7 +29,7 @@ from jaxplain.report import figures
 QUICK = ("--model", "tiny", "--size", "4", "--iterations", "1", "--steps", "1")
 KEPT = (
     "1 of 3 photos done. Their results are in jaxplain-out. "
-    "To continue, give the command the photos that are left."
+    "To continue, run the command on the remaining photos."
 )
 FILES = {
     "heatmap.png",
@@ -364,7 +364,7 @@ def test_without_a_readable_photo_nothing_is_compiled(monkeypatch):
         (["--weights", "missing.pth"], "weights file missing.pth cannot be read"),
         (["--weights", "."], "is not a regular file"),
         (["--weights", "a.png"], "weights file a.png is neither a PyTorch nor a safetensors file"),
-        (["--out", "a.png"], "cannot write a.png: a file stands where a folder is needed"),
+        (["--out", "a.png"], "cannot write a.png: a file exists where a folder is needed"),
         (["--out", "a.png/x"], "cannot write a.png/x: a part of this path is a file"),
     ],
 )

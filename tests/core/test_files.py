@@ -289,9 +289,9 @@ def test_a_linked_result_folder_stays_linked(tmp_path, old):
 
 def test_a_file_in_the_way_is_refused_and_kept(tmp_path):
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(OutputError, match="a file stands where"), staged_folder(tmp_path / "taken"):
+    with pytest.raises(OutputError, match="a file exists where"), staged_folder(tmp_path / "taken"):
         pytest.fail("the body must not run")
-    with pytest.raises(OutputError, match="a file stands where"), staged_folder(tmp_path / "taken" / "r"):
+    with pytest.raises(OutputError, match="a file exists where"), staged_folder(tmp_path / "taken" / "r"):
         pytest.fail("the body must not run")
     assert (tmp_path / "taken").read_text() == "mine"
 
@@ -342,7 +342,7 @@ def test_creates_the_folder_and_leaves_it_empty(tmp_path):
 
 def test_not_a_folder(tmp_path):
     (tmp_path / "file").write_text("x")
-    assert "a file stands where" in message(check_writable, tmp_path / "file")
+    assert "a file exists where" in message(check_writable, tmp_path / "file")
     assert "not a folder" in message(check_writable, tmp_path / "file" / "below")
 
 

@@ -479,7 +479,9 @@ def test_derivatives_under_vmap(derivatives_of_the_loop):
 
 
 @SLOW
-@pytest.mark.parametrize("names", [{"params"}, {"score"}, {"context", "weights"}], ids="+".join)
+@pytest.mark.parametrize(
+    "names", [{"params"}, {"score"}, {"context", "weights"}], ids=["params", "score", "context and weights"]
+)
 def test_derivatives_where_a_vmap_maps_only_some_parts(names):
     """What the problems share receives the sum of their derivatives."""
     others = [make(seed) for seed in (0, 10, 20)]

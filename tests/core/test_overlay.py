@@ -164,7 +164,7 @@ def test_limits_are_shared_between_overlays():
         (lambda: overlay(PHOTO, np.zeros((2, 2)), alpha=1.1), ValueError, r"alpha must be in 0\.\.1"),
         (lambda: overlay(PHOTO, np.zeros((2, 2, 1))), ValueError, r"one map \[h, w\], got shape \(2, 2, 1\)"),
         (lambda: overlay(PHOTO, np.zeros((0, 2))), ValueError, "one map"),
-        (lambda: overlay(PHOTO, np.zeros((2, 2)), cmap="virids"), ValueError, "colour map.*'viridis'"),
+        (lambda: overlay(PHOTO, np.zeros((2, 2)), cmap="virids"), ValueError, "colormap.*'viridis'"),
         (
             lambda: overlay(PHOTO, np.zeros((2, 2)), limits=(2, 1)),
             ValueError,

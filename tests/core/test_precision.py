@@ -70,6 +70,7 @@ def dtypes(function, *arguments):
 # ---------------------------------------------------------------------------------------- lower precision
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=SLOW)])
 def test_the_network_computes_in_the_dtype_and_returns_float32(scene, images, dtype):
     low = lower_precision(scene.model, dtype)

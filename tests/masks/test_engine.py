@@ -392,7 +392,7 @@ def test_the_result_is_not_differentiable(scene):
 
     net = scene.score.classifier
     for derivative in (jax.grad, lambda f: jax.jit(jax.grad(f))):
-        with pytest.raises(TypeError, match="an optimised mask is the result of a search"):
+        with pytest.raises(TypeError, match="an optimized mask is the result of a search"):
             derivative(lambda net: total(dataclasses.replace(scene.score, classifier=net)))(net)
     # As a constant it may stand in a differentiated function.
     slope = jax.grad(lambda scale: scale * total(jax.lax.stop_gradient(scene.score)))(1.0)

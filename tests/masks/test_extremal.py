@@ -87,6 +87,7 @@ def loop(scene, area, iterations, weight, growth, rate, momentum):
     return values, misses, smooth(parameters)
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_the_loop(scene):
     numbers = {"iterations": 3, "weight": 3.0, "growth": 1.5, "rate": 3.0, "momentum": 0.8}
     found = extremal_perturbation(

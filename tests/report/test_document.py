@@ -49,9 +49,9 @@ def test_verdicts_say_what_the_numbers_say():
         "passes", "passes", "unclear", "unclear", "fails", "fails", "n/a",
     ]  # fmt: skip
     assert document.verdict(None) == "n/a"
-    assert document.verdict_words(check(0, constant=True), False) == "passes: nothing is left of the map"
-    assert document.verdict_words(check(1.0), True) == "fails, as it must"
-    assert document.verdict_words(check(0.1), True) == "passes, but must fail"
+    assert document.verdict_words(check(0, constant=True), False) == "passes: the map becomes constant"
+    assert document.verdict_words(check(1.0), True) == "fails, as expected"
+    assert document.verdict_words(check(0.1), True) == "passes, but should fail"
     assert document.verdict_words(check(float("nan")), True) == "could not be computed"
 
 
@@ -64,7 +64,7 @@ def test_the_checks_of_all_methods_in_a_sentence():
 
     assert said(checked(occlusion=0.1, gradient=0.9)) == (
         f"1 of 2 methods passes. Do not read these as explanations: {titles['gradient']}. "
-        "The control, an edge detector, fails as it must."
+        "The control, an edge detector, fails as expected."
     )
     assert said(checked(occlusion=0.1, gradient=0.2, igos=0.6)).startswith(
         f"2 of 3 methods pass. Read with care: {titles['igos']}."
@@ -73,7 +73,8 @@ def test_the_checks_of_all_methods_in_a_sentence():
     assert said(checked(igos=0.9)).startswith("0 of 1 method passes. Do not")
     for broken in (MethodReport("edges", check=check(0.2)), MethodReport("edges", "failed"), None):
         assert (
-            said((), broken) == "The control did not fail as it must, so on this photo the check says little."
+            said((), broken)
+            == "The control did not fail as it should, so the check is inconclusive on this photo."
         )
 
 
@@ -91,7 +92,7 @@ def test_a_page_has_everything(explained):
         f"a.png: {label}, p = ",
         METHODS["smooth-grad"].title,
         METHODS["smooth-grad"].description,
-        "fails, as it must",
+        "fails, as expected",
         "What this page cannot tell",
         "4 x 4 cells",
         "blur, the same for all maps, curves and the graph",
@@ -112,7 +113,7 @@ def test_several_photos_are_sections_with_links(explained):
     program, photo, found = explained(methods=("gradient",), sanity=False)
     sections = [document.section(program, photo, found, number) for number in (1, 2)]
     page = assert_self_contained(document.page(program, sections, ["Not on this page: bad.png"]))
-    assert "Why tiny decides as it does" in page.text
+    assert "Why tiny makes these predictions" in page.text
     assert "2 photos, each explained by 1 method." in page.text
     assert page.addresses.count("#photo-1") == page.addresses.count("#photo-2") == 1
     assert "Not on this page: bad.png" in page.text

@@ -202,6 +202,7 @@ def test_arrays_and_models_of_ones_own(tmp_path):
     np.testing.assert_allclose(store.read("row_score"), probabilities[np.arange(4), np.arange(4)], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_model_may_compute_in_less(explain, stored):
     explain(function=noisy_gradient, per_device_batch=4)
     explain("low.zarr", noisy_gradient, dtype="bfloat16", per_device_batch=4)

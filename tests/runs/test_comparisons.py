@@ -207,6 +207,7 @@ def test_copies_of_a_photo_count_once(model, photos, tmp_path):
     assert len(found.rows) == 3
 
 
+@pytest.mark.slow
 def test_sanity_checks_as_measures(model, photos):
     """A map that ignores the classifier and its target stays the same; the gradient does not."""
     settings = CompareSettings(("parameter_randomization", "target_randomization"), curve_steps=2)

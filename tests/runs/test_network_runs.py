@@ -245,7 +245,7 @@ def test_the_class_with_the_highest_logit_is_read(monkeypatch):
     [
         (0.0, None, "not active"),
         (0.5, Status.OK, "0.50"),
-        (0.5, Status.NOT_ABOVE_BASELINE, "0.50, on a blur too"),
+        (0.5, Status.NOT_ABOVE_BASELINE, "0.50, not above blur"),
         (0.5, Status.NOT_MOVED, "0.50, no mask lowers it"),
         (0.5, Status.NOT_FINITE, "0.50, not finite"),
     ],

@@ -56,7 +56,7 @@ def test_photos_are_found_by_their_endings(tmp_path):
     [
         (lambda path: None, "does not exist: check the spelling"),
         (Path.touch, "is a file, not a folder"),
-        (Path.mkdir, "there are no photos in .*name a folder with some"),
+        (Path.mkdir, "there are no photos in .*choose a folder with photos"),
     ],
 )
 def test_a_folder_without_photos_is_refused(tmp_path, make, message):

@@ -278,7 +278,7 @@ def test_numbers_strings_and_none_are_skipped():
         (None, "holds None"),
         pytest.param(10**5000, "holds an int", id="unprintable"),
         ({}, "an empty dict"),
-        ({"a": 1}, "no tensors but a dict with the keys 'a'"),
+        ({"a": 1}, "no tensors, only a dict with the keys 'a'"),
         ({"a": tensor((4,), (1,)), "b": [1]}, "'b' is a list"),
         ({"a": tensor((4,), (1,)), 5: tensor((4,), (1,))}, "of type int is a tensor"),
         ({10**5000: tensor((4,), (1,))}, "of type int"),
@@ -560,7 +560,7 @@ def test_zip_checksums():
     at = data.index(FOUR.tobytes())
     damaged = bytearray(data)
     damaged[at] ^= 1
-    with pytest.raises(WeightsError, match="data/0' is not as it was written"):
+    with pytest.raises(WeightsError, match="data/0' has a bad size or checksum"):
         read(bytes(damaged))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         checksum = struct.pack("<I", archive.getinfo("net/data/0").CRC)
@@ -731,7 +731,7 @@ def tar_file():
         (b"\x1f\x8b\x08\x00", "gzip"),
         (tar_file(), "tar format of torch"),
         (b"hello, world", "neither a PyTorch nor a safetensors file"),
-        (pickle.dumps({"a": 1}), "a pickle but not one of PyTorch's"),
+        (pickle.dumps({"a": 1}), "a pickle but not a PyTorch file"),
         (pickle.dumps({"a": FOUR}), r"numpy[\w.]*\._?reconstruct"),
         (dumps(MAGIC) + dumps(1002), "legacy protocol"),
     ],
@@ -898,7 +898,7 @@ def test_fitting_state_dicts():
     check_fit({}, {}, source="nothing")
 
 
-OTHERS = "; give the weights of exactly this model"
+OTHERS = "; pass weights for exactly this model"
 
 
 def test_misfits_are_named_in_order_and_counted():

@@ -139,6 +139,7 @@ def test_traces_under_vmap_and_grad(name):
     assert jax.eval_shape(gradients, abstract(name), IMAGES).shape == IMAGES.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["squeezenet1_0", slow("efficientnet-lite0"), slow("resnet18")],
