@@ -79,8 +79,8 @@ def compare(
         str,
         typer.Option(
             metavar="N,M,...",
-            help="Sizes (rows and columns) at which maps are evaluated, each from 1 to the model's input size "
-            "(224).",
+            help="Sizes (rows and columns) at which maps are evaluated, each from 1 to the model's input "
+            "size (224).",
         ),
     ] = "28",
     measures: Annotated[
@@ -113,8 +113,8 @@ def compare(
 ) -> None:
     """Compare methods on the photos in a folder: a table of metrics, contact sheets and mean curves.
 
-    Each photo's top prediction is explained. If a method fails on a photo, its row gives the
-    reason, and the other methods are not affected. Run the same command again to resume an interrupted run.
+    Each photo's top prediction is explained. If a method fails on a photo, its row gives the reason,
+    and the other methods are not affected. Run the same command again to resume an interrupted run.
     """
     with clear_errors():
         settings = CompareSettings(tuple(split_names(measures, "measures")), baseline, seed, steps)

@@ -142,16 +142,16 @@ def explain(
         int | None,
         typer.Option(
             metavar="N",
-            help="Number of steps on the integration path (at least 1), for methods that integrate gradients; "
-            "default: set by the preset.",
+            help="Number of steps on the integration path (at least 1), for methods that integrate "
+            "gradients; default: set by the preset.",
         ),
     ] = None,
     iterations: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Number of optimization steps (at least 1), for methods that optimize a mask; default: set by "
-            "the preset.",
+            help="Number of optimization steps (at least 1), for methods that optimize a mask; default: set "
+            "by the preset.",
         ),
     ] = None,
     batch_size: BatchSize = None,
@@ -200,7 +200,7 @@ def _explain_all(
     out_dir: Path,
     figure_format: str = "png",
 ) -> None:
-    """Explain all photos with the same compiled programs, show a table, and exit with the appropriate status."""
+    """Explain all photos with the same compiled programs, show a table, and set the exit status."""
     check_fits(settings, classifier)
     check_writable(out_dir)
     paths = distinct(images)

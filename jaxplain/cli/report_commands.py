@@ -134,7 +134,7 @@ def make_report(
 def _report_all(
     settings: ReportSettings, classifier: zoo.ZooClassifier, paths: list[Path], out: Path
 ) -> None:
-    """Report all photos with the same compiled programs, show a table, and exit with the appropriate status."""
+    """Add all photos to the report with the same compiled programs, show a table, and set the exit status."""
     from jaxplain.report import document  # imports matplotlib and jinja2, which other commands do not need
 
     names = display_names(paths)

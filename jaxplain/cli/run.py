@@ -48,8 +48,8 @@ def with_advice(error: Exception) -> str:
     """Format an error from outside jaxplain as one line that includes a remedy."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
-            f"{error_line(error).rstrip('.')}. To use less memory, reduce --batch-size, --per-device-batch or "
-            "--size (if the command has them), or choose a smaller --model."
+            f"{error_line(error).rstrip('.')}. To use less memory, reduce --batch-size, --per-device-batch "
+            "or --size (if the command has them), or choose a smaller --model."
         )
     return f"{error_line(error)} ({DEBUG}=1 shows the traceback)"
 

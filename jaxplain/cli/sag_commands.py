@@ -189,8 +189,8 @@ def sag(
     )
     if tally.program is not None:
         result.caption = screen.printable(
-            f"Explanations: minimal sets of patches that keep {threshold:.0%} of the score; + means there may "
-            f"be more. Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
+            f"Explanations: minimal sets of patches that keep {threshold:.0%} of the score; + means there "
+            f"may be more. Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open sag.html in the folders of {out_dir}"
         )
     finish(tally, result, remarks, kept=f"Their results are in {out_dir}. {LEFT}")

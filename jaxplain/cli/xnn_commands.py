@@ -29,7 +29,8 @@ app = typer.Typer(
         "jaxplain xnn report gulls",
         "jaxplain xnn explain gulls photo.jpg",
     )
-    + "\n\nRun fit first, on a folder with one sub-folder of photos per class; the other commands read its output.",
+    + "\n\nRun fit first, on a folder with one sub-folder of photos per class; the other commands read its "
+    "output.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -113,8 +114,8 @@ def fit(
     """Fit explanation networks to photos in one sub-folder per class.
 
     Features are extracted once and cached. First, a linear probe is fitted to all classes; then, for each of
-    `--classes`, a network that predicts the probe's logit from a few x-features. The table shows the networks'
-    performance on held-out photos. An interrupted extraction resumes where it stopped.
+    `--classes`, a network that predicts the probe's logit from a few x-features. The table evaluates the
+    networks on held-out photos. An interrupted extraction resumes where it stopped.
     """
     with run.clear_errors():
         names = class_folders(folder)
@@ -184,7 +185,8 @@ def _table(fitted: networks.FittedNetworks, out_dir: Path) -> Table:
     )  # fmt: skip
     result.caption = screen.printable(
         f"Measured on held-out photos; the probe's accuracy on them is {fitted.accuracy:.1%}. Recall and "
-        f"precision are given with the probe's logit, then with the network's. Next: jaxplain xnn report {out_dir}"
+        f"precision are given with the probe's logit, then with the network's. Next: "
+        f"jaxplain xnn report {out_dir}"
     )
     return result
 
