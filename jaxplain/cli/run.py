@@ -84,7 +84,9 @@ def for_each(
     rows: Callable[[Any, Photo], Iterable[tuple[str, ...]]],
     on_start: Callable[[Callable[[str], None]], None] = lambda show: None,
 ) -> Tally:
-    """Process all readable photos; the program is prepared when the first of them has been read.
+    """Apply a program to all readable photos and return the outcome.
+
+    The program is prepared when the first photo has been read.
 
     Args:
       paths: the photos.

@@ -111,7 +111,7 @@ def fit(
     features: Features = None,
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the networks.")] = RESULTS,
 ) -> None:
-    """Fit explanation networks to photos in one sub-folder per class.
+    """Fit explanation networks to photos sorted into one sub-folder per class.
 
     Features are extracted once and cached. First, a linear probe is fitted to all classes; then, for each of
     `--classes`, a network that predicts the probe's logit from a few x-features. The table evaluates the
@@ -230,9 +230,10 @@ ReportFolder = Annotated[
 
 @app.command(epilog=examples("jaxplain xnn explain gulls photo.jpg --class Ivory_Gull"))
 def explain(folder: NetworkFolder, images: Images, name: NetworkClass = None, out_dir: Out = SHEETS) -> None:
-    """Explain photos by a class's significant x-features, with heatmaps and the photos that activate them.
+    """Explain photos in terms of a class's significant x-features.
 
-    Each photo gets sheet.html, sheet.png and a record.
+    Each photo gets a page (sheet.html) with the x-features' heatmaps and the photos that activate them most,
+    the same as sheet.png, and a record.
     """
     with run.clear_errors():
         loaded = _load(folder)
@@ -260,7 +261,7 @@ def explain(folder: NetworkFolder, images: Images, name: NetworkClass = None, ou
     epilog=examples("jaxplain xnn report gulls", "jaxplain xnn report gulls --pairs Ivory_Gull:Heermann_Gull")
 )
 def report(folder: NetworkFolder, pairs: Pairs = None, out_dir: ReportFolder = None) -> None:
-    """Show every network's x-features and those that distinguish two classes, on a page and as PNG files."""
+    """Show each network's x-features and which of them distinguish two classes, on a page and as PNGs."""
     with run.clear_errors():
         loaded = _load(folder)
         chosen = _pairs(loaded, pairs)
