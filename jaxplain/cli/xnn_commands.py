@@ -232,8 +232,8 @@ ReportFolder = Annotated[
 def explain(folder: NetworkFolder, images: Images, name: NetworkClass = None, out_dir: Out = SHEETS) -> None:
     """Explain photos in terms of a class's significant x-features.
 
-    Each photo gets a page (sheet.html) with the x-features' heatmaps and the photos that activate them most,
-    the same as sheet.png, and a record.
+    Each photo gets sheet.html and sheet.png, which show the x-features' heatmaps and the photos that activate
+    them, and a record.
     """
     with run.clear_errors():
         loaded = _load(folder)
