@@ -1,4 +1,4 @@
-"""The `jaxplain` command: its entry point, which registers the commands of the other modules."""
+"""Entry point of the `jaxplain` command; registers the commands defined in the other modules."""
 
 import os
 import sys
@@ -23,7 +23,7 @@ app = typer.Typer(
     epilog=examples(
         "jaxplain demo", "jaxplain predict cat.jpg", "jaxplain explain cat.jpg", "jaxplain explain -h"
     )
-    + "\n\nTry them in this order; the first needs no photo. Run any command with -h to list its options.",
+    + "\n\nTry these in order; the first needs no photo. Run any command with -h to list its options.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -33,8 +33,8 @@ app = typer.Typer(
 
 
 def main() -> NoReturn:
-    """Entry point of the `jaxplain` command."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by the parent process
+    """Run the `jaxplain` command."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None if the parent process closed it
         stream.reconfigure(errors="backslashreplace")
     process.quiet_jax()
     process.use_compilation_cache()
@@ -45,7 +45,7 @@ def main() -> NoReturn:
         if end.code == INTERRUPTED:
             process.leave_at_once(128 + signals[-1] if signals else INTERRUPTED)
         raise
-    except OSError as error:  # while printing; writing results raises other errors
+    except OSError as error:  # raised while printing; errors from writing results are handled elsewhere
         if os.environ.get(DEBUG):
             raise
         screen.say(
@@ -64,7 +64,7 @@ def _version(
         raise typer.Exit
 
 
-# In the order of the help; each group appears at its first command.
+# In the order shown in the help; each group appears where its first command is registered.
 for commands in (
     explain_commands,
     report_command,

@@ -1,4 +1,4 @@
-"""`jaxplain batch` and `jaxplain batch-report`: explain folders on all devices, summarize the results."""
+"""`jaxplain batch` and `jaxplain batch-report`: explain folders on all devices and summarize the results."""
 
 import json
 import shlex
@@ -45,7 +45,7 @@ _AUTO = "auto"
 
 
 def register(root: typer.Typer) -> None:
-    """Add the commands to the command line."""
+    """Add the commands to the `jaxplain` application."""
     root.command(
         rich_help_panel=MANY,
         epilog=examples(
@@ -64,14 +64,17 @@ def register(root: typer.Typer) -> None:
 def batch(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Folder of photos, including sub-folders.", show_default=False),
+        typer.Argument(metavar="DIR", help="Folder of photos; sub-folders are included.", show_default=False),
     ],
     method: Annotated[
         str,
-        typer.Option(metavar="NAME", help=f"Explanation method, one of {METHOD_NAMES}, {sharding.SAG}."),
+        typer.Option(metavar="NAME", help=f"Explanation method: one of {METHOD_NAMES}, {sharding.SAG}."),
     ] = "igos++",
     out: Annotated[
-        str, typer.Option(metavar="PATH", help="Output: a folder, or a URL such as gs://bucket/name.")
+        str,
+        typer.Option(
+            metavar="PATH", help="Where to write the results: a folder, or a URL such as gs://bucket/name."
+        ),
     ] = "results.zarr",
     model: Model = "efficientnet-lite0",
     weights: Weights = None,
@@ -79,8 +82,9 @@ def batch(
         int | None,
         typer.Option(
             metavar="N",
-            help="Rows and columns at which heatmaps are evaluated, and of the mask if the method optimizes "
-            "one, from 1 to the model's input (224); default: 28, or 7 patches for sag.",
+            help="Number of rows and columns at which heatmaps are evaluated, and of the mask if the method "
+            "optimizes one, from 1 to the model's input size (224); default: 28, or 7 (patches per side) "
+            "for sag.",
             min=1,
         ),
     ] = None,
@@ -91,8 +95,8 @@ def batch(
         int | None,
         typer.Option(
             metavar="N",
-            help="Images per device per step; fewer use less memory. Default: 1 on a CPU, 16 on an "
-            "accelerator.",
+            help="Images per device per step (smaller batches use less memory); default: 1 on a CPU, 16 on "
+            "an accelerator.",
             min=1,
         ),
     ] = None,
@@ -100,7 +104,7 @@ def batch(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"Number format of the model, one of {', '.join(DTYPES)}; 16-bit formats use less memory.",
+            help=f"Number format of the model: one of {', '.join(DTYPES)}; 16-bit formats use less memory.",
         ),
     ] = "float32",
     remat: Annotated[
@@ -108,37 +112,45 @@ def batch(
     ] = False,
     mesh: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Devices to use in each process; default: all.", min=1),
+        typer.Option(metavar="N", help="Number of devices to use in each process; default: all.", min=1),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Only the first N photos of the folder; default: all.", min=1),
+        typer.Option(metavar="N", help="Process only the first N photos in the folder; default: all.", min=1),
     ] = None,
     max_failures: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Stop once more than N photos have failed; default: never.", min=0),
+        typer.Option(metavar="N", help="Stop after more than N photos have failed; default: never.", min=0),
     ] = None,
     coordinator: Annotated[
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="To share the work among several processes: the address of process 0, or auto to get it "
-            "from SLURM, Open MPI or Cloud TPU.",
+            help="Address of process 0 if several processes share the work, or auto to get it from SLURM, "
+            "Open MPI or Cloud TPU; default: a single process.",
         ),
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Number of processes that share the work; not with auto.", min=1),
+        typer.Option(
+            metavar="N",
+            help="Number of processes that share the work; omit with --coordinator auto.",
+            min=1,
+        ),
     ] = None,
     process: Annotated[
         int | None,
-        typer.Option(metavar="I", help="Index of this process, from 0; not with auto.", min=0),
+        typer.Option(
+            metavar="I",
+            help="Index of this process, starting at 0; omit with --coordinator auto.",
+            min=0,
+        ),
     ] = None,
 ) -> None:
-    """Explain a whole folder on all devices, with results that survive interruption.
+    """Explain all photos in a folder on all devices; an interrupted run can be resumed.
 
-    Run the same command again to resume. A photo that fails gets a row with the reason. SIGTERM and Ctrl-C
-    stop after the current step and keep all results. Open the results with zarr or xarray.
+    Run the same command again to resume. A photo that fails gets a row with the reason. After SIGTERM or
+    Ctrl-C, the run completes the current step and keeps all results. Open them with zarr or xarray.
     """
     with clear_errors(), _clear_failures():
         recipe = sharding.make_recipe(method, size=size, baseline=baseline)
@@ -172,11 +184,11 @@ def batch(
 
 @contextmanager
 def _clear_failures() -> Iterator[None]:
-    """Report that too many photos failed; the results are kept."""
+    """Show a message if too many photos fail; the results are kept."""
     try:
         yield
     except batches.TooManyFailures as error:
-        screen.say(f"{error} jaxplain batch-report shows the reasons.", "failed", "red")
+        screen.say(f"{error} Run jaxplain batch-report to see the reasons.", "failed", "red")
         raise typer.Exit(FAILED) from None
 
 
@@ -193,7 +205,7 @@ def _mesh(devices: int | None) -> Mesh | None:
     local = jax.local_devices()
     if devices > len(local):
         raise ValueError(
-            f"--mesh must be at most {len(local)}, the number of devices of this process, got {devices}."
+            f"--mesh must be at most {len(local)}, the number of devices in this process; got {devices}."
         )
     return Mesh(np.array(local[:devices]), (sharding.DATA,))
 
@@ -211,12 +223,12 @@ class _StopRequest:
             raise KeyboardInterrupt
         self.signal = number
         self.event.set()
-        screen.say("stopping after the current step ... (Ctrl-C stops at once)")
+        screen.say("stopping after the current step ... (press Ctrl-C to stop at once)")
 
 
 @contextmanager
 def _stop_on_signals() -> Iterator[_StopRequest]:
-    """Stop after the current step on SIGTERM and Ctrl-C."""
+    """Make SIGTERM and Ctrl-C stop the run after the current step."""
     stop = _StopRequest()
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -250,7 +262,7 @@ def _pace(progress: batches.Progress) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a duration in words.
+    """Format a duration.
 
     Example:
       >>> _duration(45.2), _duration(3 * 3600 + 125)
@@ -263,7 +275,7 @@ def _duration(seconds: float) -> str:
 
 
 def _command() -> str:
-    """Return the command as typed."""
+    """Return the command as it was typed."""
     return shlex.join(["jaxplain", *sys.argv[1:]])
 
 
@@ -283,18 +295,18 @@ def _finish(outcome: batches.BatchOutcome, out: str, stop: _StopRequest) -> None
         raise typer.Exit(INTERRUPTED if stop.signal == signal.SIGINT else 0)
     if progress.failed:
         failed = count_of(progress.failed, "photo")
-        screen.say(f"{failed} failed; jaxplain batch-report {out} shows why.", "failed", "red")
+        screen.say(f"{failed} failed; run jaxplain batch-report {out} to see why.", "failed", "red")
         raise typer.Exit(FAILED)
 
 
 def batch_report(
     results: Annotated[
         str,
-        typer.Argument(metavar="RESULTS", help="Results of jaxplain batch --out.", show_default=False),
+        typer.Argument(metavar="RESULTS", help="Results of jaxplain batch (its --out).", show_default=False),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Summarize the results of a batch run: settings, number of photos, means, reasons for failures."""
+    """Summarize the results of a batch run: settings, number of photos, means, and reasons for failures."""
     with clear_errors():
         report = report_on(open_store(results))
     if as_json:
@@ -312,7 +324,8 @@ def batch_report(
     for reason, count in list(report.reasons.items())[:_SHOWN_REASONS]:
         screen.say(f"{count:,} x {reason}", "failed", "red")
     if len(report.reasons) > _SHOWN_REASONS:
-        screen.say(f"and {len(report.reasons) - _SHOWN_REASONS} other reasons (--json shows all)")
+        hidden = count_of(len(report.reasons) - _SHOWN_REASONS, "more reason")
+        screen.say(f"and {hidden} (use --json to see all)")
 
 
 def _record(report: BatchReport) -> dict[str, Any]:

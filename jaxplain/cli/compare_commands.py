@@ -1,4 +1,4 @@
-"""`jaxplain compare`: methods x measures x sizes on a folder of photos."""
+"""`jaxplain compare`: evaluate several methods, at several sizes, on a folder of photos."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -43,11 +43,11 @@ from jaxplain.runs.summary import (
 
 _NAMES = "A,B,..."
 _SUFFIXES = (".md", ".csv", ".json")
-_EMPTY_CELL = 235  # gray level of a missing picture
+_EMPTY_CELL = 235  # gray level of a missing image
 
 
 def register(root: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Add the command to the `jaxplain` application."""
     root.command(
         rich_help_panel=MANY,
         epilog=examples(
@@ -67,26 +67,27 @@ def compare(
         str,
         typer.Option(
             metavar=_NAMES,
-            help=f"Methods: all, ablations, or any of {METHOD_NAMES}.",
+            help=f"Methods to compare: all, ablations, or any of {METHOD_NAMES}.",
             show_default=", ".join(comparisons.DEFAULT_METHODS),
         ),
     ] = ",".join(comparisons.DEFAULT_METHODS),
     models: Annotated[
-        str, typer.Option(metavar=_NAMES, help=f"Classifiers, any of {', '.join(zoo.model_names())}.")
+        str, typer.Option(metavar=_NAMES, help=f"Classifiers to use: any of {', '.join(zoo.model_names())}.")
     ] = "efficientnet-lite0",
     weights: Weights = None,
     size: Annotated[
         str,
         typer.Option(
             metavar="N,M,...",
-            help="Rows and columns at which maps are evaluated, each from 1 to the model's input (224).",
+            help="Sizes (rows and columns) at which maps are evaluated, each from 1 to the model's input "
+            "size (224).",
         ),
     ] = "28",
     measures: Annotated[
         str,
         typer.Option(
             metavar=_NAMES,
-            help=f"Measures, any of {', '.join(MEASURES)}.",
+            help=f"Metrics to compute: any of {', '.join(MEASURES)}.",
             show_default=", ".join(DEFAULT_MEASURES),
         ),
     ] = ",".join(DEFAULT_MEASURES),
@@ -94,10 +95,13 @@ def compare(
     baseline: Baseline = "blur",
     seed: Seed = 0,
     steps: Annotated[
-        int, typer.Option(metavar="N", help="Steps of the deletion and insertion curves, at least 1.", min=1)
+        int,
+        typer.Option(
+            metavar="N", help="Number of steps in the deletion and insertion curves (at least 1).", min=1
+        ),
     ] = 50,
     sheet: Annotated[
-        int, typer.Option(metavar="N", help="Photos on the contact sheets; 0: no sheets.", min=0)
+        int, typer.Option(metavar="N", help="Number of photos on the contact sheets; 0 for no sheets.", min=0)
     ] = 8,
     out: Annotated[
         Path,
@@ -107,10 +111,10 @@ def compare(
         ),
     ] = Path("comparison"),
 ) -> None:
-    """Compare methods on the photos of a folder: one table of measures, contact sheets, curves.
+    """Compare methods on the photos in a folder: a table of metrics, contact sheets and mean curves.
 
-    Each photo's top prediction is explained. A method that fails on a photo gets a row with the reason; the
-    others are not affected. Run the same command again to resume an interrupted run.
+    Each photo's top prediction is explained. If a method fails on a photo, its row gives the reason,
+    and the other methods are not affected. Run the same command again to resume an interrupted run.
     """
     with clear_errors():
         settings = CompareSettings(tuple(split_names(measures, "measures")), baseline, seed, steps)
@@ -164,7 +168,7 @@ def _show_progress(bar: screen.ProgressBar, doing: str, rows: int) -> None:
 
 
 def stem(out: Path) -> Path:
-    """Return the prefix of all files of a comparison: `out` without the suffix of a table.
+    """Return the common prefix of a comparison's files: `out` without the extension of a table.
 
     Example:
       >>> stem(Path("results/table.md")).name, stem(Path("table")).name
@@ -184,10 +188,10 @@ def _open(out: Path, settings: CompareSettings) -> tuple[RowFile, MapFolder]:
 
 
 def _write(out: Path, comparison: Comparison, classifiers: Sequence[zoo.ZooClassifier]) -> list[Path]:
-    """Write tables and pictures, and return their paths.
+    """Write tables and images, and return their paths.
 
-    NAME.md, NAME.csv, NAME.json, NAME-photos.csv, and for each size NAME-sheet-SIZE.png and
-    NAME-curves-SIZE.png (with the model's name where there are several).
+    The files are NAME.md, NAME.csv, NAME.json, NAME-photos.csv, and for each size NAME-sheet-SIZE.png and
+    NAME-curves-SIZE.png (with the model's name if there are several models).
     """
     contents = {
         ".md": markdown(comparison).encode(),
@@ -209,8 +213,8 @@ def _write(out: Path, comparison: Comparison, classifiers: Sequence[zoo.ZooClass
 
 
 def pictures(comparison: Comparison, classifier: zoo.ZooClassifier, size: int) -> dict[str, bytes]:
-    """Draw the pictures of a classifier at a size: "sheet", the contact sheet, and "curves", mean curves."""
-    from jaxplain.report import figures  # matplotlib, which only this needs
+    """Draw the contact sheet ("sheet") and the mean curves ("curves") of a classifier at one size."""
+    from jaxplain.report import figures  # imports matplotlib, which only this function needs
 
     rows = [row for row in comparison.rows if row.model == classifier.name and row.size == size]
     methods = list(dict.fromkeys(row.method for row in rows))
@@ -226,7 +230,7 @@ def pictures(comparison: Comparison, classifier: zoo.ZooClassifier, size: int) -
 def _sheet_lines(
     comparison: Comparison, classifier: zoo.ZooClassifier, rows: list[Row], methods: list[str]
 ) -> Iterator[list]:
-    """Yield the tiles of each photo with maps: the photo, and its overlay for every method."""
+    """Yield the tiles of each photo that has maps: the photo, and its overlay for each method."""
     from jaxplain.report import figures
 
     photos: dict[str, dict[str, Row]] = {}
@@ -237,7 +241,7 @@ def _sheet_lines(
             continue
         try:
             pixels = comparisons.photo_pixels(comparison, classifier, sha256)
-        except ImageError:  # removed during the run
+        except ImageError:  # the file was removed during the run
             continue
         first = next((row for row in by_method.values() if row.label), next(iter(by_method.values())))
         probability = "" if first.probability is None else f"p {first.probability:.2f} "
@@ -250,7 +254,7 @@ def _sheet_lines(
 
 
 def _tile(comparison: Comparison, pixels: np.ndarray, row: Row | None) -> tuple[np.ndarray, str]:
-    """Return a method's overlay with its deletion and insertion, or a gray picture with the reason."""
+    """Return a method's overlay and its deletion and insertion scores, or a gray image if it has no map."""
     importance = None if row is None else comparison.maps.get(row.key)
     if row is None or importance is None or row.status != OK:
         return np.full_like(pixels, _EMPTY_CELL), "n/a" if row is None or row.status == OK else "failed"

@@ -1,4 +1,4 @@
-"""`jaxplain explain`, `predict` and `demo`."""
+"""The commands `jaxplain explain`, `predict` and `demo`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -63,7 +63,7 @@ RESULTS = Path("jaxplain-out")
 
 
 def register(root: typer.Typer) -> None:
-    """Add the commands to the command line."""
+    """Add the commands to the `jaxplain` application."""
     root.command(
         rich_help_panel=START, epilog=examples("jaxplain demo", "jaxplain demo --method grad-cam --out cat")
     )(demo)
@@ -80,9 +80,9 @@ def register(root: typer.Typer) -> None:
 
 
 def demo(method: Method = "igos++", out_dir: Out = RESULTS) -> None:
-    """Explain a photo of a cat that comes with scikit-image, from start to finish.
+    """Explain a sample photo of a cat, which comes with scikit-image.
 
-    Takes less than a minute on a CPU.
+    This takes less than a minute on a CPU.
     """
     with clear_errors():
         settings = HeatmapSettings(method)
@@ -94,9 +94,11 @@ def predict(
     images: Images,
     model: Model = "efficientnet-lite0",
     weights: Weights = None,
-    top: Annotated[int, typer.Option(metavar="N", help="Classes to show for each photo.", min=1)] = 5,
+    top: Annotated[
+        int, typer.Option(metavar="N", help="Number of classes to show for each photo.", min=1)
+    ] = 5,
 ) -> None:
-    """Show the most probable classes of photos: their names, indices and probabilities (p)."""
+    """Show the most probable classes of each photo: names, indices and probabilities (p)."""
     with clear_errors():
         classifier = load_classifier(model, weights)
         paths = distinct(images)
@@ -122,8 +124,8 @@ def explain(
         int | None,
         typer.Option(
             metavar="N",
-            help="Rows and columns of the heatmap, from 1 to the model's input (224), for methods that "
-            "optimize a mask; default: the method's own (28 for igos++).",
+            help="Number of rows and columns of the heatmap, from 1 to the model's input size (224), for "
+            "methods that optimize a mask; default: set by the method (28 for igos++).",
         ),
     ] = None,
     baseline: Baseline = "blur",
@@ -132,7 +134,7 @@ def explain(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"Base settings, one of {', '.join(PRESETS)}; paper uses the published settings and is many "
+            help=f"Base settings: one of {', '.join(PRESETS)}; paper uses the published settings and is many "
             "times slower.",
         ),
     ] = "default",
@@ -140,25 +142,27 @@ def explain(
         int | None,
         typer.Option(
             metavar="N",
-            help="Number of steps on the integration path, at least 1, for methods that integrate gradients; "
-            "default: the preset's.",
+            help="Number of steps on the integration path (at least 1), for methods that integrate "
+            "gradients; default: set by the preset.",
         ),
     ] = None,
     iterations: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Optimization steps, at least 1, for methods that optimize a mask; default: the preset's.",
+            help="Number of optimization steps (at least 1), for methods that optimize a mask; default: set "
+            "by the preset.",
         ),
     ] = None,
     batch_size: BatchSize = None,
     figure_format: FigureFormat = "png",
     out_dir: Out = RESULTS,
 ) -> None:
-    """Explain photos: heatmap, overlay, deletion and insertion curves, and a record of how they were made.
+    """Explain photos with heatmaps, overlays, and deletion and insertion curves.
 
-    Each photo gets a folder; open panel.png in it first. On a CPU, compiling takes up to a minute, then each
-    photo takes a few seconds. A photo that fails does not stop the others; the exit status is then 1.
+    Each photo gets its own folder, which also records all settings; open panel.png first. On a CPU,
+    compilation takes up to a minute, then each photo takes a few seconds. A photo that fails does not stop
+    the others, but the exit status is then 1.
     """
     options = {"size": size, "n_steps": steps, "iterations": iterations, "batch_size": batch_size}
     chosen = {name: value for name, value in options.items() if value is not None}
@@ -178,8 +182,8 @@ def _demo_photo() -> Path:
         if photo.exists():
             return photo
     raise FileNotFoundError(
-        'the demo photo is not installed: pip install "jaxplain[demo]", or run jaxplain explain on a photo '
-        "of your own."
+        'the demo photo is not installed: run pip install "jaxplain[demo]", or run jaxplain explain on a '
+        "photo of your own."
     )
 
 
@@ -196,7 +200,7 @@ def _explain_all(
     out_dir: Path,
     figure_format: str = "png",
 ) -> None:
-    """Explain all photos with the same compiled programs, show a table, and exit with the right status."""
+    """Explain all photos with the same compiled programs, show a table, and set the exit status."""
     check_fits(settings, classifier)
     check_writable(out_dir)
     paths = distinct(images)
@@ -211,7 +215,7 @@ def _explain_all(
             remarks.append(f"{photo.path}: {explained.status.message}")
         yield _row(names[photo.path], explained)
 
-    # Import matplotlib, for the pictures, while XLA compiles and the interpreter is idle.
+    # Import matplotlib, which draws the images, while XLA compiles and the interpreter is idle.
     Thread(target=import_module, args=["jaxplain.report.figures"], daemon=True).start()
     tally = for_each(paths, partial(compile_heatmaps, settings, classifier), rows)
     kept = f"Their results are in {out_dir}. {LEFT}"
@@ -221,8 +225,8 @@ def _explain_all(
 def pictures(
     program: HeatmapProgram, explained: ExplainedPhoto, figure_format: str = "png"
 ) -> dict[str, bytes]:
-    """Draw an explanation: the panel, overlay.png, heatmap.png, and photo.png (as the model sees it)."""
-    from jaxplain.report import figures  # matplotlib, which only this needs
+    """Draw the panel, overlay.png, heatmap.png, and photo.png (the photo as the model sees it)."""
+    from jaxplain.report import figures  # imports matplotlib, which only this function needs
 
     pixels, importance = explained.view.pixels, explained.explanation.importance
     panel = figures.panel(

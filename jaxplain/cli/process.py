@@ -1,4 +1,4 @@
-"""The process of a command: its signals, exit, JAX warnings and compilation cache."""
+"""Process-level behavior of a command: signals, exit, JAX warnings and the compilation cache."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from jaxplain.files import OutputError, check_writable
 
 
 def end_as_by_ctrl_c() -> list[int]:
-    """Make SIGTERM end a command as Ctrl-C does; return a list that receives the signal's number."""
+    """Make SIGTERM act like Ctrl-C; return a list to which the signal's number is appended."""
     signals: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
@@ -28,7 +28,7 @@ def end_as_by_ctrl_c() -> list[int]:
 
 
 def leave_at_once(status: int) -> NoReturn:
-    """End the process while a thread still computes; a normal exit would wait for it or abort."""
+    """Exit while a thread is still computing; a normal exit would wait for the thread or abort."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(OSError):
             stream.flush()
@@ -36,7 +36,7 @@ def leave_at_once(status: int) -> NoReturn:
 
 
 def quiet_jax() -> None:
-    """Hide JAX's warnings, which are for developers; JAX_LOGGING_LEVEL and `python -W` show them."""
+    """Hide JAX's warnings, meant for developers, unless JAX_LOGGING_LEVEL or `python -W` is set."""
     if "JAX_LOGGING_LEVEL" not in os.environ:
         logging.getLogger("jax").setLevel(logging.ERROR)
     if not sys.warnoptions:

@@ -51,12 +51,12 @@ from jaxplain.runs.report_runs import (
 if TYPE_CHECKING:
     from jaxplain.report.pages import Section
 
-_MARK = b'<meta name="generator" content="jaxplain report">'  # marks a file that may be replaced
-_MARK_WITHIN = 1000  # bytes from the beginning
+_MARK = b'<meta name="generator" content="jaxplain report">'  # marks a file that may be overwritten
+_MARK_WITHIN = 1000  # number of bytes at the start of the file that are searched for the mark
 
 
 def register(root: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Add the command to the `jaxplain` application."""
     root.command(
         name="report",
         rich_help_panel=START,
@@ -85,8 +85,8 @@ def make_report(
         int,
         typer.Option(
             metavar="N",
-            help="Rows and columns at which heatmaps are shown and evaluated, from 1 to the model's input "
-            "(224).",
+            help="Height and width, in pixels, at which heatmaps are displayed and evaluated, from 1 to the "
+            "model's input size (224).",
         ),
     ] = 28,
     baseline: Baseline = "blur",
@@ -95,28 +95,30 @@ def make_report(
         bool,
         typer.Option(
             "--sanity/--no-sanity",
-            help="Repeat every heatmap on the network with shuffled parameters, as a sanity check.",
+            help="As a sanity check, recompute every heatmap after shuffling the network's parameters.",
         ),
     ] = True,
     sag: Annotated[
         bool,
-        typer.Option("--sag/--no-sag", help="Add the attention graph: sets of patches that suffice alone."),
+        typer.Option(
+            "--sag/--no-sag", help="Add an attention graph: sets of patches that each suffice alone."
+        ),
     ] = True,
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="Output page, a single .html file with one section per photo."),
+        typer.Option(metavar="FILE", help="Output file: a single .html page with one section per photo."),
     ] = Path("report.html"),
 ) -> None:
-    """Make one page with everything about a photo, a single file that can be shared.
+    """Create a report with everything about a photo, as a single file that can be shared.
 
-    It shows the prediction; heatmaps of several methods side by side with their deletion and insertion
-    curves; a check of whether the heatmaps depend on the network at all; a graph of the sets of patches that
-    suffice alone; settings and timings. Each figure explains how to read it. Several photos become sections
-    of the same page.
+    The report shows the prediction; heatmaps from several methods, with their deletion and insertion curves;
+    a check of whether the heatmaps depend on the network at all; a graph of the sets of patches that each
+    suffice alone; and settings and timings. Every figure comes with instructions for reading it. Several
+    photos become sections of the same page.
 
-    A photo takes a few minutes on a CPU; --no-sag, --no-sanity and fewer --methods make it faster. A method
-    that fails is shown with the reason. A photo that fails does not stop the others; the exit status is
-    then 1.
+    A photo takes a few minutes on a CPU; for a faster report, use --no-sag, --no-sanity or fewer --methods.
+    If a method fails, the report gives the reason. A photo that fails does not stop the others, but the exit
+    status is then 1.
     """
     with clear_errors():
         chosen = tuple(choose(split_names(methods, "methods")))
@@ -132,8 +134,8 @@ def make_report(
 def _report_all(
     settings: ReportSettings, classifier: zoo.ZooClassifier, paths: list[Path], out: Path
 ) -> None:
-    """Report all photos with the same compiled programs, show a table, and exit with the right status."""
-    from jaxplain.report import document  # matplotlib and jinja2, which other commands need not load
+    """Add all photos to the report with the same compiled programs, show a table, and set the exit status."""
+    from jaxplain.report import document  # imports matplotlib and jinja2, which other commands do not need
 
     names = display_names(paths)
     progress = _Progress()
@@ -146,7 +148,7 @@ def _report_all(
 
         report = interruptible(partial(report_photo, program, photo.rgb, on_progress))
         added = [*sections, document.section(program, photo, report, len(sections) + 1)]
-        # After every photo, so that Ctrl-C loses no finished one.
+        # Write the page after every photo, so that Ctrl-C loses no finished photo.
         _write(out, document.page(program, added))
         sections[:] = added
         remarks.extend(_remarks(photo.path, report))
@@ -166,12 +168,12 @@ def _report_all(
             f"Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open {out} in a browser."
         )
-    kept = f"They are in {out}; the same command starts the page over."
+    kept = f"They are in {out}. To start the page over, run the same command again."
     finish(tally, shown, remarks, kept=kept)
 
 
 class _Progress:
-    """Displays progress text, once the run has a bar to display it on."""
+    """Displays progress text once the run has a progress bar."""
 
     def __init__(self) -> None:
         self._show: Callable[[str], None] = lambda doing: None
@@ -184,7 +186,7 @@ class _Progress:
 
 
 def _check_page(out: Path) -> None:
-    """Refuse a path that does not end in .html, or a file that is not a report, before the long run."""
+    """Before the long run, refuse a path that does not end in .html or a file that is not a report."""
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ValueError(f"--out must be a file that ends in .html, got {out}.")
     if out.exists():
@@ -216,7 +218,7 @@ def _row(name: str, program: ReportProgram, report: PhotoReport, passed: int) ->
 
 
 def _remarks(path: Path, report: PhotoReport) -> Iterator[str]:
-    """Yield the failures of a photo's methods and graph."""
+    """Yield the failures of a photo's methods and of its attention graph."""
     for entry in report.methods:
         if entry.reason:
             yield f"{path}: {entry.method}: {entry.reason}"

@@ -1,4 +1,4 @@
-"""A run over many photos: a failing photo never stops the others; failures are listed at the end."""
+"""Apply a command to many photos; a photo that fails does not stop the others and is listed at the end."""
 
 import os
 from collections import Counter
@@ -24,20 +24,20 @@ from jaxplain.runs.photos import Photo, read_photo
 from jaxplain.runs.photos import distinct as distinct
 from jaxplain.runs.records import error_line
 
-DEBUG = "JAXPLAIN_DEBUG"  # environment variable: unexpected errors show their traceback
-FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit status: some photos failed, wrong command, Ctrl-C
+DEBUG = "JAXPLAIN_DEBUG"  # environment variable that makes unexpected errors show a traceback
+FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit statuses: some photos failed, invalid command, Ctrl-C
 LEFT = "To continue, run the command on the remaining photos."
-_START_OVER = "The same command starts over."
-_NAME_COLUMNS = 8  # minimum width of a column of names
+_START_OVER = "Run the same command again to start over."
+_NAME_COLUMNS = 8  # minimum width of a name column
 
 Result = TypeVar("Result")
 
 
 def load_classifier(name: str, weights: Path | None = None) -> zoo.ZooClassifier:
-    """Load a classifier from the zoo, with a progress message.
+    """Load a classifier from the zoo, showing a progress message.
 
     Raises:
-      ValueError: unknown name, or weights that are missing or do not fit.
+      ValueError: the name is unknown, or the weights are missing or do not match the model.
     """
     check_choice(name, zoo.MODELS, "model")
     with screen.waiting(f"loading {name}"):
@@ -45,23 +45,23 @@ def load_classifier(name: str, weights: Path | None = None) -> zoo.ZooClassifier
 
 
 def with_advice(error: Exception) -> str:
-    """Return an error from outside jaxplain as one line, with a remedy."""
+    """Format an error from outside jaxplain as one line that includes a remedy."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
-            f"{error_line(error).rstrip('.')}. Use less memory: a smaller --batch-size or --per-device-batch "
-            "where the command has them, or a smaller --size or --model."
+            f"{error_line(error).rstrip('.')}. To use less memory, reduce --batch-size, --per-device-batch "
+            "or --size (if the command has them), or choose a smaller --model."
         )
     return f"{error_line(error)} ({DEBUG}=1 shows the traceback)"
 
 
 @dataclass
 class Tally:
-    """The outcome of a run."""
+    """Outcome of a run over photos."""
 
     total: int
-    program: Any = None  # compiled; None if no photo could be read
+    program: Any = None  # the compiled program; None if no photo could be read
     done: int = 0
-    rows: list[tuple[str, ...]] = field(default_factory=list)  # of the final table
+    rows: list[tuple[str, ...]] = field(default_factory=list)  # rows of the final table
     failures: list[str] = field(default_factory=list)
     interrupted: bool = False
 
@@ -84,13 +84,15 @@ def for_each(
     rows: Callable[[Any, Photo], Iterable[tuple[str, ...]]],
     on_start: Callable[[Callable[[str], None]], None] = lambda show: None,
 ) -> Tally:
-    """Return the table rows of all readable photos; the program is prepared at the first of them.
+    """Apply a program to all readable photos and return the outcome.
+
+    The program is prepared when the first photo has been read.
 
     Args:
       paths: the photos.
-      prepare: returns the program.
-      rows: returns the table rows of one photo.
-      on_start: called with a function that displays progress text, for work of many parts.
+      prepare: compiles or loads the program and returns it.
+      rows: processes one photo and returns its table rows.
+      on_start: called once with a function that displays progress text, for work with many parts.
     """
     tally = Tally(len(paths))
     try:
@@ -120,7 +122,7 @@ def _readable(paths: list[Path], bar: screen.ProgressBar, tally: Tally) -> Itera
 
 
 def interruptible(work: Callable[[], Result]) -> Result:
-    """Run work in another thread and wait for it; compiled code in this one would delay Ctrl-C."""
+    """Call `work` in another thread and wait; in the main thread, compiled code would delay Ctrl-C."""
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -138,13 +140,13 @@ def interruptible(work: Callable[[], Result]) -> Result:
 
 
 def display_names(paths: list[Path]) -> dict[Path, str]:
-    """Return file names, or full paths where a name occurs twice."""
+    """Map each path to its file name, or to the full path if several files have that name."""
     counts = Counter(path.name for path in paths)
     return {path: path.name if counts[path.name] == 1 else str(path) for path in paths}
 
 
 def table(*headers: str) -> Table:
-    """Make a table that folds names on a narrow screen, but not numbers, whose headers start with ">"."""
+    """Make a table that wraps names but never numbers; headers of number columns start with ">"."""
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left")
     for header in headers:
         number = header.startswith(">")
@@ -159,9 +161,9 @@ def table(*headers: str) -> Table:
 
 
 def finish(tally: Tally, table: Table, remarks: Sequence[str] = (), *, kept: str = "") -> None:
-    """Show the results and failures; exit with an error status unless all photos are done.
+    """Show the results and failures; exit with an error status unless all photos succeeded.
 
-    `kept` is shown after Ctrl-C: where the finished photos are, and how to continue.
+    `kept` is shown after Ctrl-C: where the finished results are, and how to continue.
     """
     for row in tally.rows:
         table.add_row(*map(screen.printable, row))
@@ -181,7 +183,7 @@ def finish(tally: Tally, table: Table, remarks: Sequence[str] = (), *, kept: str
 
 
 def count_of(count: int, noun: str) -> str:
-    """Return a count with its noun.
+    """Return a count followed by its noun, singular or plural.
 
     Example:
       >>> count_of(1, "photo"), count_of(2, "photo")
@@ -191,19 +193,19 @@ def count_of(count: int, noun: str) -> str:
 
 
 def end_interrupted(text: str) -> NoReturn:
-    """End an interrupted command with a message: what is kept and how to continue."""
+    """End an interrupted command with a message about what was kept and how to continue."""
     screen.say(text, "interrupted", "yellow")
     raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """End a command that cannot run, or is interrupted, with a plain message and its own exit status."""
+    """Turn errors and Ctrl-C into a plain message and the corresponding exit status."""
     try:
         yield
-    except KeyboardInterrupt:  # before its first photo, or after its last
-        end_interrupted("the same command starts over.")
-    except (ValueError, TypeError, OSError) as error:  # jaxplain's own errors include a remedy
+    except KeyboardInterrupt:  # before the first photo or after the last
+        end_interrupted("run the same command again to start over.")
+    except (ValueError, TypeError, OSError) as error:  # jaxplain's own errors already include a remedy
         _refuse(error, str(error))
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         _refuse(error, with_advice(error))

@@ -1,4 +1,4 @@
-"""The commands of attention graphs: `jaxplain sag`, `jaxplain sag-stats`."""
+"""Commands for attention graphs: `jaxplain sag` and `jaxplain sag-stats`."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -66,37 +66,47 @@ _SIZES = (5, 10, 20)  # numbers of patches in the table's first rows
 _OPEN_ENDED = (Status.BUFFER_FULL, Status.BUDGET_SPENT)  # there may be more explanations
 
 Grid = Annotated[
-    int, typer.Option(metavar="N", help="Cut the photo into N x N patches, N from 1 to the model's input.")
+    int,
+    typer.Option(
+        metavar="N", help="Divide the photo into N x N patches, N from 1 to the model's input size."
+    ),
 ]
 BeamWidth = Annotated[
     int,
     typer.Option(
         metavar="N",
-        help="Patch sets kept at each size of the search, at least 1; more find more explanations.",
+        help="Number of patch sets kept per set size (at least 1); a wider beam finds more explanations.",
     ),
 ]
 Candidates = Annotated[
     int,
-    typer.Option(metavar="N", help="Most promising patches that may extend each set; 0: all.", min=0),
+    typer.Option(
+        metavar="N",
+        help="Number of patches, most promising first, tried in extending each set; 0 for all.",
+        min=0,
+    ),
 ]
 Threshold = Annotated[
     float,
     typer.Option(
-        metavar="SHARE", help="Share of the photo's probability that suffices, above 0 and at most 1."
+        metavar="SHARE",
+        help="Fraction of the photo's probability that a set must keep, above 0 and at most 1.",
     ),
 ]
-MaxSize = Annotated[int, typer.Option(metavar="N", help="Largest set tried, in patches, at least 1.")]
+MaxSize = Annotated[int, typer.Option(metavar="N", help="Maximum number of patches in a set (at least 1).")]
 MaxExplanations = Annotated[
-    int, typer.Option(metavar="N", help="Stop after this many explanations, at least 1.")
+    int, typer.Option(metavar="N", help="Stop after finding N explanations (at least 1).")
 ]
 MaxOverlap = Annotated[
     int,
-    typer.Option(metavar="N", help="Patches that two diverse explanations may share, at least 0."),
+    typer.Option(
+        metavar="N", help="Maximum number of patches that two diverse explanations may share (at least 0)."
+    ),
 ]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
+    """Add the commands to the `jaxplain` application."""
     app.command(
         rich_help_panel=CLOSER,
         epilog=examples(
@@ -111,7 +121,7 @@ def register(app: typer.Typer) -> None:
             "jaxplain sag-stats photos/ --model efficientnet-lite0 --model efficientnet-lite2",
             "jaxplain sag-stats graphs-of-one/ graphs-of-another/",
         )
-        + "\n\nThe second compares output folders of jaxplain sag.",
+        + "\n\nThe second example compares output folders of jaxplain sag.",
     )(sag_stats)
 
 
@@ -129,7 +139,7 @@ def sag(
     baseline: Baseline = "blur",
     max_overlap: MaxOverlap = 1,
     shown: Annotated[
-        int, typer.Option(metavar="N", help="Maximum number of explanations in the graph, at least 1.")
+        int, typer.Option(metavar="N", help="Maximum number of explanations in the graph (at least 1).")
     ] = 3,
     seed: Seed = 0,
     batch_size: BatchSize = None,
@@ -137,9 +147,10 @@ def sag(
 ) -> None:
     """Find minimal sets of patches that suffice for the prediction, and draw them as an attention graph.
 
-    Each photo gets an interactive page (sag.html), the graph as SVG, PNG and DOT, its logic form, the best
-    share of the score per number of patches (history.svg), and a record with all explanations found. A photo
-    that fails does not stop the others; the exit status is then 1.
+    For each photo, this writes an interactive page (sag.html), the graph as SVG, PNG and DOT and as a logical
+    formula, a plot of the highest fraction of the score reached with each number of patches (history.svg),
+    and a record of all explanations found. A photo that fails does not stop the others, but the exit status
+    is then 1.
     """
     with clear_errors():
         settings = GraphSettings(
@@ -178,16 +189,19 @@ def sag(
     )
     if tally.program is not None:
         result.caption = screen.printable(
-            f"Explanations: minimal sets of patches that keep {threshold:.0%} of the score; +: there may be "
-            f"more. Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
+            f"Explanations: minimal sets of patches that keep {threshold:.0%} of the score; + means there "
+            f"may be more. Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open sag.html in the folders of {out_dir}"
         )
     finish(tally, result, remarks, kept=f"Their results are in {out_dir}. {LEFT}")
 
 
 def pictures(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, bytes]:
-    """Draw a graph: sag.html, a self-contained page; sag.svg, sag.png; history.svg, the search; photo.png."""
-    from jaxplain.report import figures, graphs  # matplotlib and jinja2, which only this needs
+    """Draw sag.html (a self-contained page), sag.svg, sag.png, history.svg (the search) and photo.png."""
+    from jaxplain.report import (
+        figures,
+        graphs,
+    )  # imports matplotlib and jinja2, which only this function needs
 
     drawn, scene = graphed.graph.pruned(MAX_CHILDREN), (graphed.view.pixels, graphed.hidden)
     caption = f"{graphed.label}, p = {graphed.view.probability:.2f}"
@@ -207,7 +221,7 @@ def pictures(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict
         "history.svg": figures.figure_bytes(search, "svg"),
         "sag.svg": graphs.graph_svg(drawn, *scene, label=caption).encode(),
         "sag.png": graphs.graph_png(drawn, *scene, label=caption),
-        "sag.html": page.encode(errors="backslashreplace"),  # a file name may hold undecodable bytes
+        "sag.html": page.encode(errors="backslashreplace"),  # a file name may contain undecodable bytes
     }
 
 
@@ -242,7 +256,7 @@ def sag_stats(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"Classifier for photos, one of {_SHIPPED}; repeat the option to compare several.",
+            help=f"Classifier to use for photos: one of {_SHIPPED}; repeat the option to compare several.",
             show_default=_MODEL,
         ),
     ] = None,
@@ -257,14 +271,13 @@ def sag_stats(
     max_overlap: MaxOverlap = 1,
     batch_size: BatchSize = None,
     out_dir: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the curve.")
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
     ] = STATISTICS,
 ) -> None:
     """Compare classifiers by their explanations: how many patches suffice, and how many such sets exist.
 
-    Prints a table and draws the share of photos that are explained with at most k patches. A classifier with
-    many sub-explanations is compositional; one with many explanations and few sub-explanations is
-    disjunctive.
+    Prints a table and plots the share of photos explained with at most k patches. A classifier with many
+    sub-explanations is compositional; one with many explanations but few sub-explanations is disjunctive.
     """
     with clear_errors():
         settings = GraphSettings(
@@ -294,18 +307,21 @@ def sag_stats(
             _save_statistics(out_dir, by_name)
     tally.rows = list(_statistics_rows(by_name))
     result = table("", *(f">{screen.printable(name).plain}" for name in by_name))
-    result.caption = screen.printable(f"Means over photos. The curve and all numbers are in {out_dir}")
-    finish(tally, result, kept="The table and the curve include these; the same command starts over.")
+    result.caption = screen.printable(f"Means over photos. The plot and all numbers are in {out_dir}")
+    finish(
+        tally, result, kept="The table and the plot include these. To start over, run the same command again."
+    )
 
 
 def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[Path]]:
-    """Return the results and the photos in a folder."""
+    """Return the earlier results and the photos in a folder."""
     check_folder(folder)
     results = read_summaries(folder)[:limit]
     paths = photos_in(folder)[:limit]
     if not results and not paths:
         raise FileNotFoundError(
-            f"{folder} holds neither photos nor results of jaxplain sag: choose a folder with one of them."
+            f"{folder} contains neither photos nor results of jaxplain sag: choose a folder that "
+            "contains either."
         )
     return results, paths
 
@@ -353,7 +369,7 @@ def _statistics_rows(by_name: dict[str, Statistics]) -> Iterator[tuple[str, ...]
 
 
 def _save_statistics(out_dir: Path, by_name: dict[str, Statistics]) -> None:
-    from jaxplain.report import figures  # matplotlib, which only this needs
+    from jaxplain.report import figures  # imports matplotlib, which only this function needs
 
     shares = {name: column.explained for name, column in by_name.items()}
     contents = {

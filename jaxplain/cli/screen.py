@@ -1,4 +1,4 @@
-"""What the command line shows: messages and a progress bar on standard error, tables on standard output."""
+"""Terminal output: messages and a progress bar on standard error, tables on standard output."""
 
 import os
 import threading
@@ -22,22 +22,22 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-_FILE_WIDTH = 200  # of a table in a file or a pipe, where nothing needs to wrap
-_NAME_WIDTH = 28  # of a file name beside the bar
-_LOG_SECONDS = 10.0  # between progress lines in a log
-_SPEED_PERIOD = 3600.0  # seconds of history behind the remaining time; one photo may take minutes
+_FILE_WIDTH = 200  # width of a table in a file or a pipe, where nothing needs to wrap
+_NAME_WIDTH = 28  # maximum width of a file name beside the bar
+_LOG_SECONDS = 10.0  # interval between progress lines in a log
+_SPEED_PERIOD = 3600.0  # seconds of history used to estimate the remaining time; a photo may take minutes
 
 
 def say(text: str, label: str = "", style: str = "") -> None:
-    """Print a message to standard error; it is not wrapped in a log."""
+    """Print a message to standard error, without wrapping it if the output is a log."""
     err = _errors()
     err.print(*[Text(label, style)] if label else [], printable(text), soft_wrap=not err.is_terminal)
 
 
 def show(table: Table) -> None:
-    """Print a table to standard output: as wide as the terminal, or unwrapped in a file or a pipe.
+    """Print a table to standard output, fitted to the terminal, or unwrapped in a file or a pipe.
 
-    On a terminal too narrow for the numbers and the beginnings of the names, lines wrap.
+    If the terminal is too narrow for the numbers and the shortest name columns, lines wrap.
     """
     out = Console(highlight=False)
     if not out.is_terminal and "COLUMNS" not in os.environ:
@@ -51,7 +51,7 @@ def _errors() -> Console:
 
 
 def printable(text: str) -> Text:
-    """Return text that cannot control the terminal: control characters and undecodable bytes are escaped."""
+    """Escape control characters and undecodable bytes, so that the text cannot control the terminal."""
     return Text("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
 
 
@@ -65,7 +65,7 @@ def shortened(name: str, width: int = _NAME_WIDTH) -> str:
 
 @contextmanager
 def waiting(doing: str) -> Iterator[None]:
-    """Show a status message before there is a bar: a spinner on a terminal, a line in a log."""
+    """Show a status message while no bar is displayed: a spinner on a terminal, a line in a log."""
     console = _errors()
     if console.is_terminal:
         with console.status(printable(doing), spinner="line"):
@@ -76,9 +76,9 @@ def waiting(doing: str) -> Iterator[None]:
 
 
 class ProgressBar:
-    """The progress of a run: a bar on a terminal, removed when done; in a log, one line per step.
+    """Progress display of a run: a bar on a terminal, removed when done, or one line per step in a log.
 
-    A step may take minutes; so that it does not look hung, a log gets a line at least every ten seconds.
+    A step may take minutes, so a log gets a line at least every ten seconds to show that the run is alive.
     """
 
     def __init__(self, total: int) -> None:
@@ -125,14 +125,14 @@ class ProgressBar:
         say(line)
 
     def tell(self, doing: str) -> None:
-        """Show what is being done for the current photo."""
+        """Show the current activity."""
         self._doing, self._since = doing, time.monotonic()
         self._bar.update(self._task, description=shortened(printable(doing).plain), refresh=True)
         if self._in_log:
             self._log(f"[{min(self._done + 1, self._total)}/{self._total}] {doing}")
 
     def pace(self, text: str) -> None:
-        """Show the speed: beside the bar, or periodically in a log."""
+        """Show the speed beside the bar, or log it periodically."""
         self._bar.update(self._task, description=printable(text).plain, refresh=True)
         if self._in_log and (time.monotonic() - self._logged > _LOG_SECONDS or self._done == self._total):
             self._logged = time.monotonic()

@@ -1,4 +1,4 @@
-"""The commands of explanation networks: `jaxplain xnn fit`, `xnn explain`, `xnn report`."""
+"""Commands for explanation networks: `jaxplain xnn fit`, `xnn explain` and `xnn report`."""
 
 import itertools
 from collections.abc import Iterator
@@ -23,13 +23,14 @@ from jaxplain.runs.sinks import PhotoFolders
 from jaxplain.xnn import SRAEConfig
 
 app = typer.Typer(
-    help="Explanation networks: what makes up a classifier's logit, and what distinguishes similar classes.",
+    help="Explanation networks: which x-features make up a logit, and which distinguish similar classes.",
     epilog=examples(
         "jaxplain xnn fit birds/ --out gulls",
         "jaxplain xnn report gulls",
         "jaxplain xnn explain gulls photo.jpg",
     )
-    + "\n\nRun fit first, on photos in one sub-folder per class; the other commands read its output.",
+    + "\n\nRun fit first, on a folder with one sub-folder of photos per class; the other commands read its "
+    "output.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -40,7 +41,7 @@ _UNLIMITED = 10**6  # more features than any layer has
 
 
 def register(root: typer.Typer) -> None:
-    """Add the commands to the command line."""
+    """Add the commands to the `jaxplain` application."""
     root.add_typer(app, name="xnn", rich_help_panel=CLOSER)
 
 
@@ -48,20 +49,20 @@ ClassFolders = Annotated[
     Path,
     typer.Argument(
         metavar="DIR",
-        help="Folder with at least two sub-folders of photos, one per class; their names are the classes.",
+        help="Folder with at least two sub-folders of photos, one per class, named after the classes.",
         show_default=False,
     ),
 ]
 Classes = Annotated[
     str | None,
-    typer.Option(metavar="A,B,...", help="Classes to fit a network to; default: all of them."),
+    typer.Option(metavar="A,B,...", help="Classes for which to fit a network; default: all."),
 ]
 Layer = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="Layer of the classifier to explain, one of penultimate (the input of its last layer), "
-        "maps (the output of its last convolution).",
+        help="Layer of the classifier to explain: penultimate (the input of its last layer) or maps (the "
+        "output of its last convolution).",
     ),
 ]
 FeatureCount = Annotated[
@@ -71,22 +72,22 @@ Epochs = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Passes over the photos while fitting, at least 1; default: 120, or more for few photos.",
+        help="Number of passes over the photos (at least 1); default: 120, or more if there are few photos.",
     ),
 ]
 Holdout = Annotated[
     float,
     typer.Option(
         metavar="SHARE",
-        help="Share of each class's photos held out to evaluate the networks, between 0 and 1.",
+        help="Share of each class's photos held out for evaluating the networks, between 0 and 1.",
     ),
 ]
 Features = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Folder of extracted features, for this and later runs.",
-        show_default="the folder of --out with -features appended",
+        help="Folder for the extracted features, which later runs can reuse.",
+        show_default="the --out folder with -features appended",
     ),
 ]
 
@@ -110,11 +111,11 @@ def fit(
     features: Features = None,
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the networks.")] = RESULTS,
 ) -> None:
-    """Fit explanation networks to photos in one sub-folder per class.
+    """Fit explanation networks to photos sorted into one sub-folder per class.
 
-    Features are extracted once and cached. A linear probe is fitted to all classes, and for each of
-    `--classes` a network that predicts the probe's logit from a few x-features. The table evaluates them on
-    held-out photos. An interrupted extraction resumes where it stopped.
+    Features are extracted once and cached. First, a linear probe is fitted to all classes; then, for each of
+    `--classes`, a network that predicts the probe's logit from a few x-features. The table evaluates the
+    networks on held-out photos. An interrupted extraction resumes where it stopped.
     """
     with run.clear_errors():
         names = class_folders(folder)
@@ -123,7 +124,7 @@ def fit(
         settings = networks.FitSettings(explained, layer, seed, holdout, options)  # type: ignore[arg-type]
         for name in explained:
             check_choice(name, names, f"class of {folder}")
-        SRAEConfig(features=_UNLIMITED, n_features=n_features)  # fails before hours of work
+        SRAEConfig(features=_UNLIMITED, n_features=n_features)  # raises before hours of work
         check_replaceable(out_dir, networks.RECORD)
         check_writable(out_dir.parent)
         kept = features or out_dir.with_name(f"{out_dir.name}-features")
@@ -139,7 +140,7 @@ def fit(
             networks.save_networks(out_dir, settings, source, data, fitted)
         except KeyboardInterrupt:
             run.end_interrupted(
-                f"the features extracted so far are in {kept}; the same command resumes from there."
+                f"the features extracted so far are in {kept}; run the same command again to resume."
             )
     tally = run.Tally(len(extraction.photos) + len(extraction.failures), failures=extraction.failures)
     tally.rows = [_row(fitted_class) for fitted_class in fitted.classes]
@@ -150,12 +151,14 @@ def _extract(store: FeatureStore, photos: list[LabelledPhoto]) -> Extraction:
     missing = len(store.missing(photos))
     with screen.ProgressBar(missing) as bar:
         if missing:
-            bar.tell(f"features of {missing} photos")
-        return store.extract(photos, bar.advance)  # in this thread, so that it can store on Ctrl-C
+            bar.tell(f"features of {run.count_of(missing, 'photo')}")
+        return store.extract(
+            photos, bar.advance
+        )  # in this thread, so that Ctrl-C does not lose extracted features
 
 
 def _fit(settings: networks.FitSettings, data: networks.FeatureDataset) -> networks.FittedNetworks:
-    with screen.ProgressBar(len(settings.explained) + 1) as bar:  # and the probe
+    with screen.ProgressBar(len(settings.explained) + 1) as bar:  # plus one for the probe
         return run.interruptible(partial(networks.fit_networks, settings, data, bar.tell, bar.advance))
 
 
@@ -181,8 +184,9 @@ def _table(fitted: networks.FittedNetworks, out_dir: Path) -> Table:
         ">dominance", ">dead",
     )  # fmt: skip
     result.caption = screen.printable(
-        f"On held-out photos; the probe's accuracy on them is {fitted.accuracy:.1%}. Recall and precision: "
-        f"with the probe's logit, then with the network's. Next: jaxplain xnn report {out_dir}"
+        f"Measured on held-out photos; the probe's accuracy on them is {fitted.accuracy:.1%}. Recall and "
+        f"precision are given with the probe's logit, then with the network's. Next: "
+        f"jaxplain xnn report {out_dir}"
     )
     return result
 
@@ -203,14 +207,14 @@ NetworkClass = Annotated[
     typer.Option(
         "--class",
         metavar="NAME",
-        help="A class that has a network; default: the one with the highest logit.",
+        help="Class to explain; default: of the classes that have a network, the one with the highest logit.",
     ),
 ]
 Pairs = Annotated[
     str | None,
     typer.Option(
         metavar="A:B,...",
-        help="Pairs of classes to distinguish; default: all pairs of at most four classes, else none.",
+        help="Pairs of classes to distinguish; default: all pairs if there are at most four classes.",
     ),
 ]
 ReportFolder = Annotated[
@@ -218,17 +222,18 @@ ReportFolder = Annotated[
     typer.Option(
         "--out",
         metavar="DIR",
-        help="Folder for the page and its pictures.",
-        show_default="the folder XNN with -report appended",
+        help="Folder for the page and its images.",
+        show_default="the XNN folder with -report appended",
     ),
 ]
 
 
 @app.command(epilog=examples("jaxplain xnn explain gulls photo.jpg --class Ivory_Gull"))
 def explain(folder: NetworkFolder, images: Images, name: NetworkClass = None, out_dir: Out = SHEETS) -> None:
-    """Explain photos: the significant x-features of a class, with heatmaps and the photos that activate them.
+    """Explain photos in terms of a class's significant x-features.
 
-    Each photo gets sheet.html, sheet.png and a record.
+    Each photo gets sheet.html and sheet.png, which show the x-features' heatmaps and the photos that activate
+    them, and a record.
     """
     with run.clear_errors():
         loaded = _load(folder)
@@ -256,7 +261,7 @@ def explain(folder: NetworkFolder, images: Images, name: NetworkClass = None, ou
     epilog=examples("jaxplain xnn report gulls", "jaxplain xnn report gulls --pairs Ivory_Gull:Heermann_Gull")
 )
 def report(folder: NetworkFolder, pairs: Pairs = None, out_dir: ReportFolder = None) -> None:
-    """Draw every network's x-features, and which of them distinguish two classes: one page, and PNG files."""
+    """Show each network's x-features and which of them distinguish two classes, on a page and as PNGs."""
     with run.clear_errors():
         loaded = _load(folder)
         chosen = _pairs(loaded, pairs)
@@ -273,7 +278,7 @@ def report(folder: NetworkFolder, pairs: Pairs = None, out_dir: ReportFolder = N
 
                 localities = run.interruptible(lambda: pages.save_report(target, loaded, chosen, on_map))
         except KeyboardInterrupt:
-            run.end_interrupted("nothing was written; the same command starts over.")
+            run.end_interrupted("nothing was written; run the same command again to start over.")
     result = run.table("class", ">locality of its heatmaps")
     for name, value in localities.items():
         result.add_row(screen.printable(name), f"{value:.3f}")

@@ -120,7 +120,7 @@ def test_too_many_failures_end_it():
     assert "1 image failed, more than max_failures = 0; 9 images explained in results.zarr" in flat(
         done.stderr
     )
-    assert "jaxplain batch-report shows the reasons" in flat(done.stderr)
+    assert "Run jaxplain batch-report to see the reasons" in flat(done.stderr)
 
 
 def test_folders_that_cannot_be():

@@ -79,7 +79,7 @@ def lines(text):
 
 def test_fit_explain_and_report(fitted):
     assert "auk" in fitted
-    assert "On held-out photos" in lines(fitted)
+    assert "Measured on held-out photos" in lines(fitted)
     record = json.loads(Path("nets", RECORD).read_text())
     assert [entry["class"] for entry in record["classes"]] == ["auk", "crow"]
     assert record["counts"] == {"train": 27, "held_out": 9}

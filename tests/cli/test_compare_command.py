@@ -132,7 +132,7 @@ def test_all_methods_are_named_by_all(monkeypatch):
     ("options", "complaint"),
     [
         (("photos", "--methods", "igoss"), "unknown method 'igoss': did you mean 'igos"),
-        (("photos", "--methods", ","), "--methods must name at least one"),
+        (("photos", "--methods", ","), "--methods needs at least one name"),
         (("photos", "--measures", "deletio"), "unknown measure 'deletio': did you mean 'deletion'"),
         (("photos", "--models", "tinny"), "unknown model 'tinny'"),
         (("photos", "--models", "tiny", "--size", "33"), "size 33 x 33 is finer than the input of tiny"),

@@ -417,7 +417,7 @@ def test_a_program_that_cannot_be_compiled_is_told_once(monkeypatch):
     assert done.exit_code == 2
     message = done.stderr.splitlines()[-1]
     assert message.startswith(
-        "error JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory. Use less memory: a smaller --batch-size"
+        "error JaxRuntimeError: RESOURCE_EXHAUSTED: Out of memory. To use less memory, reduce --batch-size"
     )
     assert len(calls) == 1
 
@@ -495,7 +495,7 @@ def test_ctrl_c_before_the_first_photo_is_told_too(monkeypatch):
     monkeypatch.setattr(zoo, "load", lambda name, weights, load=zoo.load: load(name))
     done = run("explain", write_photo(Path("a.png")), *QUICK)
     assert done.exit_code == 130
-    assert done.stderr.splitlines()[-1] == "interrupted the same command starts over."
+    assert done.stderr.splitlines()[-1] == "interrupted run the same command again to start over."
 
 
 # ---------------------------------------------------------------------------------------------------------

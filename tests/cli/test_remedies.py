@@ -45,11 +45,11 @@ CASES = [
     (("batch", "file"), "name the folder that holds the photos"),
     (("compare", "empty"), "choose a folder with photos (.bmp, .gif, .jpeg, .jpg,"),
     (("batch", "empty"), "choose a folder with photos (.bmp, .gif, .jpeg, .jpg,"),
-    (("sag-stats", "empty"), "choose a folder with one of them"),
+    (("sag-stats", "empty"), "choose a folder that contains either"),
     (("sag-stats", "graphs"), "recreate it with jaxplain sag, or remove its folder"),
     (("xnn", "fit", "empty"), "sort the photos into sub-folders"),
     (("xnn", "fit", "classes", *TINY, "--classes", "on"), "did you mean 'one'"),
-    (("xnn", "fit", "classes", *TINY, "--classes", ","), "separate names by commas"),
+    (("xnn", "fit", "classes", *TINY, "--classes", ","), "separate names with commas"),
     (("xnn", "fit", "classes", *TINY, "--layer", "map"), "did you mean 'maps'"),
     (("xnn", "fit", "classes", *TINY, "--epochs", "0"), "epochs must be at least 1, got 0"),
     (("xnn", "fit", "classes", *TINY, "--features", "file"), "move it or choose another folder"),
@@ -94,7 +94,7 @@ def test_every_status_says_what_to_do():
 
 
 def test_out_of_memory_says_what_to_do():
-    assert "Use less memory" in with_advice(MemoryError("Unable to allocate 9 GiB"))
+    assert "To use less memory" in with_advice(MemoryError("Unable to allocate 9 GiB"))
     assert (
         with_advice(ZeroDivisionError("x")) == "ZeroDivisionError: x (JAXPLAIN_DEBUG=1 shows the traceback)"
     )

@@ -104,7 +104,7 @@ def test_what_failed_is_on_the_page_and_on_the_screen(monkeypatch):
     ("args", "message"),
     [
         (("--methods", "gradent"), "did you mean 'gradient'"),
-        (("--methods", ","), "--methods must name at least one"),
+        (("--methods", ","), "--methods needs at least one name"),
         (("--size", "0"), "size must be at least 1, got 0"),
         (("--size", "33"), "finer than the input of tiny"),
         (("--baseline", "blak"), "did you mean 'black'"),

@@ -200,7 +200,7 @@ def test_a_broken_photo_is_told_and_left_out():
     [
         (lambda: None, "does not exist"),
         (lambda: Path("it").write_text("x"), "is a file, not a folder"),
-        (lambda: Path("it").mkdir(), "holds neither photos nor results"),
+        (lambda: Path("it").mkdir(), "contains neither photos nor results"),
         (lambda: (Path("it/a").mkdir(parents=True), Path("it/a/sag.json").write_text("{")), "cannot be read"),
     ],
 )
