@@ -136,7 +136,7 @@ METRICS = {
         *g.pictures, gradient_of, (g.target + 1) % 5
     ),
     "metrics.adversarial_photo": lambda g: metrics.adversarial_photo(
-        g.score, g.image, (g.target + 1) % 5, n_steps=2
+        g.model, g.image, (g.target + 1) % 5, n_steps=2
     ),
     "metrics.adversarial_check": lambda g: metrics.adversarial_check(
         *g.pictures, gradient_of, (g.target + 1) % 5, attack_steps=2, n_steps=4
