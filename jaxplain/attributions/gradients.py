@@ -176,7 +176,7 @@ def smooth_grad(
       image: [H, W, C], model space.
       baseline: ignored.
       key: random key that draws the noise, sample by sample as needed; consumed.
-      batch_size: images per model call; None chooses by platform.
+      batch_size: number of images per model call; if None, chosen for the platform.
       n_samples: number of noisy copies (static).
       noise: standard deviation of the Gaussian noise in model space; may be traced. None: 0.15 times the
         image's range (largest value minus smallest), as published.

@@ -48,7 +48,7 @@ def integrated_gradients(
       image: [H, W, C], model space.
       baseline: [H, W, C], where the path starts; None: the blurred image.
       key: ignored.
-      batch_size: images per model call; None chooses by platform.
+      batch_size: number of images per model call; if None, chosen for the platform.
       n_steps: number of gradients (static).
       rule: quadrature rule (static). "adaptive" first scores n_steps / 2 images along the path and places
         more nodes where the slope of the score changes; "gauss_legendre" is better for a smooth network;

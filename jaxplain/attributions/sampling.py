@@ -45,7 +45,7 @@ def rise(
       baseline: [H, W, C], replaces hidden pixels; None: zero in model space, as published (for a
         normalized image, the mean color).
       key: random key that draws the masks; consumed.
-      batch_size: images per model call; None chooses by platform.
+      batch_size: number of images per model call; if None, chosen for the platform.
       n_samples: number of masks (static). The published numbers are 4,000 for VGG16 and 8,000 for ResNet50.
       grid: rows and columns of the coarse grid (static).
       probability: probability that a grid cell keeps what it covers, above 0 and at most 1; may be traced.
@@ -211,7 +211,7 @@ def occlusion(
       image: [H, W, C], model space.
       baseline: [H, W, C], replaces the pixels in the window; None: the blurred image.
       key: ignored.
-      batch_size: images per model call; None chooses by platform.
+      batch_size: number of images per model call; if None, chosen for the platform.
       window: rows and columns of the window, at most those of the image (static); None: a seventh of the
         shorter side (32 of 224 pixels).
       stride: step of the window, at most its own size, so that no pixel is skipped (static); None: half

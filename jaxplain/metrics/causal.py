@@ -60,7 +60,7 @@ def insertion_deletion(
       baseline: [H, W, C]; None, the convention, is the blurred image.
       importance: [h, w], high = important, at most the image's size.
       n_steps: approximate number of points per curve (static).
-      batch_size: images per model call; None chooses by platform.
+      batch_size: number of images per model call; if None, chosen for the platform.
 
     Raises:
       ValueError, TypeError: invalid shapes or dtypes, or NaN in a concrete map.

@@ -116,7 +116,7 @@ def confidence_on_explanation(
       baseline: [H, W, C]; None is the blurred image. The published product `image * m` is a baseline of
         zeros: `constant_baseline(image)`.
       importance: [h, w], high = important, at most the image's size.
-      batch_size: images per model call; None chooses by platform.
+      batch_size: number of images per model call; if None, chosen for the platform.
 
     Raises:
       ValueError, TypeError: invalid shapes or dtypes. The map's values are not checked, so that a NaN

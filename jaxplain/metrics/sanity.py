@@ -79,7 +79,7 @@ def randomize(
     Args:
       classifier: see `layer_names`, which also defines what a layer is.
       image: [H, W, C]; only its shape matters.
-      key: consumed.
+      key: random key; consumed.
       layers: "all"; a number of layers from the output; or names, as `layer_names` returns them.
       mode: "cascading": each copy has that layer and all above it randomized, whether listed or not;
         "independent": that layer alone.
@@ -143,10 +143,10 @@ def parameter_randomization(
         any other score is a pytree with its parameters as leaves and is randomized itself (see
         `layer_names`).
       image: [H, W, C], model space.
-      baseline: [H, W, C], passed to `explain`; None is the method's own default.
+      baseline: [H, W, C], passed to `explain`; if None, the method uses its own default.
       explain: see the module docstring; it must return a map [h, w]. It runs once per layer, one after the
         other, in one compiled program; the same function object is compiled once.
-      key: consumed; the method gets the same key for every layer, so that its own noise is not measured.
+      key: random key; consumed; the method gets the same key for every layer, so that its own noise is not measured.
       layers: "all"; a number of layers from the output; or names, as `layer_names` returns them. Every layer
         costs one explanation.
       mode: "cascading" or "independent", see `randomize`.
@@ -311,10 +311,10 @@ def target_randomization(
     Args:
       score: of the explained class, from `class_score`.
       image: [H, W, C], model space.
-      baseline: [H, W, C], passed to `explain`; None is the method's own default.
+      baseline: [H, W, C], passed to `explain`; if None, the method uses its own default.
       explain: see the module docstring; it must return a map [h, w].
       other: another class; use `jax.vmap` over it for several.
-      key: consumed; for methods that draw random numbers, the same for both classes.
+      key: random key; consumed; for methods that draw random numbers, the same for both classes.
 
     Returns:
       The similarities of the two maps; NaN where one of them is constant or holds NaN.
@@ -460,11 +460,11 @@ def adversarial_check(
       baseline: [H, W, C], for maps and curves; None blurs each photo.
       explain: see the module docstring; it must return a map [h, w].
       wrong: the class to fool the classifier into predicting.
-      key: consumed; for methods that draw random numbers, the same for both photos.
+      key: random key; consumed; for methods that draw random numbers, the same for both photos.
       epsilon: see `adversarial_photo`.
       attack_steps: steps of the attack (static).
       n_steps: approximate number of points per curve (static).
-      batch_size: images per model call; None chooses by platform.
+      batch_size: number of images per model call; if None, chosen for the platform.
 
     Returns:
       The adversarial photo, the curves and their rises. Check `adversarial.fooled` first.

@@ -55,7 +55,7 @@ def max_sensitivity(
       explain: a method, or a custom function (score, image, baseline, *, key) that returns an
         `Explanation` or a bare map, here of any shape. It runs once per sample, one after the other, in one
         compiled program; every new function object means a new compilation.
-      key: consumed; the method gets the same key for every sample, so that its own noise is not measured.
+      key: random key; consumed; the method gets the same key for every sample, so that its own noise is not measured.
       importance: the map of the image if already computed; None computes it, with that same key.
       radius: fraction of the image's range; may be traced.
       n_samples: static.
@@ -197,7 +197,7 @@ def infidelity(
       image: [H, W, C], model space.
       baseline: [H, W, C] for squares; None is the blurred image.
       importance: [H, W, C], or [H, W].
-      key: consumed.
+      key: random key; consumed.
       kind: "gradient", score per unit of pixel value, as published: <I, A> is the sum of I * A, where a map
         [H, W] applies to every channel alike. "contribution", each pixel's part of the score, as in
         integrated gradients, gradient x input, occlusion, and (up to a factor) heatmaps: <I, A> is the
@@ -207,7 +207,7 @@ def infidelity(
       noise: standard deviation for "gaussian", model space; None is a tenth of the image's range, max x - min
         x. May be traced.
       n_samples: number of perturbations (static); the model scores one image more than that.
-      batch_size: images per model call; None chooses by platform.
+      batch_size: number of images per model call; if None, chosen for the platform.
 
     Returns:
       The metric, NaN if a score is NaN. For a map that always predicts 0, `scaled`, `scale` and
