@@ -173,8 +173,8 @@ def call_method(
 ) -> Explanation:
     """Explain one image with a built-in method or a custom function.
 
-    The key and the options are passed only if the method's signature includes them. A custom function may return a
-    bare map instead of an `Explanation`; the number of evaluations is then unknown (-1).
+    The key and the options are passed only if the method's signature includes them. A custom function may
+    return a bare map instead of an `Explanation`; the number of evaluations is then unknown (-1).
 
     Raises:
       ValueError, TypeError: raised by the method.
@@ -199,6 +199,6 @@ def takes(function: Callable[..., Any], argument: str) -> bool:
 def _check_single(importance: Any) -> None:
     if np.ndim(importance) != 2:
         raise ValueError(
-            f"only one explanation can be plotted at a time, got importance with shape {np.shape(importance)}: "
-            "select one with jax.tree_util.tree_map(lambda leaf: leaf[0], explanation)."
+            f"only one explanation can be plotted at a time, got importance of shape "
+            f"{np.shape(importance)}: select one with jax.tree_util.tree_map(lambda leaf: leaf[0], explanation)."
         )

@@ -12,10 +12,10 @@ EVEN = 0.2  # fraction of an adaptive path's nodes spread evenly over the interv
 
 
 class Path(NamedTuple):
-    """A quadrature rule on (0, 1]: sum(weights * f(nodes)) approximates the integral of f. Both are float32."""
+    """A quadrature rule on (0, 1]: the integral of f is approximately sum(weights * f(nodes))."""
 
-    nodes: Array  # [S], ascending
-    weights: Array  # [S], summing to 1
+    nodes: Array  # float32 [S], ascending
+    weights: Array  # float32 [S], summing to 1
 
 
 def riemann(steps: int) -> Path:
