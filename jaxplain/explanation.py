@@ -199,6 +199,6 @@ def takes(function: Callable[..., Any], argument: str) -> bool:
 def _check_single(importance: Any) -> None:
     if np.ndim(importance) != 2:
         raise ValueError(
-            f"only one explanation can be plotted at a time, got importance of shape "
-            f"{np.shape(importance)}: select one with jax.tree_util.tree_map(lambda leaf: leaf[0], explanation)."
+            f"only one explanation can be plotted at a time, got importance of shape {np.shape(importance)}; "
+            "select one with jax.tree_util.tree_map(lambda leaf: leaf[0], explanation)."
         )

@@ -420,8 +420,8 @@ def _score_piece(plan: _Plan, work: _Work) -> Evaluated:
 
     def weighted(params: PyTree) -> tuple[Array, Array]:
         values = _scores(plan, work._replace(params=params))
-        # A padded row must not make the sum NaN, as a plain `weights * values` would. Zero weights still count if
-        # the score is finite, because the derivative with respect to a weight is its score.
+        # A padded row must not make the sum NaN, as a plain `weights * values` would. Zero weights still
+        # count if the score is finite, because the derivative with respect to a weight is its score.
         counts = (weights != 0) | jnp.isfinite(values)
         return jnp.sum(jnp.where(counts, weights * values, 0.0)), values
 

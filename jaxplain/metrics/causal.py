@@ -128,9 +128,10 @@ def _draw(_: tuple, context: _RankedImage, point: _CurvePoint) -> Array:
 def adversarial_rise(fraction: Array, insertion: Array) -> Array:
     """Return the fraction of cells at which an insertion curve first reaches half of its final value.
 
-    Low is good: with a faithful map, restoring a few pixels recovers the class. An adversarial map, which gets
-    a good deletion AUC from a few scattered pixels that destroy the score but do not produce it, recovers the
-    score only when nearly everything is restored. The result is a point on the curve, without interpolation.
+    Low is good: with a faithful map, restoring a few pixels recovers the class. An adversarial map, which
+    gets a good deletion AUC from a few scattered pixels that destroy the score but do not produce it,
+    recovers the score only when nearly everything is restored. The result is a point on the curve, without
+    interpolation.
 
     Args:
       fraction: [T], ascending from 0 to 1, such as `Curves.fraction`.
@@ -143,8 +144,8 @@ def adversarial_rise(fraction: Array, insertion: Array) -> Array:
       TypeError, ValueError: not two floating-point arrays of the same length.
 
     References:
-      Our own summary of the insertion curve from Petsiuk, Das, Saenko. RISE. BMVC 2018. Khorram, Lawson, Fuxin.
-      iGOS++. ACM CHIL 2021 show that deletion alone rewards adversarial maps.
+      Our own summary of the insertion curve from Petsiuk, Das, Saenko. RISE. BMVC 2018. Khorram, Lawson,
+      Fuxin. iGOS++. ACM CHIL 2021 show that deletion alone rewards adversarial maps.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx

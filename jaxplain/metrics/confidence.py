@@ -114,8 +114,8 @@ def confidence_on_explanation(
     Args:
       score: images [N, H, W, C] -> [N]; softmax probability by convention.
       image: [H, W, C], model space.
-      baseline: [H, W, C]; if None, the blurred image. For the published version, `image * m`, use a baseline of
-        zeros: `constant_baseline(image)`.
+      baseline: [H, W, C]; if None, the blurred image. For the published version, `image * m`, use a baseline
+        of zeros: `constant_baseline(image)`.
       importance: [h, w], high = important, no larger than the image.
       batch_size: number of images per model call; if None, chosen for the platform.
 

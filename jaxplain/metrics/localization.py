@@ -34,8 +34,8 @@ def pointing_game(importance: Array, mask: Array, tolerance: float | Array = 15.
       float32 []: 1 for a hit, 0 for a miss; NaN if the mask is empty or the map contains NaN.
 
     Raises:
-      TypeError, ValueError: `importance` is not a floating-point map or is finer than the mask, or `mask` is not
-        boolean.
+      TypeError, ValueError: `importance` is not a floating-point map or is finer than the mask, or `mask` is
+        not boolean.
 
     References:
       Zhang et al. Top-down Neural Attention by Excitation Backprop. IJCV 2018.
@@ -77,8 +77,8 @@ def energy_pointing_game(importance: Array, mask: Array) -> Array:
       float32 [], 0 to 1; NaN if the mask is empty, or the map has no positive values or contains NaN.
 
     Raises:
-      TypeError, ValueError: `importance` is not a floating-point map or is finer than the mask, or `mask` is not
-        boolean.
+      TypeError, ValueError: `importance` is not a floating-point map or is finer than the mask, or `mask` is
+        not boolean.
 
     References:
       Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks. CVPR
@@ -114,8 +114,8 @@ def box_mask(box: Any, shape: tuple[int, int]) -> Array:
       shape: (H, W) of the mask (static).
 
     Raises:
-      ValueError: the box is not four numbers, the shape is not two positive integers, or a concrete box contains
-        NaN or has bottom <= top or right <= left. A traced box of this kind gives an empty mask.
+      ValueError: the box is not four numbers, the shape is not two positive integers, or a concrete box
+        contains NaN or has bottom <= top or right <= left. A traced box of this kind gives an empty mask.
 
     Example:
       >>> import jaxplain as jx

@@ -48,8 +48,8 @@ def max_sensitivity(
     `max_d |explain(x + d) - explain(x)| / |explain(x)|` over `n_samples` draws of noise d, uniform between
     -radius * range and +radius * range for every value in the image, with range = max x - min x and | | the
     Euclidean norm over all values in the map. Sampling underestimates the true maximum: the expected value of
-    the estimate never decreases with more samples. An explanation that ignores the model can be perfectly stable, so read
-    this metric together with `parameter_randomization`.
+    the estimate never decreases with more samples. An explanation that ignores the model can be perfectly
+    stable, so read this metric together with `parameter_randomization`.
 
     Args:
       score: images [N, H, W, C] -> [N].
@@ -196,9 +196,9 @@ def infidelity(
       uniformly from 1..max_side: I = (x - baseline) inside, 0 outside;
     - "gaussian": I is Gaussian noise with standard deviation `noise`.
 
-    The value depends on the units of the map, which differ between methods. `scaled` therefore first multiplies
-    the map by the best-fitting factor (as published with the metric), and `unexplained` divides the result by
-    the mean squared drop, so that it can be compared across images and methods.
+    The value depends on the units of the map, which differ between methods. `scaled` therefore first
+    multiplies the map by the best-fitting factor (as published with the metric), and `unexplained` divides
+    the result by the mean squared drop, so that it can be compared across images and methods.
 
     Args:
       score: images [N, H, W, C] -> [N].
@@ -281,7 +281,7 @@ def _check_perturbation(kind: str, perturbation: str) -> None:
     check_choice(perturbation, get_args(Perturbation), "perturbation")
     if kind == "contribution" and perturbation != "square":
         raise ValueError(
-            "kind='contribution' requires perturbation='square', because contributions are summed over squares."
+            "kind='contribution' requires perturbation='square': contributions are summed over squares."
         )
 
 
