@@ -252,9 +252,9 @@ INVALID = {
     "no class score": (
         lambda: CAM(SMOOTH, FLOATS),
         TypeError,
-        r"Grad-CAM needs the score of a class.*class_score.*got SmoothScore",
+        r"Grad-CAM uses feature maps and needs a class score.*class_score.*got SmoothScore",
     ),
-    "a classifier": (lambda: EXCITATION(NET, FLOATS), TypeError, "excitation backprop needs the score of a"),
+    "a classifier": (lambda: EXCITATION(NET, FLOATS), TypeError, "excitation backprop uses feature maps"),
     "no maps": (
         lambda: CAM(jx.class_score(lambda images: images.mean((1, 2)), 0), FLOATS),
         TypeError,
