@@ -366,7 +366,7 @@ def _scan(plan: _Plan, work: _Work) -> Evaluated:
 
 
 def _pieces(rows: _Rows, count: int, batch_size: int) -> tuple[_Rows, Array]:
-    """Split [N, ...] into [batches, b, ...], with as few batches as possible and evenly sized ones.
+    """Split [N, ...] into [batches, b, ...], with as few and as even batches as possible.
 
     Padding repeats the last row with weight 0. Also returns the index of each row, int32 [batches, b].
     """

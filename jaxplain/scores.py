@@ -56,7 +56,7 @@ class ClassScore:
 
 
 def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "probability") -> ClassScore:
-    """Create a score from a classifier and a class: the function that the methods explain.
+    """Return a function that scores images for one class of a classifier.
 
     Args:
       classifier: any callable that maps images [N, H, W, C] to logits [N, K]: a model from the zoo, a plain

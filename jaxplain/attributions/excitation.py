@@ -49,10 +49,9 @@ def excitation_backprop(
         version does not. Both probabilities are first normalized to sum to 1.
 
     Returns:
-      An `Explanation`: importance [h, w] ([H, W] for "image") is the positive part of `details.attribution`,
-        the
-      probability summed over channels. The sum is at most 1: probability is lost at neurons that no input
-      excites. With `contrastive`, the attribution is signed.
+      An `Explanation`: importance [h, w] ([H, W] for "image") is the positive part of
+      `details.attribution`, the probability summed over channels. The sum is at most 1: probability is lost
+      at neurons that no input excites. With `contrastive`, the attribution is signed.
 
     Raises:
       ValueError, TypeError: invalid shapes, dtypes or options, a score that is not a class score, or a

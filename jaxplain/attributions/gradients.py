@@ -182,8 +182,8 @@ def smooth_grad(
         image's range (maximum minus minimum), as published.
       noise_samples: [S, H, W, C], the noise to use instead of `key`, `n_samples` and `noise`, for example to
         reproduce another implementation.
-      reduce: how to reduce channels to one importance value (static); see `reduce_channels`. Applied
-        to the mean gradient.
+      reduce: how to reduce channels to one importance value (static); see `reduce_channels`.
+        Applied to the mean gradient.
 
     Returns:
       An `Explanation`: importance [H, W]; `details.attribution` is the mean gradient [H, W, C].

@@ -88,8 +88,7 @@ def randomize(
 
     Yields:
       The name of the layer, and the copy: a classifier of the same type (for a Keras model, the pytree
-        returned
-      by `jaxplain.scores.as_pytree`).
+      returned by `jaxplain.scores.as_pytree`).
 
     Raises:
       TypeError, ValueError: a classifier without parameters, or unknown options.
