@@ -1,4 +1,4 @@
-"""jaxplain: explanations of image classifiers.
+"""jaxplain: explain the predictions of image classifiers.
 
 A *score* is a callable pytree that maps images to numbers; every explanation is a pure function of a score.
 Importing this package initializes no device.

@@ -1,7 +1,7 @@
-"""All argument checks of the package: shapes and dtypes while tracing, plain options on the host.
+"""Argument checks for the whole package: shapes and dtypes during tracing, plain options on the host.
 
 `check_...` functions raise if an argument is invalid; `as_...` functions also convert it. Values are checked
-in concrete arrays only, since traced arrays have none.
+only in concrete arrays, since traced arrays have no values.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,21 +14,21 @@ import numpy as np
 from jax import Array
 
 Pair = int | tuple[int, int]
-"""Rows and columns, or one number for both."""
+"""Number of rows and of columns, or a single number for both."""
 
 SEEDS = 2**32  # JAX silently drops higher bits, so 2**32 would be the same as seed 0
-_CHANNELS = 16  # a longer last axis suggests an image with channels first
+_CHANNELS = 16  # a longer last axis suggests a channels-first image
 
 # ---------------------------------------------------------------------------------------------------------
 # Images and maps
 
 
 def check_image(image: Any, name: str = "image") -> None:
-    """Check that `image` is one floating-point image [H, W, C]; concrete values must be finite.
+    """Check that `image` is a single floating-point image [H, W, C] with finite values (if concrete).
 
     Raises:
-      TypeError: not an array of floats.
-      ValueError: not of rank 3, an empty axis, channels first, NaN or infinite values.
+      TypeError: not a floating-point array.
+      ValueError: wrong rank, an empty axis, channels first, or NaN or infinite values.
     """
     _check_float(image, name)
     if image.ndim != 3 or 0 in image.shape:
@@ -43,7 +43,7 @@ def check_image(image: Any, name: str = "image") -> None:
 
 
 def as_image(image: Any, name: str = "image") -> Array:
-    """Return one image [H, W, C] as float32; errors as in `check_image`."""
+    """Check an image [H, W, C] with `check_image` and return it as float32."""
     check_image(image, name)
     return jnp.asarray(image, jnp.float32)
 
@@ -52,12 +52,12 @@ def check_image_batch(images: Any, channels: int | None = None, name: str = "ima
     """Check that `images` is a floating-point batch [N, H, W, C]; values are not checked.
 
     Raises:
-      TypeError: not an array of floats.
-      ValueError: not of rank 4, or a number of channels other than `channels`.
+      TypeError: not a floating-point array.
+      ValueError: the rank is not 4, or the number of channels is not `channels`.
     """
     _check_float(images, name)
     if images.ndim != 4:
-        hint = " For one image add the batch axis: images[None]." if images.ndim == 3 else ""
+        hint = " For a single image, add a batch axis: images[None]." if images.ndim == 3 else ""
         raise ValueError(f"{name} must be [N, H, W, C], got shape {images.shape}.{hint}")
     if channels is not None and images.shape[-1] != channels:
         raise ValueError(
@@ -73,18 +73,18 @@ def check_map(
     finite: bool = True,
     owner: str = "image",
 ) -> None:
-    """Check that `importance` is a float map [h, w], no larger than its image [H, W, C].
+    """Check that `importance` is a floating-point map [h, w] no larger than its image [H, W, C].
 
     Args:
       importance: the map to check.
-      image_shape: starts with H and W.
-      name: of the map, for error messages.
-      finite: also reject NaN and infinite values in a concrete map.
-      owner: what `image_shape` describes, for error messages.
+      image_shape: the image's shape; only H and W are used.
+      name: the map's name, used in error messages.
+      finite: whether to reject NaN and infinite values in a concrete map.
+      owner: what `image_shape` describes, used in error messages.
 
     Raises:
-      TypeError: not an array of floats.
-      ValueError: invalid shape, NaN or infinite values.
+      TypeError: not a floating-point array.
+      ValueError: invalid shape, or NaN or infinite values.
     """
     shape: tuple[int, ...] = getattr(importance, "shape", ())
     if len(shape) != 2 or 0 in shape or shape[0] > image_shape[0] or shape[1] > image_shape[1]:
@@ -114,11 +114,13 @@ def _check_float(array: Any, name: str) -> None:
 
 
 def check_floats(array: Any, name: str, ndim: int | None = None, axes: str = "") -> None:
-    """Check for a non-empty float array with `ndim` axes (None: any number), named `axes` in error messages.
+    """Check that `array` is a non-empty floating-point array with `ndim` axes.
+
+    If `ndim` is None, any number of axes is accepted. `axes` describes the expected shape in error messages.
 
     Raises:
-      TypeError: not an array of floats.
-      ValueError: empty, or wrong number of axes.
+      TypeError: not a floating-point array.
+      ValueError: empty, or the wrong number of axes.
     """
     dtype = getattr(array, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
@@ -150,23 +152,24 @@ def check_finite(array: Any, name: str) -> None:
     """Check that a concrete array has no NaN or infinite values.
 
     Raises:
-      ValueError: it has some; the message gives their number.
+      ValueError: the array has NaN or infinite values; the message says how many.
     """
     if isinstance(array, jax.core.Tracer):
         return
     bad = int(np.size(array) - np.isfinite(np.asarray(array, np.float32)).sum())
     if bad:
+        values = "value" if bad == 1 else "values"
         raise ValueError(
-            f"{name} holds {bad} NaN or infinite values of {np.size(array)}; all must be finite numbers. "
-            "Check how it was computed."
+            f"{name} contains {bad} NaN or infinite {values} out of {np.size(array)}; all must be finite. "
+            f"Check how {name} was computed."
         )
 
 
 def check_where(holds: Callable[[np.ndarray], Any], values: Any, message: str) -> None:
-    """Check that a condition holds for all concrete values.
+    """Check that a condition holds for all values of a concrete array.
 
     Raises:
-      ValueError: the condition fails; with this message.
+      ValueError: the condition fails for some value; `message` is the error message.
     """
     if not isinstance(values, jax.core.Tracer) and not np.all(holds(np.asarray(values))):
         raise ValueError(message)
@@ -177,10 +180,10 @@ def check_where(holds: Callable[[np.ndarray], Any], values: Any, message: str) -
 
 
 def as_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf) -> Array:
-    """Return one number as float32 []; a concrete number must lie in low..high.
+    """Return a number as a float32 scalar; a concrete number must be between `low` and `high`.
 
     Raises:
-      ValueError: not one number, not finite, or out of range.
+      ValueError: not a single number, not finite, or out of range.
     """
     number = jnp.asarray(value, jnp.float32)
     if number.ndim:
@@ -193,10 +196,10 @@ def as_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf)
 
 
 def as_share(value: Any, name: str) -> Array:
-    """Return a fraction as float32 []; a concrete one must be above 0 and at most 1.
+    """Return a fraction as a float32 scalar; a concrete fraction must be above 0 and at most 1.
 
     Raises:
-      ValueError: not one number, NaN, or out of range.
+      ValueError: not a single number, NaN, or out of range.
     """
     share = jnp.asarray(value, jnp.float32)
     if share.ndim:
@@ -217,7 +220,7 @@ def check_positive_int(value: Any, name: str) -> int:
 
 
 def check_int_from(least: int, value: Any, name: str) -> int:
-    """Return an integer of at least `least` as a Python int.
+    """Return an integer not below `least` as a Python int.
 
     Raises:
       TypeError: not an integer.
@@ -244,16 +247,16 @@ def as_pair(value: Pair, name: str) -> tuple[int, int]:
 
 
 def as_grid(value: Pair, image_shape: tuple[int, ...], name: str = "grid") -> tuple[int, int]:
-    """Return the (rows, columns) of a grid or map over an image [H, W, C], no finer than its pixels.
+    """Return (rows, columns) of a grid or map over an image [H, W, C], at most one cell per pixel.
 
     Raises:
-      TypeError, ValueError: not one or two positive integers, or larger than the image.
+      TypeError, ValueError: not one or two positive integers, or finer than the image.
     """
     rows, cols = as_pair(value, name)
     if rows > image_shape[0] or cols > image_shape[1]:
         raise ValueError(
             f"a {name} of {rows} x {cols} is finer than the image of {image_shape[0]} x {image_shape[1]} "
-            "pixels; choose at most that."
+            "pixels; choose at most that many."
         )
     return rows, cols
 
@@ -265,23 +268,23 @@ def check_callable(value: Any, name: str) -> None:
 
 
 def check_batch_size(batch_size: int | None) -> int | None:
-    """Return the images per model call, checked as by `check_positive_int`; None chooses by platform."""
+    """Return `batch_size` after checking that it is a positive integer or None."""
     return None if batch_size is None else check_positive_int(batch_size, "batch_size")
 
 
 def as_key(key: Any, method: str) -> Array:
-    """Return one random key, made by `jax.random.key` (or an old-style uint32 [2]).
+    """Return a single random key, either typed (`jax.random.key`) or old-style (uint32 [2]).
 
     Raises:
-      TypeError: None, or not a key.
-      ValueError: several keys.
+      TypeError: `key` is None or not a key.
+      ValueError: more than one key.
     """
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not typed and dtype != jnp.uint32:
         raise TypeError(f"{method} is random: pass key=jax.random.key(...), got {type(key).__name__}.")
     if key.ndim != (0 if typed else 1):
-        raise ValueError(f"key must be one key, got shape {key.shape}; use jax.vmap for several.")
+        raise ValueError(f"key must be a single key, got shape {key.shape}; use jax.vmap for several.")
     return key
 
 
@@ -298,10 +301,10 @@ def check_target(target: int, classes: int) -> None:
 
 
 def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
-    """Return a name after checking that it is one of the choices.
+    """Return `value` after checking that it is one of the choices.
 
     Raises:
-      ValueError: it is not; the message suggests the nearest names.
+      ValueError: `value` is not among the choices; the message suggests similar names.
     """
     choices = list(choices)
     if value in choices:
@@ -316,12 +319,12 @@ def check_choice(value: Any, choices: Iterable[str], name: str) -> str:
 
 
 def refuse_derivatives(arguments: Any, what: str) -> Any:
-    """Return a pytree unchanged, but raise if JAX differentiates with respect to it.
+    """Return a pytree unchanged, but raise an error if JAX differentiates through it.
 
-    For results of a search, whose derivative would silently be wrong or 0.
+    Used for search results, whose derivatives would silently be wrong or 0.
 
     Raises:
-      TypeError: under `jax.grad` or `jax.jvp` with respect to anything that the pytree depends on.
+      TypeError: `jax.grad` or `jax.jvp` is taken with respect to anything the pytree depends on.
     """
 
     @jax.custom_jvp
@@ -331,8 +334,8 @@ def refuse_derivatives(arguments: Any, what: str) -> Any:
     @unchanged.defjvp
     def _(primals: Any, tangents: Any) -> Any:
         raise TypeError(
-            f"{what} is the result of a search, which JAX cannot differentiate. To treat it as a constant, "
-            "pass jax.lax.stop_gradient of the score (and the image) to the method."
+            f"{what} is the result of a search, which JAX cannot differentiate. To treat the result as a "
+            "constant, pass the score (and the image) to the method through jax.lax.stop_gradient."
         )
 
     return unchanged(arguments)

@@ -1,4 +1,4 @@
-"""The result of every method: an importance map, a status, the cost, and details of the method."""
+"""The result of every method: an importance map, a status, the cost, and method-specific details."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Status(IntEnum):
-    """How a run ended; stored as a number, so that it passes through jit and vmap."""
+    """Outcome of an explanation; an integer, so that it passes through jit and vmap."""
 
     OK = 0
     NOT_FINITE = 1
@@ -33,7 +33,7 @@ class Status(IntEnum):
 
     @property
     def message(self) -> str:
-        """Human-readable explanation of the status, with what to do about it."""
+        """Human-readable description of the status, with advice on what to change."""
         return _MESSAGES[self]
 
 
@@ -48,29 +48,29 @@ _MESSAGES = {
     "another target",
     Status.BASELINE_SUFFICIENT: "the baseline alone already reaches the threshold, so no patch is needed: "
     "choose another baseline or target",
-    Status.BUDGET_SPENT: "the budget of model evaluations was spent before the search ended, so there may be "
-    "more explanations: raise max_evaluations",
-    Status.BUFFER_FULL: "max_explanations explanations were found, and there may be more: raise "
+    Status.BUDGET_SPENT: "the search used up its budget of model evaluations before it ended, so there may "
+    "be more explanations: raise max_evaluations",
+    Status.BUFFER_FULL: "the search reached max_explanations, and there may be more explanations: raise "
     "max_explanations",
     Status.NONE_FOUND: "no sufficient set was found: raise max_size, beam_width or candidates, lower the "
     "threshold, or let the search propose all patches (proposal=None)",
     Status.CONSTANT_LOGITS: "the logit is the same for all images, so there is nothing to explain: add other "
     "images, or choose another class",
-    Status.NOT_ACCEPTED: "in every round one x-feature contributes nearly everything; the best round was "
-    "kept: try more images, another n_features or another key",
+    Status.NOT_ACCEPTED: "in every round, a single x-feature contributed nearly everything; the best round "
+    "was kept: try more images, another n_features or another key",
 }
 
 
 class Explanation(NamedTuple):
-    """The result of a method for one image; a pytree, so that it passes through jit and vmap."""
+    """The explanation of one image; a pytree, so that it passes through jit and vmap."""
 
     importance: Array  # [h, w] at the method's own resolution, high = important
     status: Array  # int32 [], a `Status`
-    evaluations: Array  # int32 [], images evaluated, forward and backward counted once; -1 if unknown
-    details: Any = ()  # a NamedTuple of results specific to the family of methods
+    evaluations: Array  # int32 [], images evaluated (forward and backward count as one); -1 if unknown
+    details: Any = ()  # a NamedTuple of method-specific results
 
     def saliency(self, height: int, width: int) -> Array:
-        """Return the importance at another size, [height, width], such as the image's.
+        """Return the importance resized to [height, width], such as the image's size.
 
         Upsamples bilinearly with aligned corners; downsamples by averaging over cells.
 
@@ -82,26 +82,26 @@ class Explanation(NamedTuple):
         return resize_map(self.importance, (height, width))
 
     def plot(self, image: Any = None, *, ax: "Axes | None" = None, alpha: float = 0.5) -> "Axes":
-        """Draw the importance with matplotlib, over an image if one is given.
+        """Plot the importance with matplotlib, on top of an image if one is given.
 
         Args:
-          image: [H, W, C], uint8 pixels or floats, which are scaled to their range for display.
-          ax: axes to draw on; None: a new figure.
-          alpha: weight of the heatmap over the image, 0 to 1.
+          image: [H, W, C], uint8 or floating point; floats are rescaled for display.
+          ax: axes to draw on; if None, a new figure is created.
+          alpha: opacity of the heatmap, 0 to 1.
 
         Returns:
-          The axes; `ax.figure.savefig("name.svg")` saves them.
+          The axes. To save the plot, call `ax.figure.savefig("name.svg")`.
 
         Raises:
-          ValueError: this holds the explanations of several images; plot one at a time.
+          ValueError: this is a batch of explanations; plot one at a time.
         """
-        from jaxplain import overlay  # matplotlib is imported only when something is drawn
+        from jaxplain import overlay  # imports matplotlib only when something is drawn
 
         _check_single(self.importance)
         return overlay.plot(np.asarray(self.importance), image, ax=ax, alpha=alpha, title=self._title())
 
     def _repr_png_(self) -> bytes | None:
-        """Show the heatmap of one concrete explanation in a notebook."""
+        """Return a PNG heatmap for display in notebooks, or None if traced or batched."""
         if isinstance(self.importance, jax.core.Tracer) or np.ndim(self.importance) != 2:
             return None
         from jaxplain import overlay
@@ -129,13 +129,13 @@ class Method(Protocol):
         """Explain one image.
 
         Args:
-          score: what to explain, a callable pytree from images [N, H, W, C] to scores [N].
+          score: the quantity to explain, a callable pytree that maps images [N, H, W, C] to scores [N].
           image: [H, W, C], model space.
-          baseline: [H, W, C], replaces hidden pixels; None: the method's default. A method that hides
-            nothing ignores it.
-          key: random key, consumed; a deterministic method ignores it.
-          batch_size: images per model call; None chooses by platform.
-          **named: method-specific options, listed with their defaults in its signature.
+          baseline: [H, W, C], replaces hidden pixels; if None, the method's default. Ignored by methods
+            that hide no pixels.
+          key: random key; consumed. Ignored by deterministic methods.
+          batch_size: number of images per model call; if None, chosen for the platform.
+          **named: method-specific options; see the method's signature for their defaults.
         """
         ...
 
@@ -147,10 +147,10 @@ def finished(
 
     Args:
       importance: [h, w].
-      scores: all values returned by the model, of any shape.
-      evaluations: number of images evaluated by the model.
-      details: results specific to the family of methods.
-      status: int32 [], the status if everything is finite; None: OK.
+      scores: all scores returned by the model, in any shape.
+      evaluations: number of images the model evaluated.
+      details: method-specific results.
+      status: int32 [], the status if everything is finite; if None, OK.
     """
     finite = jnp.all(jnp.isfinite(importance)) & jnp.all(jnp.isfinite(scores))
     otherwise = jnp.int32(Status.OK) if status is None else status
@@ -171,13 +171,13 @@ def call_method(
     key: Array | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Explanation:
-    """Explain one image with a method of the package or a custom function.
+    """Explain one image with a built-in method or a custom function.
 
-    The key and the options are passed only if the method's signature has them. A custom function may return a
-    bare map instead of an `Explanation`; the number of evaluations is then unknown (-1).
+    The key and the options are passed only if the method's signature includes them. A custom function may
+    return a bare map instead of an `Explanation`; the number of evaluations is then unknown (-1).
 
     Raises:
-      ValueError, TypeError: whatever the method raises.
+      ValueError, TypeError: raised by the method.
     """
     keywords = {name: value for name, value in (options or {}).items() if takes(method, name)}
     if takes(method, "key"):
@@ -189,7 +189,7 @@ def call_method(
 
 
 def takes(function: Callable[..., Any], argument: str) -> bool:
-    """Return whether a function takes a keyword argument, by name or through `**`."""
+    """Return whether a function accepts a keyword argument, by name or through `**`."""
     parameters = inspect.signature(function).parameters
     return argument in parameters or any(
         parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
@@ -199,6 +199,6 @@ def takes(function: Callable[..., Any], argument: str) -> bool:
 def _check_single(importance: Any) -> None:
     if np.ndim(importance) != 2:
         raise ValueError(
-            f"only one explanation can be drawn at a time, got importance of shape {np.shape(importance)}: "
-            "pick one with jax.tree_util.tree_map(lambda leaf: leaf[0], explanation)."
+            f"only one explanation can be plotted at a time, got importance of shape {np.shape(importance)}; "
+            "select one with jax.tree_util.tree_map(lambda leaf: leaf[0], explanation)."
         )

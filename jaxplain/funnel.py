@@ -1,9 +1,9 @@
 """Batched evaluation of scores: every model call goes through this module.
 
-All images that a method needs are rendered and scored `batch_size` at a time inside a loop, so that this one
-number bounds the memory of every method, including under `jax.vmap` and `jax.grad`.
+A loop renders and scores all the images that a method needs, `batch_size` at a time. This number therefore
+bounds the memory of every method, including under `jax.vmap` and `jax.grad`.
 
-In shapes, N is the number of images, V the size of a `vmap` axis and b the batch size.
+In shapes, N is the number of images, V the size of a `vmap` axis, and b the batch size.
 """
 
 from collections.abc import Callable
@@ -22,20 +22,20 @@ from jaxplain.scores import Score, as_pytree
 PyTree = Any
 
 Render = Callable[[PyTree, PyTree, PyTree], Array]
-"""`render(params, context, item) -> image [H, W, C]`: a pure function that closes over no traced value."""
+"""`render(params, context, item) -> image [H, W, C]`: a pure function that closes over no traced values."""
 
 
 class Evaluated(NamedTuple):
-    """Scores and the gradient of their weighted sum; returned by `value_and_grad`."""
+    """Scores, and the gradient of their weighted sum; returned by `value_and_grad`."""
 
-    values: Array  # [N], scores of the rendered images; NaN where an item is not live
-    grads: PyTree  # like params: gradient of sum(weights * values)
+    values: Array  # [N], scores of the rendered images; NaN for items that are not live
+    grads: PyTree  # same structure as params: gradient of sum(weights * values)
 
 
 def default_batch_size() -> int:
     """Return the default number of images per model call: 1 on a CPU, 64 on an accelerator.
 
-    On a CPU, small batches stay in the cache and are as fast per image as large ones (see benchmarks/).
+    On a CPU, small batches fit in the cache and are as fast per image as large ones (see benchmarks/).
     """
     return 1 if jax.default_backend() == "cpu" else 64
 
@@ -51,22 +51,22 @@ def evaluate(
     usually_live: int | None = None,
     batch_size: int | None = None,
 ) -> Array:
-    """Score N images, `score(render(params, context, item))`, rendering only `batch_size` at a time.
+    """Render and score N images, `score(render(params, context, item))`, in batches of `batch_size`.
 
     Args:
-      score: what to evaluate.
-      render: renders one image from the shared `params` and `context` and one item.
-      params: pytree of arrays that all images share; `value_and_grad` differentiates with respect to it.
-      context: pytree of arrays that all images share.
-      items: pytree of arrays with leading axis N, one row per image.
-      live: bool [N], which items to score; None scores all. The number of model calls depends on how many
-        items are live, which may be known only at run time. With `live` the loop has no fixed length;
-        reverse-mode derivatives then take time for all items.
-      usually_live: how many items are live in most calls (static); batches are sized to fit them, not N.
-      batch_size: images per model call; None chooses by platform.
+      score: the score to evaluate.
+      render: function that renders one image from the shared `params` and `context` and one item.
+      params: pytree of arrays shared by all images; `value_and_grad` differentiates with respect to them.
+      context: pytree of arrays shared by all images.
+      items: pytree of arrays with a leading axis of size N, one row per image.
+      live: bool [N], which items to score; if None, all. The number of model calls depends on how many
+        items are live, which may be known only at run time. With `live`, the loop has no fixed length, and
+        the cost of reverse-mode derivatives is that of scoring all items.
+      usually_live: number of items that are live in most calls (static); used instead of N to size batches.
+      batch_size: number of images per model call; if None, chosen for the platform.
 
     Returns:
-      float32 [N]; NaN where an item is not live.
+      float32 [N]; NaN for items that are not live.
     """
     size = _Size(_checked_batch_size(batch_size), usually_live)
     return _funnel(score, render, params, context, _Rows(items, None, live), size).values
@@ -84,12 +84,12 @@ def value_and_grad(
     usually_live: int | None = None,
     batch_size: int | None = None,
 ) -> Evaluated:
-    """Like `evaluate`, with the gradient of `sum(weights * scores)` with respect to `params`; weights: [N].
+    """Return the scores and the gradient of `sum(weights * scores)` with respect to `params`.
 
-    The model's own parameters are not differentiated, and only the running sum of the gradient is kept from
-    one batch of `batch_size` images to the next. An item that is not live does not contribute to it.
+    The model's own parameters are not differentiated, and only the running sum of the gradient is kept
+    between batches. Items that are not live do not contribute to the gradient.
 
-    Arguments: see `evaluate`.
+    `weights` has shape [N]; for the other arguments, see `evaluate`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -111,17 +111,17 @@ def _checked_batch_size(batch_size: int | None) -> int:
 
 
 class _Size(NamedTuple):
-    """The size of batches; static."""
+    """Batch size settings; static."""
 
     batch_size: int  # upper bound
-    usually_live: int | None  # number of rows that are live in most calls; None: unknown
+    usually_live: int | None  # number of rows that are live in most calls; None if unknown
 
     def times(self, runs: int) -> "_Size":
-        """Return the size for several runs merged into one."""
+        """Return the settings for several runs merged into one."""
         return self if self.usually_live is None else self._replace(usually_live=runs * self.usually_live)
 
     def of_live(self, count: int) -> int:
-        """Return the number of images per call if only some of `count` rows are live."""
+        """Return the number of images per call if only some of the `count` rows are live."""
         if self.usually_live is None:
             return min(self.batch_size, count)
         batches = -(-self.usually_live // self.batch_size)
@@ -148,7 +148,9 @@ class _Plan(NamedTuple):
     """The static half of an evaluation."""
 
     score_tree: Any
-    draw: Callable[..., tuple[Array, dict[int, Array]]]  # a `Render` that also returns an image's own leaves
+    draw: Callable[
+        ..., tuple[Array, dict[int, Array]]
+    ]  # a `Render` that also returns the image's own score leaves
     size: _Size
 
 
@@ -156,8 +158,8 @@ class _Rows(NamedTuple):
     """Everything that differs between images."""
 
     items: PyTree  # leaves [N, ...]
-    weights: Array | None  # [N]; None: no gradient
-    live: Array | None  # bool [N]; None: all
+    weights: Array | None  # [N]; None if no gradient is needed
+    live: Array | None  # bool [N]; None if all are
 
     def length(self) -> int:
         return jax.tree_util.tree_leaves(self)[0].shape[0]
@@ -169,9 +171,9 @@ class _Rows(NamedTuple):
 class _Work(NamedTuple):
     """The traced half of an evaluation."""
 
-    shared: dict[int, Array]  # leaves of the score that all images share, by position
+    shared: dict[int, Array]  # score leaves shared by all images, by position
     params: PyTree
-    context: PyTree  # under a vmap over scores, also the score leaves that differ between images
+    context: PyTree  # under a vmap over scores, includes the score leaves that differ between images
     rows: _Rows
 
 
@@ -180,8 +182,11 @@ class _Work(NamedTuple):
 
 
 def _batched(plan: _Plan, work: _Work) -> Evaluated:
-    """Evaluate all rows. Under vmap the mapped axis becomes part of the flat batch, so that the model still
-    gets `batch_size` images per call; without this rule it would get V times as many."""
+    """Evaluate all rows.
+
+    Under vmap, the mapped axis becomes part of the flat batch, so that the model still receives `batch_size`
+    images per call. Without this rule, it would receive V times as many.
+    """
 
     @custom_vmap
     def run(work: _Work) -> Evaluated:
@@ -200,7 +205,7 @@ def _batched(plan: _Plan, work: _Work) -> Evaluated:
 
 
 def _flattened(plan: _Plan, work: _Work, mapped: _Work, axis_size: int) -> tuple[_Plan, _Work]:
-    """Turn V runs of N rows into one run of V * N rows, each with the index of its original run."""
+    """Merge V runs of N rows into one run of V * N rows, each tagged with the index of its original run."""
     shared = {index: leaf for index, leaf in work.shared.items() if not mapped.shared[index]}
     differing = {index: leaf for index, leaf in work.shared.items() if mapped.shared[index]}
     needs_grads = work.rows.weights is not None  # one gradient per run, even if runs share their params
@@ -227,7 +232,7 @@ def _flattened(plan: _Plan, work: _Work, mapped: _Work, axis_size: int) -> tuple
 
 
 def _length(work: _Work, mapped: _Work) -> int:
-    """Return N: the leading axis of a row leaf, after the mapped axis."""
+    """Return N, the size of the leading axis of the rows (after the mapped axis, if any)."""
     leaf, flag = jax.tree_util.tree_leaves(work.rows)[0], jax.tree_util.tree_leaves(mapped.rows)[0]
     return leaf.shape[1 if flag else 0]
 
@@ -242,11 +247,11 @@ def _with_axis(axis_size: int, leaf: Array, is_mapped: bool) -> Array:
 
 @jax.tree_util.register_static
 class _Perturbed(tuple):
-    """For each leaf of the work, whether its derivative is needed."""
+    """Whether the derivative is needed, for each leaf of the work."""
 
 
 def _differentiable(plan: _Plan, work: _Work) -> Evaluated:
-    """Evaluate all rows; a reverse-mode derivative recomputes the batches, one at a time."""
+    """Evaluate all rows; reverse-mode derivatives recompute the batches one at a time."""
 
     @jax.custom_vjp
     def run(work: _Work) -> Evaluated:
@@ -270,8 +275,11 @@ def _differentiable(plan: _Plan, work: _Work) -> Evaluated:
 
 
 def _pull_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluated) -> list[Array]:
-    """Return the cotangents of the wanted leaves. Under vmap the runs are processed one after another to
-    bound the memory; derivatives of explanations are too rare for their speed to matter."""
+    """Return the cotangents of the wanted leaves.
+
+    Under vmap, the runs are processed sequentially to bound the memory; derivatives of explanations are used
+    too rarely for their speed to matter.
+    """
 
     @custom_vmap
     def run(work: _Work, cotangents: Evaluated) -> list[Array]:
@@ -318,7 +326,7 @@ def _scan_back(plan: _Plan, wanted: _Perturbed, work: _Work, cotangents: Evaluat
 
     start = [jnp.zeros_like(everything[index]) for index in chosen if not is_row[index]]
     totals, stacked = jax.lax.scan(step, start, (pieces, pieces_ct))
-    # A row that pads the last batch repeats the last row with weight 0, so its cotangent can be dropped.
+    # Padding repeats the last row with weight 0, so its cotangents can be dropped.
     per_row = [leaf.reshape(-1, *leaf.shape[2:])[:count] for leaf in stacked]
     totals_left, rows_left = iter(totals), iter(per_row)
     return [next(rows_left) if is_row[index] else next(totals_left) for index in chosen]
@@ -358,7 +366,7 @@ def _scan(plan: _Plan, work: _Work) -> Evaluated:
 
 
 def _pieces(rows: _Rows, count: int, batch_size: int) -> tuple[_Rows, Array]:
-    """Split [N, ...] into [batches, b, ...]: as few batches as `batch_size` allows, as equal as possible.
+    """Split [N, ...] into [batches, b, ...], with as few and as even batches as possible.
 
     Padding repeats the last row with weight 0. Also returns the index of each row, int32 [batches, b].
     """
@@ -374,12 +382,12 @@ def _pieces(rows: _Rows, count: int, batch_size: int) -> tuple[_Rows, Array]:
 
 
 def _loop_over_live(plan: _Plan, work: _Work) -> Evaluated:
-    """Gather the live rows at the front and score them in a loop that ends after the last of them."""
+    """Move the live rows to the front and score them in a loop that stops after the last one."""
     rows = work.rows
     assert rows.live is not None
     count = rows.length()
     size = plan.size.of_live(count)
-    # The last batch may reach past the end: its surplus rows repeat the last row, which must not count twice.
+    # The last batch may extend past the end; its extra rows repeat the last row, which must not count twice.
     order = jnp.pad(jnp.argsort(~rows.live, stable=True), (0, size - 1), mode="edge")
 
     def step(batch: Array, state: Evaluated) -> Evaluated:
@@ -412,8 +420,8 @@ def _score_piece(plan: _Plan, work: _Work) -> Evaluated:
 
     def weighted(params: PyTree) -> tuple[Array, Array]:
         values = _scores(plan, work._replace(params=params))
-        # A padded row must not make the sum NaN, as in a plain `weights * values`. Weights of 0 still count
-        # where the score is finite: the derivative with respect to them is the score.
+        # A padded row must not make the sum NaN, as a plain `weights * values` would. Zero weights still
+        # count if the score is finite, because the derivative with respect to a weight is its score.
         counts = (weights != 0) | jnp.isfinite(values)
         return jnp.sum(jnp.where(counts, weights * values, 0.0)), values
 
@@ -442,6 +450,6 @@ def _checked(values: Array, images: Array) -> Array:
         got = getattr(values, "shape", type(values).__name__)
         raise ValueError(
             f"a score must map images {images.shape} to one number each [{images.shape[0]}], got {got}. "
-            "For a classifier use jaxplain.class_score(classifier, target)."
+            "For a classifier, use jaxplain.class_score(classifier, target)."
         )
     return values.astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""The registry of methods: what `explain`, `compare`, `batch` and `report` can run, by shell-safe name."""
+"""The registry of methods for `explain`, `compare`, `batch` and `report`, keyed by shell-safe name."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -14,13 +14,13 @@ from jaxplain.explanation import takes as takes
 
 
 class MethodSpec(NamedTuple):
-    """An entry of the registry."""
+    """A method's entry in the registry."""
 
     function: Callable[..., Any]  # a `jaxplain.explanation.Method`
-    title: str  # display name in tables and pages
-    description: str  # one human-readable line
+    title: str  # display name for tables and pages
+    description: str  # one-line description
     reference: str = ""
-    uses_baseline: bool = True  # False: runs pass no baseline, so the method's own default applies
+    uses_baseline: bool = True  # if False, runs pass no baseline, and the method uses its own default
 
 
 _IGOS_PP_PAPER = "Khorram, Lawson, Fuxin. ACM CHIL 2021"
@@ -37,7 +37,7 @@ METHODS: dict[str, MethodSpec] = {
     "gradient": MethodSpec(
         attributions.gradient,
         "Gradient",
-        "How strongly the score reacts to a small change of each pixel.",
+        "How strongly the score reacts to a small change in each pixel.",
         "Simonyan, Vedaldi, Zisserman. Deep Inside Convolutional Networks. ICLR workshop 2014.",
     ),
     "input-x-gradient": MethodSpec(
@@ -69,31 +69,31 @@ METHODS: dict[str, MethodSpec] = {
     "grad-cam": MethodSpec(
         attributions.grad_cam,
         "Grad-CAM",
-        "Where the features of the last convolution raise the score of the class; coarse.",
+        "Regions where the features from the last convolution raise the class score; coarse.",
         "Selvaraju et al. Grad-CAM. ICCV 2017.",
     ),
     "grad-cam++": MethodSpec(
         attributions.grad_cam_pp,
         "Grad-CAM++",
-        "Like Grad-CAM, with weights that show several objects of the class equally well.",
+        "Like Grad-CAM, but with weights that show several objects of the class equally well.",
         "Chattopadhay et al. Grad-CAM++. WACV 2018.",
     ),
     "excitation-backprop": MethodSpec(
         attributions.excitation_backprop,
         "Excitation backprop",
-        "The evidence for the class, traced back layer by layer to where it comes from.",
+        "The evidence for the class, traced back through the network to its source in the image.",
         "Zhang et al. Top-down Neural Attention by Excitation Backprop. IJCV 2018.",
     ),
     "contrastive-excitation-backprop": MethodSpec(
         attributions.contrastive_excitation_backprop,
         "Contrastive excitation backprop",
-        "The evidence for the class, minus the evidence against it, traced back layer by layer.",
+        "The evidence for the class minus the evidence against it, traced back through the network.",
         "Zhang et al. Top-down Neural Attention by Excitation Backprop. IJCV 2018.",
     ),
     "rise": MethodSpec(
         attributions.rise,
         "RISE",
-        "The mean score of the randomly masked images in which the pixel is visible.",
+        "The mean score over randomly masked images in which the pixel is visible.",
         "Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC "
         "2018.",
         uses_baseline=False,  # as published, hidden pixels are zero in model space
@@ -131,7 +131,7 @@ METHODS: dict[str, MethodSpec] = {
     "extremal-perturbation": MethodSpec(
         masks.extremal_perturbation,
         "Extremal perturbation",
-        "The smooth mask of a fixed area that preserves the score best.",
+        "The smooth mask of fixed area that best preserves the score.",
         "Fong, Patrick, Vedaldi. ICCV 2019",
     ),
     **{
@@ -142,7 +142,7 @@ METHODS: dict[str, MethodSpec] = {
             ("naive-sum", "naive sum", "iGOS++ with one mask for both terms."),
             ("with-noise", "with noise", "iGOS++ with noise along the integration path."),
             ("no-noise", "no noise", "iGOS++ without noise along the integration path."),
-            ("fixed-step", "fixed step", "iGOS++ without a search for the step size."),
+            ("fixed-step", "fixed step", "iGOS++ without a line search for the step size."),
             ("no-btv", "no BTV", "iGOS++ without the smoothness penalty."),
         )
     },
@@ -160,11 +160,11 @@ def apply(
 ) -> Explanation:
     """Explain one image with a registered or custom method, inside a JAX trace.
 
-    Options that the method's signature does not have are not passed to it. A custom method may return a bare
-    map [h, w] instead of an `Explanation`; the number of evaluations is then unknown (-1).
+    Options that are not in the method's signature are not passed to the method. A custom method may return a
+    bare map [h, w] instead of an `Explanation`; the number of evaluations is then unknown (-1).
 
     Raises:
-      ValueError, TypeError: whatever the method raises; a result that is not one map.
+      ValueError, TypeError: raised by the method, or the result is not a single map.
     """
     spec = as_spec(method)
     baseline_or_default = baseline if spec.uses_baseline else None
@@ -175,7 +175,7 @@ def apply(
 
 
 def as_spec(method: "MethodSpec | Callable[..., Any]", name: str = "") -> MethodSpec:
-    """Return an entry of the registry unchanged; wrap a custom function in one."""
+    """Return a `MethodSpec` unchanged, or wrap a custom function in one."""
     if isinstance(method, MethodSpec):
         return method
     if not callable(method):
@@ -184,10 +184,10 @@ def as_spec(method: "MethodSpec | Callable[..., Any]", name: str = "") -> Method
 
 
 def parameters(method: "MethodSpec | Callable[..., Any]", options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all options of a method, given or default, to record them with the results.
+    """Return all of a method's options, with defaults filled in, to record them with the results.
 
     Raises:
-      ValueError: an option that the method does not have; the message suggests the nearest ones.
+      ValueError: the method has no such option; the message suggests similar names.
     """
     signature = inspect.signature(as_spec(method).function).parameters
     keywords = {
@@ -202,10 +202,12 @@ def parameters(method: "MethodSpec | Callable[..., Any]", options: Mapping[str, 
 
 
 def choose(names: Iterable[str], known: Mapping[str, MethodSpec] = METHODS) -> dict[str, MethodSpec]:
-    """Return methods by name, each once; "all" omits ablations, "ablations" is iGOS++ and its ablations.
+    """Look up methods by name, without duplicates.
+
+    "all" selects all methods except ablations; "ablations" selects iGOS++ and its ablations.
 
     Raises:
-      ValueError: no name, or an unknown one; the message suggests the nearest ones.
+      ValueError: no names, or an unknown name; the message suggests similar names.
     """
     groups = {
         "all": [name for name in known if not name.startswith(ABLATION)],
@@ -218,4 +220,4 @@ def choose(names: Iterable[str], known: Mapping[str, MethodSpec] = METHODS) -> d
     return chosen
 
 
-ABLATION = "igos++-"  # name prefix of variants of iGOS++ with one part removed or replaced
+ABLATION = "igos++-"  # name prefix for variants of iGOS++ with one component removed or replaced

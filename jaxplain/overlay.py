@@ -1,6 +1,6 @@
-"""Render importance maps: color them with matplotlib's colormaps, overlay them on images, encode them as PNG.
+"""Render importance maps: color them with matplotlib colormaps, overlay them on images, encode them as PNG.
 
-For display only: nothing here changes a map that is saved or measured.
+This module is for display only; it does not change maps that are saved or evaluated.
 """
 
 import base64
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLORMAPS = ("jet", "viridis", "gray", "bwr")
-MISSING = "#808080"  # the color of NaN
-OUTLIERS = 1.0  # percent of a map's values at each end that `robust_range` excludes
-# A float32 map whose values differ by less is constant up to rounding; stretching it would show only noise.
+MISSING = "#808080"  # color for NaN
+OUTLIERS = 1.0  # percentage of values that `robust_range` excludes at each end
+# A float32 map with a relative range below this is constant up to rounding; stretching it would show noise.
 _FLAT = 4 * float(np.finfo(np.float32).eps)
-_THUMBNAIL = 224  # pixels of the longer side
+_THUMBNAIL = 224  # length of the longer side in pixels
 
 
 def overlay(
@@ -37,16 +37,17 @@ def overlay(
     Args:
       pixels: uint8 [H, W, 3].
       importance: [h, w], high = important; resized bilinearly with aligned corners.
-      alpha: weight of the map, 0 (image only) to 1 (map only).
+      alpha: opacity of the map, from 0 (image only) to 1 (map only).
       cmap: "jet", "viridis", "gray" or "bwr" (for signed maps, symmetric about zero).
-      limits: values of the first and last color; None: the map's minimum and maximum. See `robust_range`.
+      limits: values that map to the first and last colors; if None, the range from `display_range`. See
+        also `robust_range`.
 
     Returns:
       uint8 [H, W, 3].
 
     Raises:
-      TypeError: pixels are not uint8.
-      ValueError: an invalid shape, alpha outside 0..1, an unknown colormap, limits in the wrong order.
+      TypeError: `pixels` is not uint8.
+      ValueError: invalid shape, alpha outside 0..1, unknown colormap, or limits in the wrong order.
 
     Example:
       >>> import numpy as np
@@ -66,7 +67,9 @@ def heatmap(
     cmap: str = "jet",
     limits: tuple[float, float] | None = None,
 ) -> NDArray[np.uint8]:
-    """Color a map at the size of its image: [h, w] -> uint8 [H, W, 3]; arguments and errors as in `overlay`.
+    """Color a map and resize it to `shape`: [h, w] -> uint8 [H, W, 3].
+
+    For the arguments and errors, see `overlay`.
 
     Example:
       >>> heatmap([[0.0, 1.0]], (4, 6)).shape
@@ -80,7 +83,7 @@ def heatmap(
         raise ValueError(f"limits must be two finite numbers in ascending order, got {limits}.")
     values = resize_bilinear(importance, shape)
     if high > low:
-        unit = max(abs(low), abs(high))  # high - low itself can be too large or too small for a float
+        unit = max(abs(low), abs(high))  # high - low itself can overflow or underflow
         values = np.clip((values / unit - low / unit) / (high / unit - low / unit), 0.0, 1.0)
     else:
         values = np.where(np.isnan(values), np.nan, 0.5 if cmap == "bwr" else 0.0)
@@ -89,9 +92,9 @@ def heatmap(
 
 
 def display_range(importance: ArrayLike, cmap: str = "jet") -> tuple[float, float]:
-    """Return the color limits of a map: its extremes, symmetric about zero for "bwr".
+    """Return a map's color limits: its minimum and maximum, or limits symmetric about zero for "bwr".
 
-    The two limits are equal if the map is constant up to rounding, or has no finite value.
+    The two limits are equal if the map is constant up to rounding or has no finite values.
 
     Example:
       >>> display_range([[-3.0, 1.0]]), display_range([[-3.0, 1.0]], "bwr")
@@ -109,7 +112,7 @@ def display_range(importance: ArrayLike, cmap: str = "jet") -> tuple[float, floa
 
 
 def robust_range(importance: ArrayLike) -> tuple[float, float] | None:
-    """Return limits that exclude 1% of the values at each end; None if both are equal."""
+    """Return color limits that exclude 1% of the values at each end, or None if the limits are equal."""
     values = _as_map(importance)
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -119,7 +122,7 @@ def robust_range(importance: ArrayLike) -> tuple[float, float] | None:
 
 
 def resize_bilinear(importance: ArrayLike, shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Resize a map bilinearly, with aligned corners; a NaN only affects pixels that it contributes to.
+    """Resize a map bilinearly with aligned corners; NaN values affect only the pixels they contribute to.
 
     Example:
       >>> resize_bilinear([[0.0, 1.0]], (1, 3)).tolist()
@@ -132,7 +135,7 @@ def resize_bilinear(importance: ArrayLike, shape: tuple[int, int]) -> NDArray[np
 
 
 def _interpolated(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Interpolate along the first axis; a neighbor with weight zero is ignored, even if it is NaN."""
+    """Interpolate along the first axis; neighbors with weight zero are ignored, even if they are NaN."""
     position = np.linspace(0.0, len(values) - 1, count)
     before = np.floor(position).astype(np.intp)
     weight = (position - before)[:, None]
@@ -156,7 +159,7 @@ def to_png(picture: NDArray[np.uint8] | Image.Image) -> bytes:
     """Encode a picture as PNG: uint8 [H, W], [H, W, 3] or [H, W, 4], or a Pillow image.
 
     Raises:
-      TypeError, ValueError: an array of another dtype or shape.
+      TypeError, ValueError: an array with a different dtype or shape.
     """
     if not isinstance(picture, Image.Image):
         picture = np.asarray(picture)
@@ -171,14 +174,14 @@ def to_png(picture: NDArray[np.uint8] | Image.Image) -> bytes:
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """Encode a photo as a JPEG data URI to embed in a page: uint8 [H, W, 3] -> text."""
+    """Encode a photo, uint8 [H, W, 3], as a JPEG data URI for embedding in a page."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def thumbnail(importance: ArrayLike) -> bytes:
-    """Render a map alone as a medium-sized PNG with square cells, for notebooks."""
+    """Render a map without its image as a medium-sized PNG with square cells, for notebooks."""
     height, width = _as_map(importance).shape
     scale = max(1, round(_THUMBNAIL / max(height, width)))
     return to_png(heatmap(importance, (height * scale, width * scale)))
@@ -187,7 +190,7 @@ def thumbnail(importance: ArrayLike) -> bytes:
 def plot(
     importance: ArrayLike, image: Any = None, *, ax: "Axes | None" = None, alpha: float = 0.5, title: str = ""
 ) -> "Axes":
-    """Draw a map on matplotlib axes, over its image if one is given; see `Explanation.plot`."""
+    """Plot a map with matplotlib, on top of its image if one is given; see `Explanation.plot`."""
     import matplotlib.pyplot as plt
 
     ax = plt.subplots(figsize=(4, 4))[1] if ax is None else ax
@@ -201,10 +204,10 @@ def plot(
 
 
 def as_pixels(image: Any) -> NDArray[np.uint8]:
-    """Return an image [H, W, C] as RGB pixels; floats are scaled to their own range.
+    """Convert an image [H, W, C] to RGB pixels; floats are rescaled from their own range to 0..255.
 
     Raises:
-      ValueError: not [H, W, 1] or [H, W, 3].
+      ValueError: the image is not [H, W, 1] or [H, W, 3].
     """
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:

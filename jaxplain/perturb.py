@@ -1,7 +1,7 @@
-"""Baselines, resizing and blending: from a mask to a perturbed image.
+"""Baselines, resizing and blending: turn a mask into a perturbed image.
 
-A mask is 1 where a pixel is kept and 0 where the baseline replaces it. h and w are the rows and columns of
-the mask, H and W those of the image.
+A mask is 1 where a pixel is kept and 0 where the baseline replaces it. A mask has h rows and w columns; an
+image has H rows and W columns.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ BASELINES = ("blur", "black", "white", "mean", "zero", "noise")
 
 @lru_cache(maxsize=64)
 def upsampling_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """Return the matrix of bilinear interpolation with aligned corners: float32 [size_out, size_in].
+    """Return the bilinear interpolation matrix with aligned corners: float32 [size_out, size_in].
 
-    Sample positions are `linspace(0, size_in - 1, size_out)`, so that the first and last samples are the
-    corners themselves; `jax.image.resize` aligns pixel centers instead.
+    The sample positions are `linspace(0, size_in - 1, size_out)`, so that the first and last samples coincide
+    with the corners; `jax.image.resize` aligns pixel centers instead.
     """
     positions = np.linspace(0.0, size_in - 1.0, size_out)
     distance = np.abs(positions[:, None] - np.arange(size_in)[None, :])
@@ -30,11 +30,11 @@ def upsampling_matrix(size_in: int, size_out: int) -> np.ndarray:
 
 
 def upsample(mask: Array, shape: tuple[int, int]) -> Array:
-    """Upsample bilinearly with aligned corners: [h, w] -> [H, W]; the identity if the shapes agree."""
+    """Upsample a mask bilinearly with aligned corners: [h, w] -> [H, W]. No-op if the shapes are equal."""
     if mask.shape == tuple(shape):
         return mask
     rows, cols = upsampling_matrix(mask.shape[0], shape[0]), upsampling_matrix(mask.shape[1], shape[1])
-    precision = jax.lax.Precision.HIGHEST  # small products; TPU's default would round the mask to bfloat16
+    precision = jax.lax.Precision.HIGHEST  # the products are small; TPU's default would round to bfloat16
     return jnp.matmul(jnp.matmul(rows, mask, precision=precision), cols.T, precision=precision)
 
 
@@ -49,9 +49,10 @@ def resizing_matrix(size_in: int, size_out: int) -> np.ndarray:
 
 
 def resize_map(importance: Array, shape: tuple[int, int]) -> Array:
-    """Resize a map: average over cells to a coarser size, interpolate with aligned corners to a finer one.
+    """Resize a map: [h, w] -> [H, W].
 
-    [h, w] -> [H, W]; the identity if the shapes agree.
+    Each axis is downsampled by averaging over cells, or upsampled bilinearly with aligned corners. No-op if
+    the shapes are equal.
     """
     if importance.shape == tuple(shape):
         return importance
@@ -61,22 +62,22 @@ def resize_map(importance: Array, shape: tuple[int, int]) -> Array:
 
 
 def blend(image: Array, baseline: Array, mask: Array) -> Array:
-    """Return `image * mask + baseline * (1 - mask)`: image and baseline [H, W, C], mask [H, W]."""
+    """Return `image * mask + baseline * (1 - mask)` for image and baseline [H, W, C] and mask [H, W]."""
     return baseline + mask[..., None] * (image - baseline)
 
 
 def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None = None) -> Array:
-    """Return the image blurred beyond recognition: [H, W, C] -> [H, W, C].
+    """Return the image [H, W, C] blurred beyond recognition.
 
-    The blur is a Gaussian of `kernel` taps and standard deviation `sigma`, with borders reflected without
-    repeating the edge pixel. Default kernel: 51, or 151 if the longer side has at least 500 pixels, or 201 if
-    it has at least 800; default sigma: kernel - 1. These are the values published with I-GOS. Blurring
-    commutes with a model's per-channel normalization, so it is done in model space; the published code
-    rounds to 8 bits in between.
+    The blur is Gaussian with `kernel` taps and standard deviation `sigma`; the borders are reflected without
+    repeating the edge pixel. The default kernel is 51, 151 if the longer side has at least 500 pixels, or 201
+    if it has at least 800; the default sigma is kernel - 1. These are the values published with I-GOS. The
+    image is blurred in model space, because blurring commutes with per-channel normalization; the published
+    code rounds to 8 bits in between.
 
     Raises:
       ValueError: the image is not [H, W, C], the kernel is not odd, or sigma is not above 0.
-      TypeError: the image does not hold floats, or the kernel is not an integer.
+      TypeError: the image is not floating point, or the kernel is not an integer.
 
     References:
       Qi, Khorram, Fuxin. Visualizing Deep Networks by Optimizing with Integrated Gradients. AAAI 2020.
@@ -95,7 +96,7 @@ def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None =
 
 @lru_cache(maxsize=64)
 def _blur_matrix(size: int, taps: int, sigma: float) -> np.ndarray:
-    """Return the matrix of a Gaussian blur along one axis with reflected borders: float32 [size, size]."""
+    """Return the Gaussian blur matrix for one axis with reflected borders: float32 [size, size]."""
     radius = taps // 2
     offsets = np.arange(-radius, radius + 1)
     kernel = np.exp(-(offsets**2) / (2.0 * sigma**2))
@@ -107,19 +108,22 @@ def _blur_matrix(size: int, taps: int, sigma: float) -> np.ndarray:
 
 
 def mean_baseline(image: Array) -> Array:
-    """Return an image of the mean color: [H, W, C] -> [H, W, C]."""
+    """Return an image [H, W, C] filled with the mean color of `image`."""
     check_image(image)
     return jnp.broadcast_to(jnp.mean(image, axis=(0, 1)), image.shape)
 
 
 def constant_baseline(image: Array, value: float | Array = 0.0) -> Array:
-    """Return an image of one value, a number or one number per channel [C], in model space."""
+    """Return an image filled with `value` (model space), a scalar or one number per channel [C]."""
     check_image(image)
     return jnp.broadcast_to(jnp.asarray(value, image.dtype), image.shape)
 
 
 def noise_baseline(image: Array, key: Array, low: float | Array = 0.0, high: float | Array = 1.0) -> Array:
-    """Return uniform random pixels in [low, high), numbers or [C] in model space; consumes the key."""
+    """Return an image of uniform noise in [low, high).
+
+    The bounds are in model space, scalars or one number per channel [C]. Consumes the key.
+    """
     check_image(image)
     low, high = (jnp.broadcast_to(jnp.asarray(bound, image.dtype), image.shape) for bound in (low, high))
     return low + (high - low) * jax.random.uniform(key, image.shape, image.dtype)
@@ -132,19 +136,19 @@ def baseline(
     normalize: Callable[[Array], Array] | None = None,
     key: Array | None = None,
 ) -> Array:
-    """Return a baseline by name, in model space: [H, W, C] -> [H, W, C].
+    """Create a baseline of a given kind for an image, in model space: [H, W, C] -> [H, W, C].
 
     Args:
       kind: "blur"; "black" or "white" (pixel value 0 or 255 before normalization); "mean" (the image's mean
         color); "zero" (0 in model space); "noise" (uniform random pixels).
       image: [H, W, C], model space.
-      normalize: maps pixels 0..255 to model space, like `Classifier.normalize`; required for "black", "white"
-        and "noise".
-      key: random key, required for "noise"; consumed.
+      normalize: function that maps pixel values 0..255 to model space, such as `normalize` of a zoo
+        classifier; required for "black", "white" and "noise".
+      key: random key; consumed. Required for "noise".
 
     Raises:
-      ValueError: unknown kind, or `normalize` or `key` is required and missing.
-      TypeError: the image does not hold floats.
+      ValueError: unknown kind, or a required `normalize` or `key` is missing.
+      TypeError: the image is not floating point.
     """
     check_choice(kind, BASELINES, "baseline")
     check_image(image)
@@ -166,10 +170,10 @@ def baseline(
 
 
 def as_baseline(baseline: Array | None, image: Array) -> Array:
-    """Return the baseline for an image [H, W, C] as float32; None: the blurred image.
+    """Return the baseline for an image [H, W, C] as float32; if `baseline` is None, blur the image.
 
     Raises:
-      ValueError, TypeError: it is not an image, or its shape differs from the image's.
+      ValueError, TypeError: the baseline is not an image, or its shape differs from the image's.
     """
     if baseline is None:
         return blur_baseline(image)
@@ -180,10 +184,10 @@ def as_baseline(baseline: Array | None, image: Array) -> Array:
 
 
 def as_baselines(baseline: Array | None, image: Array) -> Array:
-    """Return the baselines [K, H, W, C] for an image, given one or several; None: the blurred image.
+    """Return one or several baselines for an image as [K, H, W, C]; if `baseline` is None, blur the image.
 
     Raises:
-      ValueError, TypeError: they are not images, or their shape differs from the image's.
+      ValueError, TypeError: the baselines are not images, or their shape differs from the image's.
     """
     if baseline is None:
         return blur_baseline(image)[None]

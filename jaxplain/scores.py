@@ -23,7 +23,7 @@ class Score(Protocol):
     """A callable pytree that maps each image to one number, the quantity to explain."""
 
     def __call__(self, images: Array, /) -> Array:
-        """Images [N, H, W, C] -> scores [N]; images must not influence one another."""
+        """Map images [N, H, W, C] to scores [N], each image independently of the others."""
         ...
 
 
@@ -31,21 +31,21 @@ class Classifier(Protocol):
     """A callable pytree that maps images to class logits."""
 
     def __call__(self, images: Array, /) -> Array:
-        """Images [N, H, W, C] -> logits [N, K]; images must not influence one another."""
+        """Map images [N, H, W, C] to logits [N, K], each image independently of the others."""
         ...
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["classifier", "target"], meta_fields=["kind"])
 @dataclass(frozen=True)
 class ClassScore:
-    """The score of one class of a classifier; made by `class_score`."""
+    """A classifier's score for one class; created by `class_score`."""
 
     classifier: Any
     target: Array  # int32 []
     kind: str = field(default="probability")
 
     def __call__(self, images: Array) -> Array:
-        """Images [N, H, W, C] -> scores [N]; NaN where the target is not a class."""
+        """Map images [N, H, W, C] to scores [N]; NaN if the target is out of range."""
         logits = self.classifier(images)
         if logits.ndim != 2 or logits.shape[0] != images.shape[0]:
             raise ValueError(
@@ -56,19 +56,19 @@ class ClassScore:
 
 
 def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "probability") -> ClassScore:
-    """Make the score of one class of a classifier.
+    """Return a function that scores images for one class of a classifier.
 
     Args:
-      classifier: any callable that maps images [N, H, W, C] to logits [N, K]: a model of the zoo, a plain
+      classifier: any callable that maps images [N, H, W, C] to logits [N, K]: a model from the zoo, a plain
         function, or a Flax, Equinox or Keras 3 model on the JAX backend (see `as_pytree`).
-      target: class index in 0..K-1, an int or an int32 scalar that may be traced (so `jax.vmap` over
-        targets works). If it is out of range, the score is NaN; a concrete target raises instead if the
-        classifier has `labels`.
+      target: class index in 0..K-1, an int or an int32 scalar; may be traced (so `jax.vmap` over targets
+        works). A target out of range gives NaN scores; if the classifier has `labels`, a concrete target
+        out of range raises an error instead.
       kind: "probability" (softmax), "logit", "log_probability", or "margin" (the class's logit minus the
         largest other logit).
 
     Raises:
-      ValueError: unknown kind, or a target out of range.
+      ValueError: unknown kind, or target out of range.
       TypeError: the target is not an integer, or the classifier is not callable.
 
     Example:
@@ -80,7 +80,7 @@ def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "
     check_choice(kind, KINDS, "score kind")
     index = jnp.asarray(target) if isinstance(target, int | np.number | np.ndarray | Array) else None
     if index is None or index.ndim or not jnp.issubdtype(index.dtype, jnp.integer):
-        raise TypeError(f"target must be one class index (an int), got {_in_short(target)}.")
+        raise TypeError(f"target must be a single class index (an int), got {_in_short(target)}.")
     labels = getattr(classifier, "labels", None)
     if labels is not None and not isinstance(index, jax.core.Tracer):
         check_target(int(index), len(labels))
@@ -88,14 +88,14 @@ def class_score(classifier: Classifier, target: int | Array, kind: ScoreKind = "
 
 
 def _in_short(target: Any) -> str:
-    """Describe an array by its shape: the repr of an image passed as the target would fill the screen."""
+    """Describe an array by its shape, because the repr of an image would fill the screen."""
     if getattr(target, "ndim", 0):
         return f"an array of shape {target.shape}; for several classes use jax.vmap"
     return repr(target)
 
 
 def top_class(classifier: Classifier, image: Array) -> Array:
-    """Return the index of the class with the largest logit for one image [H, W, C]: int32 []."""
+    """Return the index of the class with the largest logit for an image [H, W, C], as int32 []."""
     return jnp.argmax(classifier(image[None])[0]).astype(jnp.int32)
 
 
@@ -118,15 +118,15 @@ def _pick(values: Array, target: Array) -> Array:
 
 
 def as_pytree(model: Any) -> Any:
-    """Return a callable pytree whose leaves are arrays, so that it can be an argument of a compiled function.
+    """Convert a model to a callable pytree with only array leaves, to pass it to compiled functions.
 
     - A pytree with only array leaves (Flax nnx modules, `jax.tree_util.Partial`, scores) is returned as is.
-    - If a pytree also has other leaves (Equinox modules hold functions), those become static.
+    - If a pytree also has other leaves (such as the functions in Equinox modules), those become static.
     - A Keras 3 model on the JAX backend becomes its `stateless_call`, with its variables as leaves.
     - Any other callable (a plain function) becomes static: arrays that it closes over are compiled in as
-      constants, and every new function object is compiled again.
+      constants, and each new function object triggers a recompilation.
 
-    The result can only be called; `from_pytree` returns the model with its other methods.
+    The result supports only calls; `from_pytree` recovers the model with its other methods.
 
     Raises:
       TypeError: the model is not callable.
@@ -146,9 +146,9 @@ def as_pytree(model: Any) -> Any:
 
 
 def from_pytree(adapted: Any) -> Any:
-    """Return the model from which `as_pytree` made a callable pytree, with all its methods.
+    """Undo `as_pytree`: return the original model with all its methods.
 
-    Leaves may have been replaced by traced ones in the meantime. Any other model is returned unchanged.
+    Its leaves may have been replaced by traced arrays in the meantime. Any other model is returned unchanged.
 
     Example:
       >>> class Model:
@@ -171,8 +171,8 @@ def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and hasattr(leaf, "shape")
 
 
-# The static parts are dataclasses, not partials or closures, because those compare by identity: the same
-# model wrapped twice would be compiled twice.
+# The static parts are dataclasses because partials and closures compare by identity, so that wrapping the
+# same model twice would compile it twice.
 
 
 @dataclass(frozen=True)
@@ -180,10 +180,10 @@ class _Recombined:
     """The static half of a pytree that also has non-array leaves."""
 
     treedef: Any
-    static: tuple  # one entry per leaf; None where it is an array
+    static: tuple  # one entry per leaf; None for arrays
 
     def restore(self, dynamic: tuple) -> Any:
-        """Return the whole pytree."""
+        """Return the pytree with its array leaves filled in."""
         leaves = [fixed if leaf is None else leaf for leaf, fixed in zip(dynamic, self.static, strict=True)]
         return jax.tree_util.tree_unflatten(self.treedef, leaves)
 

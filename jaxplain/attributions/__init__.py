@@ -1,7 +1,7 @@
 """Attribution methods: gradients, Grad-CAM, excitation backprop, RISE, occlusion, and controls.
 
-All explain one image and return an `Explanation`; use `jax.vmap` for a batch. `jax.grad` differentiates all
-but the controls, with respect to the image and the score's parameters.
+Each method explains one image and returns an `Explanation`; use `jax.vmap` for a batch. All methods except
+the controls are differentiable with respect to the image and the score's parameters.
 """
 
 from jaxplain.attributions.cam import MapClassifier as MapClassifier

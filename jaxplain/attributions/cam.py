@@ -1,4 +1,4 @@
-"""Class activation maps: the feature maps of the last convolution, weighted by their effect on the class."""
+"""Class activation maps: the last convolution's feature maps, weighted by their effect on the class."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,44 +18,44 @@ MapWeighting = Callable[[Array, Array], Array]
 
 
 class MapClassifier(Protocol):
-    """A classifier split at its last convolution: `head(pool(feature_maps(images)))` are its logits.
+    """A classifier split at its last convolution: its logits are `head(pool(feature_maps(images)))`.
 
-    All classifiers of the zoo have these methods; any pytree or plain object can define them.
+    All classifiers in the zoo have these methods; any pytree or plain object can define them.
     """
 
     def __call__(self, images: Array, /) -> Array:
-        """Images [N, H, W, C] -> logits [N, K]."""
+        """Map images [N, H, W, C] to logits [N, K]."""
         ...
 
     def feature_maps(self, images: Array, /) -> Array:
-        """Activations of the last convolution: [N, H, W, C] -> [N, h, w, d]."""
+        """Compute the activations of the last convolution: [N, H, W, C] -> [N, h, w, d]."""
         ...
 
     def pool(self, maps: Array, /) -> Array:
-        """From the last convolution to the penultimate features: [N, h, w, d] -> [N, D]."""
+        """Map the last convolution's activations to penultimate features: [N, h, w, d] -> [N, D]."""
         ...
 
     def head(self, features: Array, /) -> Array:
-        """From the penultimate features to the logits: [N, D] -> [N, K]."""
+        """Map penultimate features to logits: [N, D] -> [N, K]."""
         ...
 
 
 def check_map_score(score: Any, method: str) -> None:
-    """Check that `score` is a class score of a `MapClassifier`.
+    """Check that `score` is a class score for a `MapClassifier`.
 
     Raises:
-      TypeError: another kind of score, or a classifier without feature_maps, pool and head.
+      TypeError: not a class score, or a classifier without feature_maps, pool and head.
     """
     if not isinstance(score, scores.ClassScore):
         raise TypeError(
-            f"{method} needs the score of a class, made by jaxplain.class_score(classifier, target), because "
-            f"it uses feature maps; got {type(score).__name__}. Methods such as rise take any score."
+            f"{method} uses feature maps and needs a class score, jaxplain.class_score(classifier, target); "
+            f"got {type(score).__name__}. Methods such as rise accept any score."
         )
     model = scores.from_pytree(score.classifier)
     missing = [name for name in ("feature_maps", "pool", "head") if not callable(getattr(model, name, None))]
     if missing:
         raise TypeError(
-            f"{method} needs a classifier with feature_maps, pool and head, like those of jaxplain.zoo; "
+            f"{method} needs a classifier with feature_maps, pool and head, like those in jaxplain.zoo; "
             f"{type(model).__name__} has no {' and no '.join(missing)}. Add them, or use a method that needs "
             "only a score, such as rise."
         )
@@ -65,7 +65,7 @@ def feature_maps(model: MapClassifier, image: Array) -> Array:
     """Return the feature maps of one image: [H, W, C] -> [1, h, w, d].
 
     Raises:
-      ValueError: the classifier's feature_maps returns another shape.
+      ValueError: the classifier's `feature_maps` returns an array of the wrong shape.
     """
     maps = model.feature_maps(image[None])
     if maps.ndim != 4 or maps.shape[0] != 1:
@@ -87,31 +87,31 @@ def grad_cam(
     batch_size: int | None = None,
     kind: scores.ScoreKind | None = "logit",
 ) -> Explanation:
-    """Grad-CAM: the feature maps, each weighted by the mean gradient of the class score with respect to it.
+    """Grad-CAM: feature maps weighted by the mean gradient of the class score with respect to each map.
 
-    One forward pass, and a backward pass through pooling and head only. Under `jax.vmap` over images the
-    forward pass sees all of them at once.
+    Requires one forward pass, and a backward pass through the pooling and the head only. Under `jax.vmap`
+    over images, the forward pass processes all of them at once.
 
     Args:
-      score: made by `class_score`, of a classifier that has `feature_maps`, `pool` and `head`, like every
-        classifier of the zoo; see `MapClassifier`.
+      score: a class score from `class_score`. Its classifier must have `feature_maps`, `pool` and `head`,
+        like all classifiers in the zoo; see `MapClassifier`.
       image: [H, W, C], model space.
       baseline: ignored.
       key: ignored.
       batch_size: ignored; the model sees one image.
-      kind: which score of the class is differentiated (static), regardless of the kind of `score`; see
-        `class_score`. None: that of `score`. The logit is the usual choice, because a confident softmax has
-        almost no gradient.
+      kind: the kind of class score to differentiate (static), overriding the kind of `score`; see
+        `class_score`. If None, the kind of `score`. The logit is the usual choice, because a confident
+        softmax has almost no gradient.
 
     Returns:
       An `Explanation`: importance [h, w] is the positive part of the weighted sum of the maps, at their own
-      resolution and not normalized (zero everywhere if no map raises the score); `details.attribution` is
-      the sum itself [h, w], in units of the score times those of the maps.
+      resolution and not normalized (zero everywhere if no map raises the score); `details.attribution` is the
+      weighted sum [h, w], in units of score times map activation.
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options, another kind of score, or a classifier
-        without the three methods. A NaN logit, or a traced target that is not a class, sets the status
-        instead.
+      ValueError, TypeError: invalid shapes, dtypes or options, a score that is not a class score, or a
+        classifier without the three methods. A NaN logit, or a traced target out of range, is reported in the
+        status instead.
 
     References:
       Selvaraju, Cogswell, Das, Vedantam, Parikh, Batra. Grad-CAM. ICCV 2017.
@@ -139,14 +139,15 @@ def grad_cam_pp(
     batch_size: int | None = None,
     kind: scores.ScoreKind | None = "logit",
 ) -> Explanation:
-    """Grad-CAM++: like Grad-CAM, with a weighted mean of the positive gradients in each map.
+    """Grad-CAM++: like Grad-CAM, but weights each map by a weighted sum of its positive gradients.
 
-    With the gradient g of the class logit with respect to the maps A, the weight of map k is the sum over
+    If g is the gradient of the class logit with respect to the maps A, the weight of map k is the sum over
     positions of `alpha * max(g, 0)`, where `alpha = g^2 / (2 g^2 + sum(A_k) g^3)` (0 where g is 0). This is
     the paper's closed form for the score exp(logit) and piecewise linear layers above the maps, without the
-    factor exp(logit), which all maps share. Its derivation does not hold for a `kind` other than "logit".
+    factor exp(logit), which is common to all maps. Its derivation does not hold for a `kind` other than
+    "logit".
 
-    Arguments, result, errors: see `grad_cam`.
+    For the arguments, result and errors, see `grad_cam`.
 
     References:
       Chattopadhay, Sarkar, Howlader, Balasubramanian. Grad-CAM++. WACV 2018.
@@ -171,9 +172,9 @@ def _mean_slope(maps: Array, gradient: Array) -> Array:
 
 
 def _plus_plus(maps: Array, gradient: Array) -> Array:
-    # g^2 cancels, which keeps it from underflowing in float32.
+    # g^2 cancels, which avoids underflow in float32.
     denominator = 2.0 + jnp.sum(maps, axis=(0, 1), keepdims=True) * gradient
-    # Where g is 0 so is max(g, 0). The denominator can be 0 only for maps with a negative sum.
+    # If g is 0, so is max(g, 0). The denominator can be 0 only for maps with a negative sum.
     alpha = jnp.where(denominator == 0, 0.0, 1.0 / jnp.where(denominator == 0, 1.0, denominator))
     return jnp.sum(alpha * jax.nn.relu(gradient), axis=(0, 1))
 

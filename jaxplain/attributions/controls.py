@@ -1,4 +1,4 @@
-"""Controls that every method must beat: random numbers, and the image's edges."""
+"""Controls that every method must beat: random numbers and the image's edges."""
 
 from typing import Any
 
@@ -19,22 +19,21 @@ def random_map(
     batch_size: int | None = None,
     size: Pair = 28,
 ) -> Explanation:
-    """Control: uniform random numbers, which a method must beat.
+    """Control: a map of uniform random numbers, which every method must beat.
 
     Args:
       score: ignored; the model is not evaluated.
-      image: [H, W, C]; ignored.
+      image: [H, W, C]; only checked.
       baseline: ignored.
       key: random key; consumed.
       batch_size: ignored.
-      size: rows and columns of the map (static).
+      size: number of rows and of columns of the map (static).
 
     Returns:
-      An `Explanation`: importance [size, size] in [0, 1); no evaluations.
+      An `Explanation` with importance [size, size] in [0, 1) and no evaluations.
 
     Raises:
-      TypeError: no key.
-      ValueError, TypeError: not an image, or an invalid size.
+      ValueError, TypeError: missing or invalid key, invalid image, or invalid size.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -57,8 +56,8 @@ def edges(
 ) -> Explanation:
     """Control: the image's edges, independent of what the classifier has learned.
 
-    The magnitude of the Sobel gradient, summed over channels. It looks convincing but must fail every sanity
-    check.
+    The map is the magnitude of the Sobel gradient, summed over channels. It looks convincing but must fail
+    every sanity check.
 
     Args:
       score: ignored; the model is not evaluated.
@@ -68,10 +67,10 @@ def edges(
       batch_size: ignored.
 
     Returns:
-      An `Explanation`: importance [H, W]; no evaluations.
+      An `Explanation` with importance [H, W] and no evaluations.
 
     Raises:
-      ValueError, TypeError: not an image.
+      ValueError, TypeError: invalid image.
 
     References:
       Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim. Sanity Checks for Saliency Maps. NeurIPS 2018.

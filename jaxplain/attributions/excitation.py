@@ -1,4 +1,4 @@
-"""Excitation backprop: the evidence for a class, traced back through the network to where it comes from."""
+"""Excitation backprop: the evidence for a class, traced back through the network to its source."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,36 +28,36 @@ def excitation_backprop(
     layer: ExcitationLayer = "maps",
     contrastive: bool = False,
 ) -> Explanation:
-    """Excitation backprop: the marginal winning probability of every position in a layer.
+    """Excitation backprop: the marginal winning probability of each position in a layer.
 
-    A probability of 1 starts at the class's logit and is passed down: each neuron distributes its share among
-    the neurons that excite it, in proportion to activation times positive weight. The rules are in
-    `jaxplain.attributions.excitation_rules`; they cover the networks of the zoo and any other network made of
-    the same operations.
+    A probability of 1 is assigned to the class logit and propagated down: each neuron distributes its share
+    among the neurons that excite it, in proportion to activation times positive weight. The rules are listed
+    in `jaxplain.attributions.excitation_rules`; they cover the networks in the zoo and any other network
+    built from the same operations.
 
     Args:
-      score: made by `class_score`, of a classifier that has `feature_maps`, `pool` and `head`, like every
-        classifier of the zoo; see `MapClassifier`. Its kind does not matter.
+      score: a class score from `class_score`. Its classifier must have `feature_maps`, `pool` and `head`,
+        like all classifiers in the zoo; see `MapClassifier`. The kind of score does not matter.
       image: [H, W, C], model space.
       baseline: ignored.
       key: ignored.
       batch_size: ignored; the model sees one image.
-      layer: where the propagation ends (static): "maps", the last convolution (coarse and clean; the paper
-        shows coarse layers), or "image", the pixels. For layers in between see `winning_probabilities`.
-      contrastive: subtract the probability of "not this class", for which the weights of the top layer are
-        negated (static). This is the paper's c-MWP, which distinguishes classes that the plain version does
-        not. Both probabilities are first normalized to sum to 1.
+      layer: where the propagation ends (static): "maps", the last convolution (coarse but clean; the paper
+        shows coarse layers), or "image", the pixels. For layers in between, see `winning_probabilities`.
+      contrastive: whether to subtract the probability for "not this class", obtained by negating the weights
+        of the top layer (static). This is the paper's c-MWP, which distinguishes classes that the plain
+        version does not. Both probabilities are first normalized to sum to 1.
 
     Returns:
-      An `Explanation`: importance [h, w] (for "image" [H, W]) is the positive part of `details.attribution`,
-      the probability summed over channels. It sums to at most 1: the rest is lost where no neuron excites.
-      With `contrastive` the attribution is signed.
+      An `Explanation`: importance [h, w] ([H, W] for "image") is the positive part of
+      `details.attribution`, the probability summed over channels. The sum is at most 1: probability is lost
+      at neurons that no input excites. With `contrastive`, the attribution is signed.
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options, another kind of score, or a classifier
-        without the three methods.
-      NotImplementedError: an operation of the network has no rule; the message names it. A NaN logit sets
-        the status instead.
+      ValueError, TypeError: invalid shapes, dtypes or options, a score that is not a class score, or a
+        classifier without the three methods.
+      NotImplementedError: the network has an operation without a rule; the message names it. A NaN logit is
+        reported in the status instead.
 
     References:
       Zhang, Bargal, Lin, Brandt, Shen, Sclaroff. Top-down Neural Attention by Excitation Backprop. IJCV 2018.
@@ -90,8 +90,8 @@ def contrastive_excitation_backprop(
 ) -> Explanation:
     """Contrastive excitation backprop (c-MWP): evidence for the class minus evidence against it.
 
-    The same as `excitation_backprop(..., contrastive=True)`; see there for arguments, result, errors and
-    source.
+    Equivalent to `excitation_backprop(..., contrastive=True)`; see there for the arguments, result, errors
+    and reference.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
@@ -114,14 +114,14 @@ def winning_probabilities(
     """Apply excitation backprop through the upper part of a network, down to a given layer.
 
     Args:
-      function: maps the activations of a layer to logits [K]; made of operations that have a rule (see
+      function: maps the activations of a layer to logits [K]; every operation in it must have a rule (see
         `jaxplain.attributions.excitation_rules`).
-      activations: those of the layer, of any shape.
-      target: class index, may be traced.
+      activations: the activations of the layer, of any shape.
+      target: class index; may be traced.
       contrastive: see `excitation_backprop` (static).
 
     Returns:
-      The probability of every activation, of the same shape as `activations`.
+      The probability of each activation, in the same shape as `activations`.
 
     Raises:
       NotImplementedError: an operation has no rule; the message names it.
@@ -163,7 +163,7 @@ def _excitation(score: Any, image: Array, *, layer: ExcitationLayer, contrastive
         recording = record(lambda image: logits_of_maps(model, feature_maps(model, image))[0], image)
     attribution = jnp.sum(_probabilities(recording, score.target, contrastive), axis=-1).astype(jnp.float32)
     logits = recording.output.value[None]
-    # NaN if the target is not a class.
+    # NaN if the target is out of range.
     logit = scores.ClassScore(lambda _: logits, score.target, "logit")(image[None])
     checked = jnp.append(attribution, logit)
     return finished(jax.nn.relu(attribution), checked, 1, AttributionDetails(attribution))

@@ -1,23 +1,23 @@
-"""The rules of excitation backprop: how each operation distributes relevance among its inputs.
+"""Rules for excitation backprop: how each operation distributes relevance among its inputs.
 
 The network is traced once and recorded operation by operation (`record`); relevance is then passed from the
-output of each operation to its inputs (`Recording.pass_down`). Only operations of convolutional networks have
-a rule; any other raises an error that names it.
+output of each operation to its inputs (`Recording.pass_down`). Only operations used in convolutional networks
+have rules; any other operation raises an error that names it.
 
 Rules, with inputs x_i, weights w_ij and relevance P (Zhang et al., IJCV 2018; biases are ignored):
 
 - linear maps (matrix products, convolutions, sums): P_i = sum_j P_j c_ij / sum_i' c_i'j, with the
   contributions c_ij = max(w_ij x_i, 0);
 - maxima and selections: all relevance goes to the winner;
-- operations that only move numbers (reshape, pad, slice): relevance moves with the numbers;
+- operations that only rearrange values (reshape, pad, slice): relevance moves with the values;
 - activation functions, scales and biases: relevance is unchanged.
 
-The relevance of an output to which nothing contributes is lost.
+If no input contributes to an output, its relevance is lost.
 
 If activations are never negative, this is the published rule. If they can be (linear bottlenecks, the
-normalized image), a negative x_i with a negative weight contributes too. What made x_i negative are the
-inputs that lowered it: so its relevance has a minus sign and is distributed by the contributions
-max(-w_ij x_i, 0). The probability is the absolute value of the relevance.
+normalized image), a negative x_i with a negative weight also contributes. Because x_i is negative due
+to the inputs that lowered it, its relevance has a minus sign and is distributed in proportion to the
+contributions max(-w_ij x_i, 0). The probability is the absolute value of the relevance.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,13 +37,13 @@ _ACTIVATIONS = {
     "tanh", "logistic", "exp", "log", "log1p", "expm1", "sqrt", "cbrt", "erf", "integer_pow", "pow",
     "clamp", "stop_gradient", "square",
 }  # fmt: skip
-_ELEMENTWISE = {"max", "min", "add", "sub"}  # unchanged where only one operand depends on the input
+_ELEMENTWISE = {"max", "min", "add", "sub"}  # relevance is unchanged if only one operand depends on the input
 _LINEAR = {"dot_general", "conv_general_dilated", "reduce_sum", "reduce_window_sum", "cumsum"}
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 class TracedValue(NamedTuple):
-    """A value of the traced network, and its slot in the recording if it depends on the input."""
+    """A value in the traced network, with its slot in the recording if the value depends on the input."""
 
     value: Any
     slot: int | None
@@ -53,12 +53,12 @@ class _RecordedOperation(NamedTuple):
     rule: Callable[..., list[Array | None]]
     run: Callable[..., Any]  # the operation itself, as a function of all its operands
     operands: list[TracedValue]
-    slots: list[int]  # of the outputs
-    values: list[Any]  # of the outputs
+    slots: list[int]  # slots of the outputs
+    values: list[Any]  # values of the outputs
 
 
 class Recording:
-    """The operations of one pass through a network that depend on its input; made by `record`."""
+    """The operations in a forward pass that depend on the input; created by `record`."""
 
     def __init__(self, given: Array) -> None:
         self.operations: list[_RecordedOperation] = []
@@ -75,11 +75,11 @@ class Recording:
         """Pass relevance from the output to the input.
 
         Args:
-          relevance: in the output's shape; negative where the output is.
-          negate_top: negate the topmost weights, which gives the evidence against the class.
+          relevance: the output's relevance, in the same shape; negative where the output is.
+          negate_top: whether to negate the topmost weights, to get the evidence against the class.
 
         Returns:
-          The relevance of the input, in its shape; zero if the output does not depend on it.
+          The input's relevance, in the same shape; zero if the output does not depend on the input.
         """
         relevances: dict[int | None, Array] = {self.output.slot: relevance}
         for operation in reversed(self.operations):
@@ -107,7 +107,7 @@ def record(function: Callable[[Array], Array], given: Array) -> Recording:
     """Run a function of one array and record its operations.
 
     Raises:
-      NotImplementedError: an operation has no rule; the message names it.
+      NotImplementedError: an operation has no rule; the message names the operation.
     """
     closed = jax.make_jaxpr(function)(given)
     recording = Recording(given)
@@ -152,7 +152,7 @@ def _run_and_record(
 
 
 def _as_function(program: Any, operation: Any) -> Callable[..., list[Any]]:
-    """Return one operation as a function of its operands (literals in the program stay as they are)."""
+    """Return one operation as a function of its operands (literals in the program are kept)."""
     indices = {atom: index for index, atom in enumerate(operation.invars) if not hasattr(atom, "val")}
     alone = program.replace(
         constvars=[],
@@ -225,10 +225,10 @@ def _is_linear_program(program: Any, dependent: Sequence[bool]) -> bool:
 
 
 def _rule(name: str, dependent: Sequence[bool]) -> Callable[..., list[Array | None]]:
-    """Return the rule of a plain operation.
+    """Return the rule for an operation without inner programs.
 
     Raises:
-      NotImplementedError: it has none; the message names it.
+      NotImplementedError: there is no rule for the operation; the message names it.
     """
     if name in _MOVES or name in _WINNERS:
         return _by_gradient
@@ -273,7 +273,7 @@ def _by_sign_of_scale(operation: _RecordedOperation, relevance: list[Array]) -> 
 
 
 def _by_gradient(operation: _RecordedOperation, relevance: list[Array]) -> list[Array | None]:
-    """Pass relevance along the derivative, which is 1 where a number comes from and 0 elsewhere."""
+    """Pass relevance along the derivative, which is 1 at the source of each value and 0 elsewhere."""
     return _cotangents(operation, [operand.value for operand in operation.operands], relevance)
 
 
@@ -295,7 +295,7 @@ def _to_difference(operation: _RecordedOperation, relevance: list[Array]) -> lis
 def _by_size(
     summands: list[Array], relevance: Array, signs: tuple[float, float] = (1.0, 1.0)
 ) -> list[Array | None]:
-    """Distribute positive relevance over positive summands, negative over negative ones, in proportion."""
+    """Distribute relevance in proportion to the summands of the same sign."""
     shares = []
     for sign in (1.0, -1.0):
         parts = [jnp.maximum(sign * summand, 0.0) for summand in summands]
@@ -309,7 +309,7 @@ def _by_weights(
 ) -> list[Array | None]:
     """Distribute positive relevance in proportion to w x, negative relevance in proportion to -w x."""
     passed: list[Array | None] = [None] * len(operation.operands)
-    for sign in (1.0, -1.0):  # of the relevance that is distributed
+    for sign in (1.0, -1.0):  # sign of the relevance
         weight_sign = -sign if negate else sign
         sides = [(x_sign, _parts(operation, x_sign, weight_sign * x_sign)) for x_sign in (1.0, -1.0)]
         totals = [
@@ -328,9 +328,9 @@ def _by_weights(
 
 
 def _parts(operation: _RecordedOperation, x_sign: float, weight_sign: float) -> list[Any]:
-    """Return the magnitudes of the inputs of one sign and of the weights of one sign, 0 for the others.
+    """Return the magnitudes of the inputs and weights with the given signs, and 0 for all others.
 
-    A plain sum has no weights: all are 1, so none is negative.
+    A plain sum has no weights: they are treated as 1, so none is negative.
     """
     has_weights = any(operand.slot is None and _is_float(operand) for operand in operation.operands)
     factor = 0.0 if not has_weights and weight_sign < 0 else 1.0
@@ -367,5 +367,5 @@ def _cotangents(
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    """Return part / whole, 0 where nothing contributes."""
+    """Return part / whole, or 0 if whole is not positive."""
     return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1.0), 0.0)

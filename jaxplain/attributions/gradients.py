@@ -1,7 +1,7 @@
 """Gradients of the score with respect to the image: plain, times the input, and over noisy copies.
 
-Every gradient is taken with respect to a zero shift added to the image, so that the gradient that the funnel
-returns for many images is the sum of their gradients.
+Each gradient is taken with respect to a zero shift added to the image, so that the gradient returned by the
+funnel for several images is the sum of their gradients.
 """
 
 from collections.abc import Callable
@@ -25,15 +25,15 @@ from jaxplain.checks import (
 from jaxplain.explanation import Explanation, finished
 
 Reduce = Literal["abs_sum", "abs_max", "sum"]
-"""How the channels of a pixel become one number; see `reduce_channels`."""
+"""How to reduce a pixel's channels to one number; see `reduce_channels`."""
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
-NOISE_SHARE = 0.15  # default standard deviation of the noise, as a share of the image's range
+NOISE_SHARE = 0.15  # default standard deviation of the noise, as a fraction of the image's range
 
 
 class AttributionDetails(NamedTuple):
     """The attribution from which the importance is derived."""
 
-    attribution: Array  # signed, as the paper defines it: [H, W, C] for gradients, [h, w] for feature maps
+    attribution: Array  # signed, as defined in the paper: [H, W, C] for gradients, [h, w] for feature maps
 
 
 def reduce_channels(attribution: Array, reduce: Reduce = "abs_sum") -> Array:
@@ -41,8 +41,8 @@ def reduce_channels(attribution: Array, reduce: Reduce = "abs_sum") -> Array:
 
     Args:
       attribution: [H, W, C], signed.
-      reduce: "abs_sum" (sum of the absolute values: how strongly the pixel matters), "abs_max" (the largest
-        absolute value), or "sum" (the signed sum: negative where the pixel lowers the score).
+      reduce: "abs_sum" (sum of the absolute values: how much the pixel matters), "abs_max" (largest absolute
+        value), or "sum" (signed sum: negative if the pixel lowers the score).
 
     Raises:
       ValueError: unknown reduction.
@@ -77,7 +77,7 @@ def gradient(
     batch_size: int | None = None,
     reduce: Reduce = "abs_sum",
 ) -> Explanation:
-    """Gradient of the score with respect to the image: how fast the score changes with each pixel.
+    """Gradient of the score with respect to the image: how sensitive the score is to each pixel.
 
     Args:
       score: images [N, H, W, C] -> [N]; see `class_score`.
@@ -85,18 +85,18 @@ def gradient(
       baseline: ignored.
       key: ignored.
       batch_size: ignored; the model sees one image.
-      reduce: how channels become importance (static); see `reduce_channels`.
+      reduce: how to reduce channels to one importance value (static); see `reduce_channels`.
 
     Returns:
-      An `Explanation`: importance [H, W]; `details.attribution` is the gradient [H, W, C], in score per unit
-      of model space.
+      An `Explanation`: importance [H, W]; `details.attribution` is the gradient [H, W, C], in score units per
+      unit of model space.
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options. A NaN score sets the status instead.
+      ValueError, TypeError: invalid shapes, dtypes or options. A NaN score is reported in the status instead.
 
     References:
-      Simonyan, Vedaldi, Zisserman. Deep Inside Convolutional Networks. ICLR workshop 2014 (with the largest
-      absolute value over channels, here reduce="abs_max").
+      Simonyan, Vedaldi, Zisserman. Deep Inside Convolutional Networks. ICLR workshop 2014 (uses the
+      largest absolute value over channels, reduce="abs_max" here).
 
     Example:
       >>> import jax.numpy as jnp
@@ -118,10 +118,10 @@ def input_x_gradient(
     batch_size: int | None = None,
     reduce: Reduce = "abs_sum",
 ) -> Explanation:
-    """Gradient times image: the linear approximation of the score, split into the pixels' contributions.
+    """Gradient times image: each pixel's contribution to a linear approximation of the score.
 
     Contributions are relative to zero in model space (for a normalized image, the mean color), regardless
-    of the baseline. Arguments, errors: see `gradient`.
+    of the baseline. For the arguments and errors, see `gradient`.
 
     Returns:
       An `Explanation`: importance [H, W]; `details.attribution` [H, W, C] is in units of the score.
@@ -175,21 +175,22 @@ def smooth_grad(
       score: images [N, H, W, C] -> [N]; see `class_score`.
       image: [H, W, C], model space.
       baseline: ignored.
-      key: random key that draws the noise, sample by sample as needed; consumed.
-      batch_size: images per model call; None chooses by platform.
+      key: random key for the noise, which is drawn one batch at a time; consumed.
+      batch_size: number of images per model call; if None, chosen for the platform.
       n_samples: number of noisy copies (static).
-      noise: standard deviation of the Gaussian noise in model space; may be traced. None: 0.15 times the
-        image's range (largest value minus smallest), as published.
-      noise_samples: [S, H, W, C], the noise itself, to reproduce other implementations; replaces `key`,
-        `n_samples` and `noise`.
-      reduce: how channels become importance (static); see `reduce_channels`. Applied to the mean gradient.
+      noise: standard deviation of the Gaussian noise in model space; may be traced. If None, 0.15 times the
+        image's range (maximum minus minimum), as published.
+      noise_samples: [S, H, W, C], the noise to use instead of `key`, `n_samples` and `noise`, for example to
+        reproduce another implementation.
+      reduce: how to reduce channels to one importance value (static); see `reduce_channels`.
+        Applied to the mean gradient.
 
     Returns:
       An `Explanation`: importance [H, W]; `details.attribution` is the mean gradient [H, W, C].
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options; both `key` and `noise_samples`, or neither. A
-        NaN score sets the status instead.
+      ValueError, TypeError: invalid shapes, dtypes or options; both `key` and `noise_samples` given, or
+        neither. A NaN score is reported in the status instead.
 
     References:
       Smilkov, Thorat, Kim, Viégas, Wattenberg. SmoothGrad: removing noise by adding noise.
@@ -225,8 +226,8 @@ def var_grad(
 ) -> Explanation:
     """VarGrad: the variance of the gradient over noisy copies of the image.
 
-    This is the population variance (divided by S, not S - 1), which is never negative. Arguments, errors: see
-    `smooth_grad`; the same key or noise gives both methods the same copies.
+    This is the population variance (divided by S, not S - 1), which is never negative. For the arguments and
+    errors, see `smooth_grad`; with the same key or noise, both methods use the same copies.
 
     Returns:
       An `Explanation`: importance [H, W]; `details.attribution` is the variance [H, W, C].
@@ -252,7 +253,7 @@ def var_grad(
 
 
 class _NoiseSource(NamedTuple):
-    """The noise of S copies: keys to draw it with, or the samples themselves."""
+    """The noise for S copies, as keys to draw it with or as samples."""
 
     keys: Array | None  # [S]
     samples: Array | None  # [S, H, W, C]
@@ -293,9 +294,9 @@ class _CleanImage(NamedTuple):
 
 
 class _NoisyCopy(NamedTuple):
-    """One noisy copy, given by the key of its noise or by the noise itself."""
+    """A noisy copy, defined by a key for its noise or by the noise itself."""
 
-    shift: Array  # int32 [], index of the shift that is added to it
+    shift: Array  # int32 [], index of the shift to add
     key: Array | None  # []
     noise: Array | None  # [H, W, C]
 
@@ -319,7 +320,7 @@ def _mean_gradient(
         _render_noisy,
         jnp.zeros((1, *image.shape)),
         _CleanImage(image, source.std),
-        _NoisyCopy(jnp.zeros(count, jnp.int32), source.keys, source.samples),  # all get the same shift
+        _NoisyCopy(jnp.zeros(count, jnp.int32), source.keys, source.samples),  # the same shift for all
         jnp.full(count, 1 / count),
         batch_size=batch_size,
     )
@@ -337,7 +338,7 @@ class _GradientMoments(NamedTuple):
 
 
 class _NoisyBatch(NamedTuple):
-    """b copies, each with its own shift and so its own gradient; padding repeats the last with weight 0."""
+    """b copies, each with its own shift and therefore its own gradient; padding copies have weight 0."""
 
     copies: _NoisyCopy  # leaves [b, ...]
     weights: Array  # [b]
@@ -366,7 +367,7 @@ def _gradient_variance(
 
 
 def _noisy_batches(source: _NoiseSource, batch_size: int) -> _NoisyBatch:
-    """Split S copies into batches: leaves [batches, b, ...], as the funnel does."""
+    """Split S copies into batches as the funnel does: leaves [batches, b, ...]."""
     count = source.length()
     batches = -(-count // batch_size)
     size = -(-count // batches)
@@ -378,8 +379,11 @@ def _noisy_batches(source: _NoiseSource, batch_size: int) -> _NoisyBatch:
 
 
 def _add_gradients(moments: _GradientMoments, grads: Array, weights: Array) -> _GradientMoments:
-    """Add b gradients [b, H, W, C] to the moments, in the pairwise form of Chan, Golub, LeVeque (1979): a
-    variance that is small compared to the mean keeps its precision."""
+    """Add b gradients [b, H, W, C] to the moments.
+
+    Uses the pairwise form of Chan, Golub, LeVeque (1979), which is accurate even if the variance is small
+    compared to the mean.
+    """
     weight = weights[:, None, None, None]
     added = jnp.sum(weights)
     mean = jnp.sum(weight * grads, axis=0) / added

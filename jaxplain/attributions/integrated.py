@@ -1,4 +1,4 @@
-"""Integrated gradients: the difference between two scores, distributed over the pixels."""
+"""Integrated gradients: a score difference distributed over the pixels."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ RULES = ("adaptive", *paths.RULES)
 
 
 class IntegratedDetails(NamedTuple):
-    """The attribution of integrated gradients and its quadrature error."""
+    """The attribution from integrated gradients, and its quadrature error."""
 
     attribution: Array  # [H, W, C], signed, in units of the score
     completeness_error: Array  # [], |sum of attributions - score difference| / |score difference|
@@ -36,38 +36,39 @@ def integrated_gradients(
 ) -> Explanation:
     """Integrated gradients: the score difference between image and baseline, distributed over the pixels.
 
-    The gradient is averaged over the straight path from the baseline to the image and multiplied by their
-    difference. The attributions then sum to `score(image) - score(baseline)`, up to the quadrature error,
-    which `details.completeness_error` gives relative to that difference (infinite or NaN if the two scores
-    are equal). More steps make it smaller. With the default rule and 64 steps the error is about 1% on
-    average for photos and EfficientNet-Lite0, and several times that for some photos: the gradient has kinks
-    all along the path, and the error falls only about in proportion to the number of steps.
+    The gradient is averaged along the straight path from the baseline to the image and multiplied by the
+    difference between the two. The attributions then sum to `score(image) - score(baseline)`, up to a
+    quadrature error. `details.completeness_error` is this error relative to the score difference (infinite or
+    NaN if the two scores are equal). More steps reduce the error. With the default rule and 64 steps, the
+    error on photos with EfficientNet-Lite0 is about 1% on average, and several times that for some photos:
+    the gradient has kinks all along the path, so the error is only about inversely proportional to the number
+    of steps.
 
     Args:
       score: images [N, H, W, C] -> [N]; see `class_score`.
       image: [H, W, C], model space.
-      baseline: [H, W, C], where the path starts; None: the blurred image.
+      baseline: [H, W, C], where the path starts; if None, the blurred image.
       key: ignored.
-      batch_size: images per model call; None chooses by platform.
-      n_steps: number of gradients (static).
+      batch_size: number of images per model call; if None, chosen for the platform.
+      n_steps: number of gradient evaluations (static).
       rule: quadrature rule (static). "adaptive" first scores n_steps / 2 images along the path and places
-        more nodes where the slope of the score changes; "gauss_legendre" is better for a smooth network;
-        "midpoint" and "riemann" (right-hand sum) are equidistant. See `jaxplain.paths`. Derivatives of the
-        result treat the nodes as fixed.
-      reduce: how channels become importance (static); see `reduce_channels`.
+        more nodes where the slope of the score changes; "gauss_legendre" is better for smooth networks;
+        "midpoint" and "riemann" (right-hand sum) use equidistant nodes. See `jaxplain.paths`. Derivatives of
+        the result treat the nodes as fixed.
+      reduce: how to reduce channels to one importance value (static); see `reduce_channels`.
 
     Returns:
-      An `Explanation`: importance [H, W], `details` an `IntegratedDetails`. `evaluations` is n_steps + 2,
-      because both ends are scored too; for the adaptive rule n_steps + n_steps // 2 + 1 (n_steps >= 4),
-      which includes the ends.
+      An `Explanation`: importance [H, W]; `details` is an `IntegratedDetails`. `evaluations` is n_steps + 2,
+      because both ends are also scored, or n_steps + n_steps // 2 + 1 for the adaptive rule with
+      n_steps >= 4, including both ends.
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options. A NaN score sets the status instead.
+      ValueError, TypeError: invalid shapes, dtypes or options. A NaN score is reported in the status instead.
 
     References:
       Sundararajan, Taly, Yan. Axiomatic Attribution for Deep Networks. ICML 2017.
       Bhat, Raychowdhury. Non-Uniform Interpolation in Integrated Gradients for Low-Latency Explainable-AI.
-      ISCAS 2023 (nodes placed by scores).
+      ISCAS 2023 (uses scores to place the nodes).
 
     Example:
       >>> import jax.numpy as jnp
@@ -111,7 +112,7 @@ def _integrated(
     reduce: Reduce,
     batch_size: int | None,
 ) -> Explanation:
-    """Integrate along a path; None selects the adaptive one, whose nodes depend on the scores."""
+    """Integrate along a path; if `path` is None, use an adaptive path, whose nodes depend on the scores."""
     ends, shift = _PathEnds(image, baseline), jnp.zeros_like(image)
     positions = paths.pilot(n_steps) if path is None else jnp.array([0.0, 1.0])
     scored = funnel.evaluate(score, _point_on_path, shift, ends, positions, batch_size=batch_size)
@@ -130,5 +131,5 @@ def _integrated(
 
 
 def _point_on_path(shift: Array, ends: _PathEnds, share: Array) -> Array:
-    # In this form, shares 0 and 1 give the ends exactly.
+    # In this form, shares of 0 and 1 reproduce the ends exactly.
     return (1 - share) * ends.baseline + share * ends.image + shift

@@ -1,4 +1,4 @@
-"""RISE and occlusion: how the score changes when parts of the image are hidden. They need no gradient."""
+"""RISE and occlusion: gradient-free methods that hide parts of the image and observe the score."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from jaxplain.checks import Pair, as_image, as_key, as_number, as_pair, check_ba
 from jaxplain.explanation import Explanation, finished
 from jaxplain.perturb import as_baseline, blend
 
-HIGHEST = jax.lax.Precision.HIGHEST  # for small products; TPU's default would round to bfloat16
+HIGHEST = jax.lax.Precision.HIGHEST  # the products are small; TPU's default would round to bfloat16
 
 # ---------------------------------------------------------------------------------------------------------
 # RISE
@@ -31,31 +31,31 @@ def rise(
     grid: Pair = 7,
     probability: float | Array = 0.5,
 ) -> Explanation:
-    """RISE: the mean of many random masks, each weighted by the score of what it leaves visible.
+    """RISE: the mean of many random masks, each weighted by the score of the masked image.
 
     A mask is a coarse grid of zeros and ones, upsampled bilinearly and shifted at random (see `rise_masks`).
     The importance of a pixel is the sum of score times mask over all masks, divided by their number and by
-    the probability that the pixel is kept: an estimate of the mean score given that the pixel is visible.
+    the probability that the pixel is kept. This estimates the mean score given that the pixel is visible.
 
-    Masks are drawn from the key when they are needed (twice) and never all held in memory.
+    Masks are drawn from the key when needed (twice), so that they are never all in memory.
 
     Args:
-      score: images [N, H, W, C] -> [N]; by convention a probability, see `class_score`.
+      score: images [N, H, W, C] -> [N]; a probability by convention, see `class_score`.
       image: [H, W, C], model space.
-      baseline: [H, W, C], replaces hidden pixels; None: zero in model space, as published (for a
-        normalized image, the mean color).
-      key: random key that draws the masks; consumed.
-      batch_size: images per model call; None chooses by platform.
-      n_samples: number of masks (static). The published numbers are 4,000 for VGG16 and 8,000 for ResNet50.
-      grid: rows and columns of the coarse grid (static).
-      probability: probability that a grid cell keeps what it covers, above 0 and at most 1; may be traced.
+      baseline: [H, W, C], replaces hidden pixels; if None, zero in model space, as published (for normalized
+        images, the mean color).
+      key: random key for the masks; consumed.
+      batch_size: number of images per model call; if None, chosen for the platform.
+      n_samples: number of masks (static). The published values are 4,000 for VGG16 and 8,000 for ResNet50.
+      grid: number of rows and of columns of the coarse grid (static).
+      probability: probability that a grid cell is visible, above 0 and at most 1; may be traced.
 
     Returns:
-      An `Explanation`: importance [H, W], the same as `details.attribution`, in units of the score. Its level
-      is the mean score of the masked images, so only differences between pixels are meaningful.
+      An `Explanation`: importance [H, W], the same as `details.attribution`, in units of the score. Its
+      overall level is the mean score of the masked images, so only differences between pixels are meaningful.
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options. A NaN score sets the status instead.
+      ValueError, TypeError: invalid shapes, dtypes or options. A NaN score is reported in the status instead.
 
     References:
       Petsiuk, Das, Saenko. RISE: Randomized Input Sampling for Explanation of Black-box Models. BMVC 2018.
@@ -90,13 +90,14 @@ def rise_masks(
     grid: Pair = 7,
     probability: float | Array = 0.5,
 ) -> Array:
-    """Return the masks that `rise` draws from a key: float32 [n_samples, H, W] in [0, 1], 1 keeps a pixel.
+    """Return the masks that `rise` draws from a key: float32 [n_samples, H, W], where 1 keeps a pixel.
 
-    Each mask starts as a grid of independent zeros and ones (one with the given probability). It is upsampled
-    bilinearly (aligned pixel centers, edge values extended) to one cell more than the image in each
-    direction, and cropped at a random offset of less than a cell. Its mean at every pixel is the probability.
+    Each mask starts as a grid of independent zeros and ones (1 with the given probability). The grid is
+    upsampled bilinearly (aligned pixel centers, edge values extended) to a size one cell larger than the
+    image in each direction, and cropped at a random offset of less than one cell. The expected value at each
+    pixel is the given probability.
 
-    Arguments: see `rise`; shape: rows and columns of the image (static).
+    `shape` is the number of rows and columns of the image (static); for the other arguments, see `rise`.
 
     Raises:
       ValueError, TypeError: invalid options.
@@ -147,7 +148,7 @@ def _rise(
     context = _RiseImage(image, baseline, probability)
     values = funnel.evaluate(score, partial(_render_masked, grid), (), context, keys, batch_size=batch_size)
 
-    @jax.checkpoint  # a backward pass draws the masks again; otherwise it would keep all of them
+    @jax.checkpoint  # draw the masks again in the backward pass instead of keeping them all
     def weighted(key: Array, value: Array) -> Array:
         return value * _rise_mask(shape, grid, probability, key)
 
@@ -177,8 +178,8 @@ def _rise_mask(shape: tuple[int, int], grid: tuple[int, int], probability: Array
 
 
 def _shifted_interpolation(size: int, cells: int, key: Array) -> Array:
-    """Return the matrix that interpolates one axis at a random shift: [size, cells], rows summing to 1."""
-    pixels = -(-size // cells)  # per cell
+    """Return the matrix that interpolates one axis at a random shift: [size, cells]; rows sum to 1."""
+    pixels = -(-size // cells)  # pixels per cell
     shift = jax.random.randint(key, (), 0, pixels)
     # Pixel centers within the upsampled mask of (cells + 1) * pixels, in cells from the first cell's center.
     places = (jnp.arange(size) + shift + 0.5) * (cells / ((cells + 1) * pixels)) - 0.5
@@ -202,27 +203,28 @@ def occlusion(
 ) -> Explanation:
     """Occlusion: how much the score drops when a window hides part of the image.
 
-    The window moves over the image by the stride; at each position the baseline replaces all channels of the
-    pixels under it. The importance of a pixel is the mean of `score(image) - score(occluded)` over the
-    windows that cover it. The last window in each direction reaches the image's edge and is cut off there.
+    The window slides over the image with the given stride; at each position, the baseline replaces all
+    channels of the pixels in the window. The importance of a pixel is the mean of `score(image) -
+    score(occluded)` over the windows that cover it. The last window in each direction reaches the image's
+    edge and is cut off there.
 
     Args:
       score: images [N, H, W, C] -> [N]; see `class_score`.
       image: [H, W, C], model space.
-      baseline: [H, W, C], replaces the pixels in the window; None: the blurred image.
+      baseline: [H, W, C], replaces the pixels in the window; if None, the blurred image.
       key: ignored.
-      batch_size: images per model call; None chooses by platform.
-      window: rows and columns of the window, at most those of the image (static); None: a seventh of the
-        shorter side (32 of 224 pixels).
-      stride: step of the window, at most its own size, so that no pixel is skipped (static); None: half
-        the window.
+      batch_size: number of images per model call; if None, chosen for the platform.
+      window: number of rows and of columns of the window, no larger than the image (static); if None, a
+        seventh of the shorter side (32 pixels for 224).
+      stride: step of the window, no larger than the window so that no pixel is skipped (static); if None,
+        half the window.
 
     Returns:
       An `Explanation`: importance [H, W], the same as `details.attribution`, in units of the score; negative
-      where hiding raises the score. `evaluations` is the number of windows + 1.
+      where hiding the pixel raises the score. `evaluations` is the number of windows + 1.
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options. A NaN score sets the status instead.
+      ValueError, TypeError: invalid shapes, dtypes or options. A NaN score is reported in the status instead.
 
     References:
       Zeiler, Fergus. Visualizing and Understanding Convolutional Networks. ECCV 2014.
@@ -255,7 +257,7 @@ def occlusion(
 
 
 class _WindowCorner(NamedTuple):
-    """First row and column of a window."""
+    """The first row and column of a window."""
 
     row: Array  # int32
     col: Array  # int32
@@ -279,7 +281,7 @@ def _occlusion(
     batch_size: int | None,
 ) -> Explanation:
     rows, cols = (_window_starts(*axis) for axis in zip(image.shape[:2], window, stride, strict=True))
-    # The last window lies outside the image and hides nothing.
+    # The last window lies outside the image and hides no pixels.
     corners = _WindowCorner(
         jnp.asarray([*np.repeat(rows, len(cols)), image.shape[0]], jnp.int32),
         jnp.asarray([*np.tile(cols, len(rows)), image.shape[1]], jnp.int32),
@@ -294,12 +296,12 @@ def _occlusion(
 
 
 def _window_starts(size: int, window: int, stride: int) -> np.ndarray:
-    """Return where windows start along one axis, up to the first one that reaches the end."""
+    """Return the start of each window along one axis, up to the first window that reaches the end."""
     return stride * np.arange(-(-(size - window) // stride) + 1)
 
 
 def _mean_over_windows(starts: np.ndarray, window: int, size: int) -> np.ndarray:
-    """Return each pixel's mean over the windows that cover it as a matrix: float32 [size, windows]."""
+    """Return the matrix that averages over the windows covering each pixel: float32 [size, windows]."""
     pixels = np.arange(size)[:, None]
     inside = (pixels >= starts[None]) & (pixels < starts[None] + window)
     return (inside / inside.sum(axis=1, keepdims=True)).astype(np.float32)

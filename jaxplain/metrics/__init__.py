@@ -1,9 +1,9 @@
-"""Metrics of explanations: curves, confidence, localization, stability, sanity, similarity, complexity.
+"""Metrics for explanations: curves, confidence, localization, stability, sanity, similarity, complexity.
 
-A metric of one map is called as `metric(score, image, baseline, importance, ...)`; a metric of a whole method
-as `metric(score, image, baseline, explain, ...)`, where `explain` is any method of the package or a custom
-function `(score, image, baseline, *, key)`. `baseline=None` is the blurred image for the former, and
-the method's own default for the latter.
+Metrics that evaluate a map are called as `metric(score, image, baseline, importance, ...)`. Metrics that
+evaluate a method are called as `metric(score, image, baseline, explain, ...)`, where `explain` is a built-in
+method or a custom function `(score, image, baseline, *, key)`. If `baseline` is None, the former use the
+blurred image and the latter the method's own default.
 """
 
 from jaxplain.metrics.causal import Curves as Curves

@@ -1,4 +1,4 @@
-"""Deletion and insertion curves: does the score depend on the pixels that a map marks as important?"""
+"""Deletion and insertion curves: does the score depend on the pixels that the map marks as important?"""
 
 from functools import partial
 from typing import NamedTuple
@@ -16,22 +16,22 @@ from jaxplain.perturb import as_baseline, blend, upsample
 class Curves(NamedTuple):
     """Deletion and insertion curves of one image, with T points each."""
 
-    fraction: Array  # [T], share of the cells removed or restored, 0 to 1
+    fraction: Array  # [T], fraction of cells removed or restored, 0 to 1
     deletion: Array  # [T], scores as the most important cells are replaced by the baseline
-    insertion: Array  # [T], scores as the most important cells are restored on the baseline
+    insertion: Array  # [T], scores as the most important cells are restored over the baseline
     deletion_auc: Array  # [], area under the deletion curve; low is good
     insertion_auc: Array  # [], area under the insertion curve; high is good
 
 
 class _CurvePoint(NamedTuple):
     n_cells: Array  # int32 [], number of cells removed or restored
-    insertion: Array  # bool [], on the insertion curve
+    insertion: Array  # bool [], whether the point is on the insertion curve
 
 
 class _RankedImage(NamedTuple):
     image: Array  # [H, W, C]
     baseline: Array  # [H, W, C]
-    rank: Array  # int32 [h, w], 0 is the most important cell
+    rank: Array  # int32 [h, w], 0 for the most important cell
 
 
 def insertion_deletion(
@@ -43,13 +43,14 @@ def insertion_deletion(
     n_steps: int = 50,
     batch_size: int | None = None,
 ) -> Curves:
-    """Compute the deletion and insertion curves of a map, and the areas under them.
+    """Compute the deletion and insertion curves for a map, and the areas under them.
 
-    The n cells of the map are ranked by importance (ties in reading order). `max(1, n // n_steps)` of them at
-    a time, the most important first, are replaced by the baseline (deletion) or restored on it (insertion);
-    both curves always start at no cells and end at all of them. The binary mask of cells is upsampled
-    bilinearly with aligned corners. The areas are trapezoids over the exact fractions. The map is evaluated
-    at its own resolution: `explanation.importance` cell by cell, a map of the image's size pixel by pixel.
+    The n cells of the map are ranked by importance (ties in reading order). Starting with the most important,
+    `max(1, n // n_steps)` cells at a time are replaced by the baseline (deletion) or restored over it
+    (insertion); both curves start with no cells and end with all of them. The binary mask of cells is
+    upsampled bilinearly with aligned corners. The areas are computed with the trapezoidal rule. The map is
+    evaluated at its own resolution: `explanation.importance` cell by cell, a map of the image's size pixel by
+    pixel.
 
     Both curves are differentiable with respect to the image, the baseline and the score's parameters; the
     ranking has no gradient.
@@ -57,13 +58,13 @@ def insertion_deletion(
     Args:
       score: images [N, H, W, C] -> [N]; softmax probability by convention.
       image: [H, W, C], model space.
-      baseline: [H, W, C]; None, the convention, is the blurred image.
-      importance: [h, w], high = important, at most the image's size.
+      baseline: [H, W, C]; if None (the convention), the blurred image.
+      importance: [h, w], high = important, no larger than the image.
       n_steps: approximate number of points per curve (static).
-      batch_size: images per model call; None chooses by platform.
+      batch_size: number of images per model call; if None, chosen for the platform.
 
     Raises:
-      ValueError, TypeError: invalid shapes or dtypes, or NaN in a concrete map.
+      ValueError, TypeError: invalid shapes or dtypes, or NaN or infinite values in a concrete map.
 
     References:
       Petsiuk, Das, Saenko. RISE. BMVC 2018.
@@ -96,7 +97,7 @@ def _curves(
     n_steps: int,
     batch_size: int | None,
 ) -> Curves:
-    # What is known while tracing is computed with NumPy, so that it need not be compiled.
+    # Values known at trace time are computed with NumPy, so that they need not be compiled.
     cells = importance.size
     counts = np.array([*range(0, cells, max(1, cells // n_steps)), cells], np.int32)  # [T]
     fraction = (counts / cells).astype(np.float32)
@@ -112,7 +113,7 @@ def _curves(
 def _ranks(importance: Array) -> Array:
     """Return each cell's rank in descending order of importance, ties in reading order: int32 [h, w]."""
     order = jnp.argsort(-importance.reshape(-1), stable=True)
-    # Inverts the permutation by sorting it: a scatter compiles more slowly.
+    # Invert the permutation by sorting it: a scatter takes longer to compile.
     return jnp.argsort(order).reshape(importance.shape)
 
 
@@ -127,23 +128,24 @@ def _draw(_: tuple, context: _RankedImage, point: _CurvePoint) -> Array:
 def adversarial_rise(fraction: Array, insertion: Array) -> Array:
     """Return the fraction of cells at which an insertion curve first reaches half of its final value.
 
-    Low is good: with a faithful map a few restored pixels recover the class. An adversarial map (a good
-    deletion AUC from a few scattered pixels that destroy the score but do not produce it) recovers the score
-    only when nearly everything is restored. The result is a point of the curve, without interpolation.
+    Low is good: with a faithful map, restoring a few pixels recovers the class. An adversarial map, which
+    gets a good deletion AUC from a few scattered pixels that destroy the score but do not produce it,
+    recovers the score only when nearly everything is restored. The result is a point on the curve, without
+    interpolation.
 
     Args:
-      fraction: [T], ascending from 0 to 1, as `Curves.fraction`.
-      insertion: [T], non-negative scores such as probabilities, as `Curves.insertion`.
+      fraction: [T], ascending from 0 to 1, such as `Curves.fraction`.
+      insertion: [T], non-negative scores (usually probabilities), such as `Curves.insertion`.
 
     Returns:
-      float32 [], one of the fractions; NaN where the final value is not above 0 or a value is NaN.
+      float32 [], one of the fractions; NaN if the final value is not above 0 or any value is NaN.
 
     Raises:
-      TypeError, ValueError: not two arrays of floats of the same length.
+      TypeError, ValueError: not two floating-point arrays of the same length.
 
     References:
-      Our own summary of the insertion curve of Petsiuk, Das, Saenko. RISE. BMVC 2018; that deletion alone
-      rewards adversarial maps is shown in Khorram, Lawson, Fuxin. iGOS++. ACM CHIL 2021.
+      Our own summary of the insertion curve from Petsiuk, Das, Saenko. RISE. BMVC 2018. Khorram, Lawson,
+      Fuxin. iGOS++. ACM CHIL 2021 show that deletion alone rewards adversarial maps.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx

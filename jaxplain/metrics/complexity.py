@@ -1,4 +1,4 @@
-"""Complexity: does a map highlight a few places, or everything a little?"""
+"""Complexity: does a map highlight a few regions, or everything a little?"""
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +8,21 @@ from jaxplain.checks import check_floats
 
 
 def gini(importance: Array) -> Array:
-    """Return the Gini index of a map's absolute values: 0 where all n are equal, 1 - 1/n for a single one.
+    """Compute the Gini index of a map's n absolute values: 0 if all are equal, 1 - 1/n if only one is not 0.
 
     With the absolute values in ascending order, a_1 <= ... <= a_n:
-    `sum_i (2 i - n - 1) a_i / (n * sum_i a_i)`. High = sparse, which is easier to read but not necessarily
-    correct. The index is invariant to scale and sign, but not to an offset: a map whose unimportant parts are
-    not 0 is less sparse as a result. Compare maps of the same resolution.
+    `sum_i (2 i - n - 1) a_i / (n * sum_i a_i)`. High values mean a sparse map, which is easier to
+    read but not necessarily correct. The index is invariant to scale and sign, but not to an offset: it is
+    lower if the unimportant parts of a map are not 0. Compare only maps of the same resolution.
 
     Args:
       importance: any shape, usually [h, w].
 
     Returns:
-      float32 []; NaN for a map of zeros or with NaN or infinite values.
+      float32 []; NaN if the map is zero everywhere or has NaN or infinite values.
 
     Raises:
-      TypeError, ValueError: not an array of floats, or empty.
+      TypeError, ValueError: not a floating-point array, or empty.
 
     References:
       Hurley, Rickard. Comparing Measures of Sparsity. IEEE Transactions on Information Theory 2009.

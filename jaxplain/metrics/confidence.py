@@ -1,7 +1,7 @@
-"""Confidence: how much of the score remains when only what a map marks as important is shown?
+"""Confidence: how much of the score remains if only the parts that a map marks as important are shown?
 
-All metrics in this module reward maps that show nearly everything: read them together with deletion and
-insertion, or with `gini`.
+All metrics in this module reward maps that mark nearly everything as important: interpret them together with
+deletion and insertion, or with `gini`.
 """
 
 from functools import partial
@@ -17,10 +17,10 @@ from jaxplain.perturb import as_baseline, blend, upsample
 
 
 class Confidence(NamedTuple):
-    """Scores of one image, whole and masked by its map."""
+    """Scores of an image and of the same image masked by its map."""
 
     before: Array  # [], score of the image
-    after: Array  # [], score of the part that the map keeps; NaN for a constant map
+    after: Array  # [], score of the masked image; NaN if the map is constant
 
 
 class _ShownImage(NamedTuple):
@@ -30,20 +30,20 @@ class _ShownImage(NamedTuple):
 
 
 def average_drop(before: Array, after: Array) -> Array:
-    """Return the percentage of the score lost on average when only the explanation is shown; low is good.
+    """Compute the mean percentage of the score lost if only the explanation is shown; low is good.
 
     `100 * mean_i( max(0, Y_i - O_i) / Y_i )`, where Y are the scores of the whole images and O those of the
-    images masked by their maps. It is 0 if no score falls and 100 if all vanish.
+    images masked by their maps. The result is 0 if no score falls and 100 if all fall to 0.
 
     Args:
-      before: [N], Y; probabilities by convention.
-      after: [N], O.
+      before: [N], Y, the scores of the whole images; probabilities by convention.
+      after: [N], O, the scores of the masked images.
 
     Returns:
-      float32 []; NaN where any Y is not above 0 (the formula is undefined there) or a value is NaN.
+      float32 []; NaN if any Y is not above 0 (where the formula is undefined) or any value is NaN.
 
     Raises:
-      TypeError, ValueError: not float arrays of the same shape, or empty.
+      TypeError, ValueError: not floating-point arrays of the same shape, or empty.
 
     References:
       Chattopadhay et al. Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks. WACV 2018.
@@ -64,20 +64,20 @@ def _average_drop(before: Array, after: Array) -> Array:
 
 
 def increase_in_confidence(before: Array, after: Array) -> Array:
-    """Return the percentage of images whose explanation alone scores above the whole image; high is good.
+    """Compute the percentage of images whose explanation alone scores higher than the image; high is good.
 
     `100 * mean_i( O_i > Y_i )`, where Y are the scores of the whole images and O those of the images
     masked by their maps. An equal score does not count as an increase.
 
     Args:
-      before: [N], Y.
-      after: [N], O.
+      before: [N], Y, the scores of the whole images.
+      after: [N], O, the scores of the masked images.
 
     Returns:
-      float32 [], 0 to 100; NaN where a value is NaN.
+      float32 [], 0 to 100; NaN if any value is NaN.
 
     Raises:
-      TypeError, ValueError: not float arrays of the same shape, or empty.
+      TypeError, ValueError: not floating-point arrays of the same shape, or empty.
 
     References:
       Chattopadhay et al. Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks. WACV 2018.
@@ -105,22 +105,23 @@ def confidence_on_explanation(
     *,
     batch_size: int | None = None,
 ) -> Confidence:
-    """Score an image and the part that its map keeps, from which `average_drop` is computed.
+    """Score an image whole and masked by its map: the inputs of `average_drop`.
 
-    The map is upsampled to the image (bilinear, aligned corners) and scaled to 0..1 by its own minimum and
-    maximum, `m = (S - min S) / (max S - min S)`; the image shown is `image * m + baseline * (1 - m)`.
+    The map is upsampled to the image's size (bilinear, aligned corners) and scaled to 0..1 by its own minimum
+    and maximum, `m = (S - min S) / (max S - min S)`; the masked image is
+    `image * m + baseline * (1 - m)`.
 
     Args:
       score: images [N, H, W, C] -> [N]; softmax probability by convention.
       image: [H, W, C], model space.
-      baseline: [H, W, C]; None is the blurred image. The published product `image * m` is a baseline of
-        zeros: `constant_baseline(image)`.
-      importance: [h, w], high = important, at most the image's size.
-      batch_size: images per model call; None chooses by platform.
+      baseline: [H, W, C]; if None, the blurred image. For the published version, `image * m`, use a baseline
+        of zeros: `constant_baseline(image)`.
+      importance: [h, w], high = important, no larger than the image.
+      batch_size: number of images per model call; if None, chosen for the platform.
 
     Raises:
-      ValueError, TypeError: invalid shapes or dtypes. The map's values are not checked, so that a NaN
-        in one of many maps is a NaN in one row, not an error.
+      ValueError, TypeError: invalid shapes or dtypes. The map's values are not checked, so that in
+        a batch of maps a NaN affects only its own row instead of raising an error.
 
     References:
       Chattopadhay et al. Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks. WACV 2018.

@@ -1,6 +1,7 @@
 """Localization: does a map point at the annotated object?
 
-A low value does not prove a map wrong: if the classifier uses other regions, a faithful map shows those.
+A low value does not prove that a map is wrong: if the classifier uses other regions, a faithful map shows
+those regions.
 """
 
 from typing import Any
@@ -15,25 +16,26 @@ from jaxplain.perturb import upsample
 
 
 def pointing_game(importance: Array, mask: Array, tolerance: float | Array = 15.0) -> Array:
-    """Return 1 if the map's maximum lies on the object or within `tolerance` pixels of it, else 0.
+    """Return 1 if the map's maximum lies within `tolerance` pixels of the object, 0 otherwise.
 
     A hit means that the Euclidean distance from the maximum to the object's nearest pixel is at most
-    `tolerance`; 15 is the published number, for images of about 224 to 500 pixels. The first of several
-    maxima in reading order counts, as in `insertion_deletion`. The accuracy over a dataset is the
-    `jnp.nanmean` of the results (over the images, or first over the images of each class and then over the
+    `tolerance`; 15 is the published value, for images of about 224 to 500 pixels. If there are several
+    maxima, the first in reading order counts, as in `insertion_deletion`. The accuracy on a dataset is the
+    `jnp.nanmean` of the results (over all images, or first over the images of each class and then over the
     classes); high is good.
 
     Args:
-      importance: [h, w], high = important; a map coarser than the mask is upsampled to it (bilinear, aligned
-        corners).
-      mask: bool [H, W], True on the object, or on all objects of the class.
-      tolerance: in pixels of the mask; may be traced.
+      importance: [h, w], high = important; a map coarser than the mask is upsampled to the mask's size
+        (bilinear, aligned corners).
+      mask: bool [H, W], True on the object (or on all objects of the class).
+      tolerance: distance in pixels of the mask; may be traced.
 
     Returns:
-      float32 []: 1 for a hit, 0 for a miss; NaN where the mask is empty or the map holds NaN.
+      float32 []: 1 for a hit, 0 for a miss; NaN if the mask is empty or the map contains NaN.
 
     Raises:
-      TypeError, ValueError: not one float map, not a boolean mask, or a map finer than the mask.
+      TypeError, ValueError: `importance` is not a floating-point map or is finer than the mask, or `mask` is
+        not boolean.
 
     References:
       Zhang et al. Top-down Neural Attention by Excitation Backprop. IJCV 2018.
@@ -63,19 +65,20 @@ def _pointing_game(importance: Array, mask: Array, tolerance: Array) -> Array:
 def energy_pointing_game(importance: Array, mask: Array) -> Array:
     """Return the fraction of a map's total positive importance that lies on the object.
 
-    `sum over the object of max(S, 0) / sum of max(S, 0)`; high is good, and an uninformative map gets the
-    object's share of the area. Negative values count as 0.
+    `sum over the object of max(S, 0) / sum of max(S, 0)`; high is good, and an uninformative map scores the
+    object's share of the image area. Negative values count as 0.
 
     Args:
-      importance: [h, w], high = important; a map coarser than the mask is upsampled to it (bilinear, aligned
-        corners).
+      importance: [h, w], high = important; a map coarser than the mask is upsampled to the mask's size
+        (bilinear, aligned corners).
       mask: bool [H, W], True on the object.
 
     Returns:
-      float32 [], 0 to 1; NaN where the mask is empty, nothing is positive, or the map holds NaN.
+      float32 [], 0 to 1; NaN if the mask is empty, or the map has no positive values or contains NaN.
 
     Raises:
-      TypeError, ValueError: not one float map, not a boolean mask, or a map finer than the mask.
+      TypeError, ValueError: `importance` is not a floating-point map or is finer than the mask, or `mask` is
+        not boolean.
 
     References:
       Wang et al. Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural Networks. CVPR
@@ -102,17 +105,17 @@ def _positive_share(importance: Array, mask: Array) -> Array:
 def box_mask(box: Any, shape: tuple[int, int]) -> Array:
     """Convert a box to a mask: bool [H, W], True where `top <= row < bottom` and `left <= column < right`.
 
-    Rows and columns are counted from 0; bottom and right are exclusive. (Pascal VOC counts from 1 and
-    includes the last ones: `(ymin - 1, xmin - 1, ymax, xmax)`.) Parts of the box outside the image are cut
+    Rows and columns are counted from 0; bottom and right are exclusive. (Pascal VOC counts from 1, with
+    inclusive bounds: pass `(ymin - 1, xmin - 1, ymax, xmax)`.) Parts of the box outside the image are cut
     off. For several boxes: `jax.vmap(lambda box: box_mask(box, shape))(boxes).any(0)`.
 
     Args:
       box: (top, left, bottom, right), in pixels of `shape`; numbers or an array [4], which may be traced.
-      shape: (H, W), static.
+      shape: (H, W) of the mask (static).
 
     Raises:
-      ValueError: not four numbers or two sides, or (concrete values) NaN or a box with bottom <= top or
-        right <= left. A traced box of this kind gives an empty mask.
+      ValueError: the box is not four numbers, the shape is not two positive integers, or a concrete box
+        contains NaN or has bottom <= top or right <= left. A traced box of this kind gives an empty mask.
 
     Example:
       >>> import jaxplain as jx

@@ -1,4 +1,4 @@
-"""The layers of a classifier, read from its pytree and its traced program."""
+"""Find a classifier's layers from its pytree and its traced program."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,21 +16,23 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class LayerStructure:
-    """The static half of a classifier: hashable, so that it can be a static argument."""
+    """The static half of a classifier; hashable, so that it can be a static argument."""
 
     treedef: Any
-    static: tuple  # one entry per leaf; None where it is an array
-    names: tuple[str, ...]  # of the layers, from the output to the input
-    layer: tuple[int | None, ...]  # index into `names` per array leaf; None: not a parameter, never replaced
+    static: tuple  # one entry per leaf; None for arrays
+    names: tuple[str, ...]  # layer names, from the output to the input
+    layer: tuple[
+        int | None, ...
+    ]  # for each array leaf, its index in `names`; None if not a parameter (never replaced)
 
     def rebuild(self, arrays: Sequence[Array]) -> PyTree:
-        """Return the classifier with these arrays, in their order."""
+        """Return the classifier with its array leaves replaced by `arrays`, in order."""
         rest = iter(arrays)
         leaves = [next(rest) if leaf is None else leaf for leaf in self.static]
         return jax.tree_util.tree_unflatten(self.treedef, leaves)
 
     def mixed(self, arrays: Sequence[Array], others: Sequence[Array], chosen: Callable[[int], Any]) -> PyTree:
-        """Return the classifier with the chosen layers taken from `others`; the choices may be traced."""
+        """Return the classifier with the chosen layers taken from `others`; the choice may be traced."""
         return self.rebuild(
             [
                 array if layer is None else jnp.where(chosen(layer), other, array)
@@ -40,23 +42,23 @@ class LayerStructure:
 
 
 def layer_names(classifier: scores.Classifier, image: Array) -> tuple[str, ...]:
-    """Return the names of a classifier's layers that hold parameters, from the output to the input.
+    """Return the names of the classifier's layers that have parameters, from the output to the input.
 
-    A layer is everything below one name of the pytree, such as the kernel and bias of `stem`. A parameter
-    identified by its position in a list is a layer of its own, and so is every parameter if all share one
-    name. The order is the one in which a forward pass uses them, last first, read from the traced program
-    (a Flax module lists its attributes alphabetically). Parameters that the forward pass does not use are
-    omitted.
+    A layer consists of all parameters under one name in the pytree, such as the kernel and bias of `stem`. A
+    parameter identified by its position in a list is its own layer; if all parameters share one name, each is
+    its own layer. The order is the reverse of that in which a forward pass uses the layers, read from the
+    traced program (because a Flax module lists its attributes alphabetically). Parameters that the forward
+    pass does not use are omitted.
 
     Args:
-      classifier: a pytree whose floating-point array leaves are its parameters (Flax nnx and Equinox
-        modules, `jax.tree_util.Partial(apply, variables)`), or a Keras model on the JAX backend; in
-        evaluation mode.
-      image: [H, W, C], or its `jax.ShapeDtypeStruct`; only its shape matters.
+      classifier: a pytree whose floating-point array leaves are its parameters (such as a Flax nnx or Equinox
+        module, or `jax.tree_util.Partial(apply, variables)`), or a Keras model on the JAX backend. It must be
+        in evaluation mode.
+      image: [H, W, C], or a `jax.ShapeDtypeStruct`; only the shape and dtype matter.
 
     Raises:
       TypeError: the classifier is not callable.
-      ValueError: it has no parameters, such as a plain function that closes over them.
+      ValueError: the classifier has no parameters (for example, a plain function that closes over them).
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxplain as jx
@@ -82,7 +84,7 @@ def layer_structure(classifier: Any, image: Any) -> tuple[LayerStructure, list[A
         raise ValueError(
             "the classifier has no parameters to randomize: it must be a pytree with its parameters as "
             "leaves, such as a Flax module or jax.tree_util.Partial(apply, variables); a plain "
-            "function hides them."
+            "function that closes over its parameters hides them."
         )
     first_use = _first_uses(unnamed, arrays, image)
     used = [index for index, array in enumerate(arrays) if _is_parameter(array) and index in first_use]
@@ -101,7 +103,7 @@ def layer_structure(classifier: Any, image: Any) -> tuple[LayerStructure, list[A
 def _flattened(classifier: Any) -> tuple[list[tuple[str, ...]], list[Any], Any]:
     """Return the paths of a classifier's arrays, all its leaves, and its tree structure."""
     model = scores.from_pytree(classifier)
-    if hasattr(model, "stateless_call"):  # Keras names its variables itself
+    if hasattr(model, "stateless_call"):  # Keras variables have their own names
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         leaves, treedef = jax.tree_util.tree_flatten(scores.as_pytree(classifier))
         names = [tuple(variable.path.split("/")) for variable in variables]
@@ -128,7 +130,7 @@ def _words(path: tuple) -> tuple[str, ...]:
 
 
 def _without_positions(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Drop leading positions that all paths share, such as those of the arguments of a `Partial`."""
+    """Drop leading positions shared by all paths, such as those of `Partial` arguments."""
     while paths and all(len(path) > 1 and path[0].isdigit() and path[0] == paths[0][0] for path in paths):
         paths = [path[1:] for path in paths]
     return paths
@@ -139,10 +141,10 @@ def _owner(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class _Origin(NamedTuple):
-    """The inputs from which a value of a traced program was computed."""
+    """The inputs that a value in a traced program depends on."""
 
-    image: bool  # it depends on the image
-    arrays: frozenset[int]  # if not: the classifier's arrays that it depends on
+    image: bool  # whether the value depends on the image
+    arrays: frozenset[int]  # if not, the classifier arrays that the value depends on
 
 
 _CONSTANT = _Origin(False, frozenset())
@@ -168,7 +170,7 @@ def _first_uses(structure: LayerStructure, arrays: list[Array], image: Any) -> d
 def _trace_origins(
     program: Any, inputs: list[_Origin], first_use: dict[int, int], clock: int
 ) -> tuple[list[_Origin], int]:
-    """Walk a traced program; return its outputs' origins and the number of operations so far."""
+    """Walk a traced program and return the origins of its outputs and the number of operations so far."""
     known = dict(zip(program.invars, inputs, strict=True))
 
     def origin(atom: Any) -> _Origin:
@@ -194,7 +196,7 @@ def _trace_origins(
 def _inner_program(operation: Any) -> Any:
     """Return the program inside a call (jit, checkpoint, custom derivatives) that takes the call's inputs.
 
-    None for everything else; loops and branches count as one operation.
+    Return None for other operations; loops and branches count as a single operation.
     """
     if operation.primitive.name in ("scan", "while", "cond"):
         return None

@@ -1,9 +1,9 @@
-"""Sanity checks: does a method's map change when the classifier, or the class it explains, does?
+"""Sanity checks: does a method's map change if the classifier or the explained class changes?
 
 A method that shows the same edges regardless of what the classifier has learned explains the image, not the
-classifier. For the randomization checks *low* similarity is good, and high similarity is a failure.
+classifier. In the randomization checks, *low* similarity is good and high similarity is a failure.
 
-`explain` is any method of the package, or a custom function `(score, image, baseline, *, key)` that
+`explain` is a built-in method or a custom function `(score, image, baseline, *, key)` that
 returns an `Explanation` or a bare map [h, w].
 """
 
@@ -36,9 +36,9 @@ PyTree = Any
 
 
 class Randomized(NamedTuple):
-    """A classifier in which some parameters were replaced by random ones."""
+    """A classifier with some of its parameters randomized."""
 
-    layer: str  # the layer replaced; in a cascade the last one, together with all above it
+    layer: str  # the randomized layer; in cascading mode, the last one randomized
     classifier: PyTree
 
 
@@ -53,7 +53,7 @@ class ParameterRandomization:
 
     layers: tuple[str, ...]  # L names
     original: Explanation  # of the trained classifier
-    randomized: Explanation  # leading axis L: after each randomization
+    randomized: Explanation  # leading axis L: one per randomization
     rank: Array  # [L], Spearman's correlation with the original map; low is good
     absolute_rank: Array  # [L], the same for the absolute values; low is good
     ssim: Array  # [L], structural similarity with the original map; low is good
@@ -68,26 +68,27 @@ def randomize(
     mode: Mode = "cascading",
     replacement: Replacement = "permutation",
 ) -> Iterator[Randomized]:
-    """Generate copies of a classifier with randomized layers, from the output to the input.
+    """Generate copies of a classifier with randomized layers, starting at the output.
 
     Each parameter array is replaced by a random permutation of its own values (the default: the distribution
-    is exactly the same, so activations keep their scale and variances stay positive), or by normal values
-    with its own mean and standard deviation. In both cases an array of equal values does not change.
-    The classifier itself is not modified, and the same key gives a layer the same values in every copy and in
-    both modes.
+    is exactly the same, so activations keep their scale and variances stay positive), or by normally
+    distributed values with the same mean and standard deviation. In both cases, an array of equal values does
+    not change. The classifier itself is not modified. With the same key, a layer gets the same values in
+    every copy and in both modes.
 
     Args:
       classifier: see `layer_names`, which also defines what a layer is.
       image: [H, W, C]; only its shape matters.
-      key: consumed.
-      layers: "all"; a number of layers from the output; or names, as `layer_names` returns them.
-      mode: "cascading": each copy has that layer and all above it randomized, whether listed or not;
-        "independent": that layer alone.
+      key: random key; consumed.
+      layers: "all"; the number of layers to randomize, counted from the output; or layer names (see
+        `layer_names`).
+      mode: "cascading" (each copy randomizes one layer and all layers above it, whether listed or not) or
+        "independent" (each copy randomizes one layer only).
       replacement: "permutation" or "normal".
 
     Yields:
-      The name of the layer and the copy, a classifier of the same type (for a Keras model the pytree that
-      `jaxplain.scores.as_pytree` makes of it).
+      The name of the layer, and the copy: a classifier of the same type (for a Keras model, the pytree
+      returned by `jaxplain.scores.as_pytree`).
 
     Raises:
       TypeError, ValueError: a classifier without parameters, or unknown options.
@@ -131,31 +132,32 @@ def parameter_randomization(
     mode: Mode = "cascading",
     replacement: Replacement = "permutation",
 ) -> ParameterRandomization:
-    """Check that a method's map changes as the model's parameters are randomized; low similarity is good.
+    """Check that a method's map changes if the model's parameters are randomized; low similarity is good.
 
-    Each copy of `randomize` is explained and its map compared with the original one: Spearman's rank
-    correlation of the values and of their absolute values, and the structural similarity of the maps as
-    displayed (upsampled to the image's size, each scaled to 0..1 by its own minimum and maximum). A
-    method whose similarities stay near 1, such as an edge detector, does not explain the model.
+    Each randomized model from `randomize` is explained, and its map is compared with the original map by
+    Spearman's rank correlation of the values and of their absolute values, and by the structural similarity
+    of the maps as displayed (upsampled to the image's size, each scaled to 0..1 by its own minimum and
+    maximum). A method whose similarities stay near 1, such as an edge detector, does not explain the model.
 
     Args:
-      score: images [N, H, W, C] -> [N]. For a class score the classifier is randomized and the target stays;
-        any other score is a pytree with its parameters as leaves and is randomized itself (see
+      score: images [N, H, W, C] -> [N]. For a class score, the classifier is randomized and the target is
+        kept; any other score must be a pytree whose leaves are its parameters, and these are randomized (see
         `layer_names`).
       image: [H, W, C], model space.
-      baseline: [H, W, C], passed to `explain`; None is the method's own default.
-      explain: see the module docstring; it must return a map [h, w]. It runs once per layer, one after the
-        other, in one compiled program; the same function object is compiled once.
-      key: consumed; the method gets the same key for every layer, so that its own noise is not measured.
-      layers: "all"; a number of layers from the output; or names, as `layer_names` returns them. Every layer
-        costs one explanation.
-      mode: "cascading" or "independent", see `randomize`.
-      replacement: "permutation" or "normal", see `randomize`.
+      baseline: [H, W, C], passed to `explain`; if None, the method uses its own default.
+      explain: see the module docstring; it must return a map [h, w]. It runs once per layer,
+        sequentially, within one compiled program; pass the same function object again to avoid recompilation.
+      key: random key; consumed. The method gets the same key for every layer, so that its own noise is not
+        measured.
+      layers: "all"; the number of layers to randomize, counted from the output; or layer names (see
+        `layer_names`). Each layer requires one explanation.
+      mode: "cascading" or "independent"; see `randomize`.
+      replacement: "permutation" or "normal"; see `randomize`.
 
     Returns:
-      Names, explanations and similarities per layer from the output to the input. The similarities are NaN
-      where the map of the randomized model is constant or holds NaN, and everywhere if the original map is or
-      does; the status of each explanation gives the reason.
+      The name, explanation and similarities for each layer, from the output to the input. A layer's
+      similarities are NaN if its map is constant or contains NaN, and all similarities are NaN if this is
+      true of the original map; the status of each explanation gives the reason.
 
     Raises:
       TypeError, ValueError: invalid shapes, dtypes or options, or a model without parameters.
@@ -167,7 +169,7 @@ def parameter_randomization(
       >>> import jax, jax.numpy as jnp, jaxplain as jx
       >>> def forward(kernel, images):
       ...     return images.mean((1, 2)) @ kernel
-      >>> def darkness(score, image, baseline):  # it never calls the classifier
+      >>> def darkness(score, image, baseline):  # never calls the classifier
       ...     return -image.sum(-1)
       >>> model = jax.tree_util.Partial(forward, jnp.arange(6.0).reshape(3, 2))
       >>> image = jax.random.uniform(jax.random.key(0), (12, 12, 3))
@@ -199,7 +201,7 @@ class _RandomizationChoices(NamedTuple):
     """The static half of `parameter_randomization`."""
 
     structure: LayerStructure
-    rows: tuple[int, ...]  # positions of the layers in `structure`
+    rows: tuple[int, ...]  # positions of the chosen layers in `structure`
     mode: str
     replacement: str
 
@@ -223,7 +225,7 @@ def _randomization(
         model = structure.mixed(arrays, others, lambda layer: _is_replaced(layer, row, mode))
         return _explain(explain, _with_model(score, model), image, baseline, for_method)
 
-    # Row -1 replaces nothing: the original map comes from the same compiled program.
+    # Row -1 replaces nothing, so the original map comes from the same compiled program.
     explanations = jax.lax.map(explained, jnp.array([-1, *rows]))
     original = jax.tree_util.tree_map(lambda leaf: leaf[0], explanations)
     randomized = jax.tree_util.tree_map(lambda leaf: leaf[1:], explanations)
@@ -233,7 +235,7 @@ def _randomization(
 
 
 def _model_of(score: Any) -> Any:
-    """Return the object with the parameters: the classifier of a class score, or any other score itself."""
+    """Return the object that holds the parameters: a class score's classifier, or any other score itself."""
     return score.classifier if is_dataclass(score) and hasattr(score, "classifier") else score
 
 
@@ -245,7 +247,7 @@ def _with_model(score: Any, model: Any) -> Any:
 def _explain(
     explain: Explain, score: Any, image: Array, baseline: Array | None, key: Array | None
 ) -> Explanation:
-    """Run a method and check its map; the details are dropped."""
+    """Run a method, check its map, and drop the details."""
     explanation = call_method(explain, score, image, baseline, key=key)
     check_floats(explanation.importance, "the map that explain returns", 2, "[h, w]")
     return explanation._replace(details=())
@@ -276,7 +278,7 @@ def _chosen_layers(names: tuple[str, ...], layers: Layers) -> list[int]:
 def _replacements(
     structure: LayerStructure, arrays: Sequence[Array], key: Array, replacement: str
 ) -> list[Array]:
-    """Replace every parameter; the values of an array depend only on the key and its position."""
+    """Replace every parameter; the new values depend only on the key and the position of the array."""
     return [
         array if layer is None else _replacement(array, jax.random.fold_in(key, index), replacement)
         for index, (array, layer) in enumerate(zip(arrays, structure.layer, strict=True))
@@ -303,25 +305,26 @@ def target_randomization(
     *,
     key: Array | None = None,
 ) -> Similarity:
-    """Check that a method's map changes with the class that it explains; low similarity is good.
+    """Check that a method's map depends on the explained class; low similarity is good.
 
-    Compares the maps of two classes as `parameter_randomization` compares those of two classifiers. Classes
-    that share their evidence (two breeds of dog) may rightly have similar maps: draw `other` at random.
+    The maps for two classes are compared in the same way as those of two classifiers in
+    `parameter_randomization`. Classes that share evidence (such as two breeds of dog) may legitimately have
+    similar maps, so choose `other` at random.
 
     Args:
-      score: of the explained class, from `class_score`.
+      score: score of the explained class, from `class_score`.
       image: [H, W, C], model space.
-      baseline: [H, W, C], passed to `explain`; None is the method's own default.
+      baseline: [H, W, C], passed to `explain`; if None, the method uses its own default.
       explain: see the module docstring; it must return a map [h, w].
-      other: another class; use `jax.vmap` over it for several.
-      key: consumed; for methods that draw random numbers, the same for both classes.
+      other: index of another class; for several classes, use `jax.vmap`.
+      key: random key for methods that need one, the same for both classes; consumed.
 
     Returns:
-      The similarities of the two maps; NaN where one of them is constant or holds NaN.
+      The similarities of the two maps; NaN if either map is constant or contains NaN.
 
     Raises:
-      TypeError: not a class score.
-      ValueError: invalid shapes or dtypes, or (concrete values) the same class twice.
+      TypeError: `score` is not a class score.
+      ValueError: invalid shapes or dtypes, or two equal (concrete) classes.
 
     References:
       Sixt, Granz, Landgraf. When Explanations Lie: Why Many Modified BP Attributions Fail. ICML 2020.
@@ -351,7 +354,7 @@ def _for_class(score: Any, target: int | Array, name: str) -> scores.ClassScore:
     """Return a class score with another target."""
     if not isinstance(score, scores.ClassScore):
         raise TypeError(
-            f"{name} needs a score of one class, jaxplain.class_score(classifier, target), "
+            f"{name} requires a class score, jaxplain.class_score(classifier, target), "
             f"got {type(score).__name__}."
         )
     return scores.class_score(score.classifier, target, score.kind)  # type: ignore[arg-type]
@@ -365,18 +368,18 @@ class AdversarialPhoto(NamedTuple):
     """A slightly changed photo that the classifier mistakes for another class."""
 
     image: Array  # [H, W, C], model space
-    probability: Array  # [], of the wrong class
-    fooled: Array  # bool [], the wrong class is the top prediction
+    probability: Array  # [], probability of the wrong class
+    fooled: Array  # bool [], whether the wrong class is the top prediction
 
 
 class AdversarialCheck(NamedTuple):
-    """Insertion curves of the right class on the photo, and of the wrong class on the adversarial photo."""
+    """Curves for the right class on the photo and for the wrong class on the adversarial photo."""
 
     adversarial: AdversarialPhoto
     clean: Curves
     attacked: Curves
     clean_rise: Array  # [], see `adversarial_rise`
-    attacked_rise: Array  # []; well above clean_rise if the check is passed
+    attacked_rise: Array  # []; well above clean_rise if the method passes
 
 
 def adversarial_photo(
@@ -390,17 +393,19 @@ def adversarial_photo(
     """Change each value of a photo by at most `epsilon` so that the classifier predicts another class.
 
     Projected gradient ascent on the log probability of the wrong class, in `n_steps` sign steps of size
-    `2.5 epsilon / n_steps`. It may fail: check `fooled`.
+    `2.5 epsilon / n_steps`. The attack may fail: check `fooled`.
 
     Args:
       classifier: images [N, H, W, C] -> logits [N, K].
       image: [H, W, C], model space.
       wrong: the class to fool the classifier into predicting; may be traced.
-      epsilon: in model space (for pixels scaled to -1..1, 0.05 is about 6 of 255); may be traced.
-      n_steps: static.
+      epsilon: maximum change in model space (for pixels scaled to -1..1, 0.05 is about 6 of 255 gray
+        levels); may be traced.
+      n_steps: number of steps (static).
 
     Returns:
-      The photo, which may leave the range of real pixels by epsilon, and whether the classifier was fooled.
+      The changed photo, which may exceed the valid pixel range by epsilon, the probability of the wrong
+      class, and whether the classifier was fooled.
 
     Raises:
       TypeError, ValueError: invalid shapes, dtypes or options.
@@ -447,30 +452,30 @@ def adversarial_check(
     n_steps: int = 50,
     batch_size: int | None = None,
 ) -> AdversarialCheck:
-    """Check that the insertion curve of an adversarially misclassified photo rises only at the end.
+    """Check that the insertion curve for an adversarially misclassified photo rises only near the end.
 
-    In a photo that was changed to be misclassified, no region shows the wrong class; a faithful map of that
-    class restores its score only with nearly all of the pixels. A method passes if the map of the wrong class
-    on the adversarial photo restores its probability much later than the map of the right class does on the
-    photo itself. If a few pixels suffice, the map itself is adversarial, not evidence.
+    No region of an adversarial photo shows the wrong class, so a faithful map for that class restores its
+    score only with nearly all of the pixels. A method passes if its map for the wrong class on the
+    adversarial photo restores that class's probability much later than its map for the right class does on
+    the original photo. If a few pixels suffice, the map is itself adversarial and not evidence.
 
     Args:
-      score: of the class that the photo shows, from `class_score`.
+      score: score of the class that the photo shows, from `class_score`.
       image: [H, W, C], model space.
-      baseline: [H, W, C], for maps and curves; None blurs each photo.
+      baseline: [H, W, C], used for maps and curves; if None, each photo is blurred.
       explain: see the module docstring; it must return a map [h, w].
       wrong: the class to fool the classifier into predicting.
-      key: consumed; for methods that draw random numbers, the same for both photos.
+      key: random key for methods that need one, the same for both photos; consumed.
       epsilon: see `adversarial_photo`.
-      attack_steps: steps of the attack (static).
+      attack_steps: number of steps in the attack (static).
       n_steps: approximate number of points per curve (static).
-      batch_size: images per model call; None chooses by platform.
+      batch_size: number of images per model call; if None, chosen for the platform.
 
     Returns:
-      The adversarial photo, the curves and their rises. Check `adversarial.fooled` first.
+      The adversarial photo, the curves, and where they rise. Check `adversarial.fooled` first.
 
     Raises:
-      TypeError: not a class score.
+      TypeError: `score` is not a class score.
       ValueError: invalid shapes, dtypes or options.
 
     References:

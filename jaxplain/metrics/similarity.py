@@ -11,11 +11,11 @@ from jax import Array
 from jaxplain.checks import check_floats, check_same_shape
 from jaxplain.perturb import resize_map
 
-_WINDOW, _SIGMA = 11, 1.5  # of the structural similarity
+_WINDOW, _SIGMA = 11, 1.5  # Gaussian window for the structural similarity
 
 
 class Similarity(NamedTuple):
-    """Similarity of two maps; 1 = identical. All are NaN where one of the maps is constant."""
+    """Similarity of two maps, where 1 = identical. All values are NaN if either map is constant."""
 
     rank: Array  # [], Spearman's correlation of the values
     absolute_rank: Array  # [], Spearman's correlation of the absolute values
@@ -23,22 +23,22 @@ class Similarity(NamedTuple):
 
 
 def rank_correlation(first: Array, second: Array) -> Array:
-    """Return Spearman's rank correlation of two maps: -1 to 1, 1 where both rank their pixels identically.
+    """Compute Spearman's rank correlation of two maps, from -1 to 1 (1 for identical rankings).
 
-    This is Pearson's correlation of the ranks; tied values share their average rank.
+    This is the Pearson correlation of the ranks; tied values get their average rank.
 
     Args:
-      first: any shape.
-      second: the same shape.
+      first: array of any shape.
+      second: array of the same shape.
 
     Returns:
-      float32 []; NaN where a map is constant or holds NaN.
+      float32 []; NaN if either map is constant or contains NaN.
 
     Raises:
-      TypeError, ValueError: not float arrays of the same shape, or empty.
+      TypeError, ValueError: not floating-point arrays of the same shape, or empty.
 
     References:
-      Adebayo et al. Sanity Checks for Saliency Maps. NeurIPS 2018 (their metric).
+      Adebayo et al. Sanity Checks for Saliency Maps. NeurIPS 2018 (uses this metric).
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
@@ -63,23 +63,23 @@ def _centered_ranks(values: Array) -> Array:
 
 
 def ssim(first: Array, second: Array, data_range: float | Array | None = None) -> Array:
-    """Return the structural similarity of two maps: at most 1, which is reached where they are equal.
+    """Compute the structural similarity of two maps (at most 1, for identical maps).
 
     This is the mean of `(2 m1 m2 + c1) (2 s12 + c2) / ((m1^2 + m2^2 + c1) (s1^2 + s2^2 + c2))` over all
-    positions of a Gaussian window of 11 x 11 (sigma 1.5) inside the map, with m the weighted means in the
-    window, s1^2, s2^2 and s12 the variances and covariance, c1 = (0.01 R)^2, c2 = (0.03 R)^2 and R the data
-    range.
+    positions of an 11 x 11 Gaussian window (sigma 1.5) inside the map. Here m1 and m2 are the weighted means
+    in the window, s1^2, s2^2 and s12 the variances and covariance, c1 = (0.01 R)^2, c2 = (0.03 R)^2, and R is
+    the data range.
 
     Args:
       first: [H, W], at least 11 x 11.
-      second: the same shape.
-      data_range: R; None is max - min over both maps together. May be traced.
+      second: [H, W], the same shape.
+      data_range: R; may be traced. If None, max - min over both maps together.
 
     Returns:
-      float32 []; NaN where a map holds NaN or the data range is 0.
+      float32 []; NaN if either map contains NaN or the data range is 0.
 
     Raises:
-      TypeError, ValueError: not maps of floats of one shape, or smaller than 11 x 11.
+      TypeError, ValueError: not floating-point maps of the same shape, or smaller than 11 x 11.
 
     References:
       Wang, Bovik, Sheikh, Simoncelli. Image Quality Assessment: From Error Visibility to Structural
@@ -105,7 +105,7 @@ def _ssim(first: Array, second: Array, data_range: Array | None) -> Array:
         both = jnp.stack([first, second])
         data_range = jnp.max(both) - jnp.min(both)
     luminance, contrast = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    # Centered at the overall means to limit cancellation in the differences of squares.
+    # Center at the overall means to limit cancellation in the differences of squares.
     means = jnp.mean(first), jnp.mean(second)
     x, y = first - means[0], second - means[1]
     m1, m2 = _windowed(x), _windowed(y)
@@ -135,12 +135,12 @@ def _window_matrix(size: int) -> np.ndarray:
 
 
 def compare_maps(first: Array, second: Array, image_size: tuple[int, int]) -> Similarity:
-    """Return all similarities of two maps [h, w] of one image.
+    """Compute all similarities between two maps [h, w] of the same image.
 
     Args:
       first: [h, w].
-      second: the same shape.
-      image_size: (H, W); the structural similarity compares the maps as displayed, upsampled to it.
+      second: [h, w], the same shape.
+      image_size: (H, W); for the structural similarity, the maps are upsampled to this size, as displayed.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx

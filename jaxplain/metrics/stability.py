@@ -1,5 +1,8 @@
-"""Stability and infidelity: how much a map changes when the image barely does, and how well it predicts the
-effect of large changes on the score."""
+"""Stability and infidelity of maps.
+
+Stability measures how much a map changes when the image barely changes; infidelity measures how poorly a map
+predicts the effect of large changes to the image on the score.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,10 +25,10 @@ AttributionKind = Literal["gradient", "contribution"]
 
 
 class Sensitivity(NamedTuple):
-    """How much a map changes under small noise, for S samples. Low is good."""
+    """How much a map changes under small noise, over S samples. Low is good."""
 
-    maximum: Array  # [], the largest of the distances
-    average: Array  # [], their mean
+    maximum: Array  # [], largest distance
+    average: Array  # [], mean distance
     distances: Array  # [S], |explain(x + d) - explain(x)| / |explain(x)|
 
 
@@ -43,25 +46,28 @@ def max_sensitivity(
     """Measure how much an explanation changes when the image barely changes; low is good.
 
     `max_d |explain(x + d) - explain(x)| / |explain(x)|` over `n_samples` draws of noise d, uniform between
-    -radius * range and +radius * range in every value of the image, with range = max x - min x and | | the
-    Euclidean norm over all values of the map. Sampling underestimates the true maximum: its expected value
-    never decreases with more samples. An explanation that ignores the model can be perfectly stable, so read
-    this metric together with `parameter_randomization`.
+    -radius * range and +radius * range for every value in the image, with range = max x - min x and | | the
+    Euclidean norm over all values in the map. Sampling underestimates the true maximum: the expected value of
+    the estimate never decreases with more samples. An explanation that ignores the model can be perfectly
+    stable, so read this metric together with `parameter_randomization`.
 
     Args:
       score: images [N, H, W, C] -> [N].
       image: [H, W, C], model space.
-      baseline: [H, W, C], passed to `explain` with every noisy image; None is the method's own default.
-      explain: a method, or a custom function (score, image, baseline, *, key) that returns an
-        `Explanation` or a bare map, here of any shape. It runs once per sample, one after the other, in one
-        compiled program; every new function object means a new compilation.
-      key: consumed; the method gets the same key for every sample, so that its own noise is not measured.
-      importance: the map of the image if already computed; None computes it, with that same key.
-      radius: fraction of the image's range; may be traced.
-      n_samples: static.
+      baseline: [H, W, C], passed to `explain` with every noisy image; if None, the method uses its own
+        default.
+      explain: a method, or a custom function (score, image, baseline, *, key) that returns an `Explanation`
+        or a bare map, here of any shape. It runs once per sample, sequentially, within one compiled program;
+        pass the same function object again to avoid recompilation.
+      key: random key; consumed. The method gets the same key for every sample, so that its own noise is not
+        measured.
+      importance: the map of the original image, if already computed; if None, it is computed with that key.
+      radius: noise amplitude as a fraction of the image's range; may be traced.
+      n_samples: number of noisy images (static).
 
     Returns:
-      The distances with their maximum and mean; NaN for a map of zeros and where a map holds NaN.
+      The distances and their maximum and mean; NaN if the original map is zero everywhere or a map contains
+      NaN.
 
     Raises:
       TypeError, ValueError: invalid shapes, dtypes or options.
@@ -124,7 +130,7 @@ def _sensitivity(
             )
         return result
 
-    # The image itself is the first sample, so that the program contains one copy of the method.
+    # The image itself is the first sample, so that the program contains only one copy of the method.
     first = 1 if importance is None else 0
     keys = jax.random.split(for_noise, n_samples)
     keys = jnp.concatenate([keys[:first], keys])
@@ -141,20 +147,22 @@ def _sensitivity(
 
 
 class Infidelity(NamedTuple):
-    """How poorly a map predicts the score's drops. Low is good."""
+    """How poorly a map predicts drops in the score. Low is good."""
 
-    value: Array  # [], mean squared difference of the predicted and the true drop: the published metric
-    scaled: Array  # [], the same after the map was multiplied by `scale`
+    value: Array  # [], mean squared difference between predicted and true drops: the published metric
+    scaled: Array  # [], the same after multiplying the map by `scale`
     scale: Array  # [], the best-fitting factor
-    unexplained: Array  # [], scaled / mean squared drop: 0 (all predicted) to 1 (nothing); scale-free
+    unexplained: (
+        Array  # [], scaled / mean squared drop: 0 (perfect prediction) to 1 (none); independent of scale
+    )
 
 
 class _Probe(NamedTuple):
     """One perturbation."""
 
-    key: Array  # of its noise
-    corner: Array  # int32 [2], first row and column of its square
-    side: Array  # int32 [], side of its square
+    key: Array  # random key for the noise
+    corner: Array  # int32 [2], first row and column of the square
+    side: Array  # int32 [], side of the square
     amount: Array  # float32 [], 0 leaves the image unchanged
 
 
@@ -184,34 +192,34 @@ def infidelity(
 
     `mean_I ( <I, importance> - (f(x) - f(x - I)) )^2` over random perturbations I:
 
-    - "square": a square of the image, with a side uniform in 1..max_side and a uniform position, is replaced
-      by the baseline: I = (x - baseline) inside, 0 outside;
-    - "gaussian": I is normal noise with standard deviation `noise`.
+    - "square": the baseline replaces a square region at a uniformly random position, with a side drawn
+      uniformly from 1..max_side: I = (x - baseline) inside, 0 outside;
+    - "gaussian": I is Gaussian noise with standard deviation `noise`.
 
-    The maps of different methods have different units, on which the value depends; `scaled` first multiplies
-    the map by the best-fitting factor (published with the metric), and `unexplained` relates that to the
-    size of the drops, so that it can be compared across images and methods.
+    The value depends on the units of the map, which differ between methods. `scaled` therefore first
+    multiplies the map by the best-fitting factor (as published with the metric), and `unexplained` divides
+    the result by the mean squared drop, so that it can be compared across images and methods.
 
     Args:
       score: images [N, H, W, C] -> [N].
       image: [H, W, C], model space.
-      baseline: [H, W, C] for squares; None is the blurred image.
-      importance: [H, W, C], or [H, W].
-      key: consumed.
-      kind: "gradient", score per unit of pixel value, as published: <I, A> is the sum of I * A, where a map
-        [H, W] applies to every channel alike. "contribution", each pixel's part of the score, as in
-        integrated gradients, gradient x input, occlusion, and (up to a factor) heatmaps: <I, A> is the
-        sum of A inside the square; for squares only.
+      baseline: [H, W, C], used for squares; if None, the blurred image.
+      importance: [H, W, C] or [H, W].
+      key: random key; consumed.
+      kind: what the map A contains. "gradient" (as published): change in score per unit of pixel value;
+        <I, A> is the sum of I * A, and a map [H, W] applies equally to all channels. "contribution": each
+        pixel's share of the score, as in integrated gradients, gradient x input, occlusion, and (up to a
+        factor) heatmaps; <I, A> is the sum of A inside the square. Only for squares.
       perturbation: "square" or "gaussian".
-      max_side: side of the largest square (static); None is a third of the image's shorter side.
-      noise: standard deviation for "gaussian", model space; None is a tenth of the image's range, max x - min
-        x. May be traced.
-      n_samples: number of perturbations (static); the model scores one image more than that.
-      batch_size: images per model call; None chooses by platform.
+      max_side: side of the largest square (static); if None, a third of the image's shorter side.
+      noise: standard deviation for "gaussian", in model space; may be traced. If None, a tenth of the image's
+        range, max x - min x.
+      n_samples: number of perturbations (static); the model scores n_samples + 1 images.
+      batch_size: number of images per model call; if None, chosen for the platform.
 
     Returns:
-      The metric, NaN if a score is NaN. For a map that always predicts 0, `scaled`, `scale` and
-      `unexplained` are NaN, and so is `unexplained` if the score never changes.
+      An `Infidelity`, NaN if any score is NaN. If the map always predicts 0, `scaled`, `scale` and
+      `unexplained` are NaN; if the score never changes, `unexplained` is NaN.
 
     Raises:
       TypeError, ValueError: invalid shapes, dtypes or options.
@@ -273,7 +281,7 @@ def _check_perturbation(kind: str, perturbation: str) -> None:
     check_choice(perturbation, get_args(Perturbation), "perturbation")
     if kind == "contribution" and perturbation != "square":
         raise ValueError(
-            "contributions are summed over squares: kind='contribution' needs perturbation='square'."
+            "kind='contribution' requires perturbation='square': contributions are summed over squares."
         )
 
 
@@ -320,7 +328,7 @@ def _infidelity(
 
 
 def _probes(key: Array, shape: tuple[int, int], max_side: int, n_samples: int) -> _Probe:
-    """Return the unchanged image first, then the samples: leading axis 1 + n_samples."""
+    """Return a probe that leaves the image unchanged, followed by the samples: leading axis 1 + n_samples."""
     count = n_samples + 1
     for_side, for_row, for_col, for_noise = jax.random.split(key, 4)
     side = jax.random.randint(for_side, (count,), 1, max_side + 1)
@@ -331,7 +339,7 @@ def _probes(key: Array, shape: tuple[int, int], max_side: int, n_samples: int) -
 
 
 def _inside(probe: _Probe, shape: tuple[int, int]) -> Array:
-    """Return the pixels of the probe's square: bool [H, W]."""
+    """Return a mask of the pixels inside the probe's square: bool [H, W]."""
     rows, cols = jnp.arange(shape[0]) - probe.corner[0], jnp.arange(shape[1]) - probe.corner[1]
     return ((rows >= 0) & (rows < probe.side))[:, None] & ((cols >= 0) & (cols < probe.side))[None, :]
 

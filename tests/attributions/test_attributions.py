@@ -197,7 +197,7 @@ CAM, EXCITATION = attributions.grad_cam, attributions.excitation_backprop
 INVALID = {
     "batch": (lambda: GRADIENT(SMOOTH, FLOATS[None]), ValueError, "one image at a time"),
     "8 bits": (lambda: GRADIENT(SMOOTH, FLOATS.astype(jnp.uint8)), TypeError, "8-bit photos"),
-    "NaN": (lambda: GRADIENT(SMOOTH, FLOATS.at[0, 0].set(jnp.nan)), ValueError, "holds 3 NaN"),
+    "NaN": (lambda: GRADIENT(SMOOTH, FLOATS.at[0, 0].set(jnp.nan)), ValueError, "contains 3 NaN"),
     "reduce": (lambda: GRADIENT(SMOOTH, FLOATS, reduce="max"), ValueError, "did you mean 'abs_max'"),
     "score": (lambda: GRADIENT(NET, FLOATS), ValueError, "class_score"),
     "no score": (lambda: GRADIENT(3, FLOATS), TypeError, "callable"),
@@ -209,7 +209,7 @@ INVALID = {
     "no key for rise": (lambda: RISE(SMOOTH, FLOATS), TypeError, "rise is random: pass key="),
     "seed": (lambda: RISE(SMOOTH, FLOATS, key=3), TypeError, "rise is random: pass key="),
     "control": (lambda: attributions.random_map(SMOOTH, FLOATS), TypeError, "random_map is random"),
-    "keys": (lambda: RISE(SMOOTH, FLOATS, key=jax.random.split(KEY)), ValueError, "one key"),
+    "keys": (lambda: RISE(SMOOTH, FLOATS, key=jax.random.split(KEY)), ValueError, "single key"),
     "key and noise": (
         lambda: SMOOTHED(SMOOTH, FLOATS, key=KEY, noise_samples=FLOATS[None]),
         ValueError,
@@ -252,9 +252,9 @@ INVALID = {
     "no class score": (
         lambda: CAM(SMOOTH, FLOATS),
         TypeError,
-        r"Grad-CAM needs the score of a class.*class_score.*got SmoothScore",
+        r"Grad-CAM uses feature maps and needs a class score.*class_score.*got SmoothScore",
     ),
-    "a classifier": (lambda: EXCITATION(NET, FLOATS), TypeError, "excitation backprop needs the score of a"),
+    "a classifier": (lambda: EXCITATION(NET, FLOATS), TypeError, "excitation backprop uses feature maps"),
     "no maps": (
         lambda: CAM(jx.class_score(lambda images: images.mean((1, 2)), 0), FLOATS),
         TypeError,

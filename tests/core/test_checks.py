@@ -44,11 +44,11 @@ REFUSED = {
         ValueError,
         r"looks like channels first: photo.transpose\(1, 2, 0\)",
     ),
-    "NaN": (lambda: checks.as_image(NAN), ValueError, "image holds 60 NaN or infinite values of 60"),
+    "NaN": (lambda: checks.as_image(NAN), ValueError, "image contains 60 NaN or infinite values out of 60"),
     "one of a batch": (
         lambda: checks.check_image_batch(IMAGE),
         ValueError,
-        r"add the batch axis: images\[None\]",
+        r"add a batch axis: images\[None\]",
     ),
     "channels": (lambda: checks.check_image_batch(IMAGE[None], 1), ValueError, "must have 1 channels last"),
     "fine map": (
@@ -61,7 +61,11 @@ REFUSED = {
         TypeError,
         "array of floats",
     ),
-    "map of NaN": (lambda: checks.check_map(NAN[..., 0], IMAGE.shape), ValueError, "importance holds 20 NaN"),
+    "map of NaN": (
+        lambda: checks.check_map(NAN[..., 0], IMAGE.shape),
+        ValueError,
+        "importance contains 20 NaN",
+    ),
     "integers": (
         lambda: checks.check_floats(np.ones(3, int), "x"),
         TypeError,
@@ -80,7 +84,7 @@ REFUSED = {
     ),
     "where": (lambda: checks.check_where(lambda x: x > 0, np.zeros(2), "too low"), ValueError, "too low"),
     "numbers": (lambda: checks.as_number([1.0, 2.0], "noise"), ValueError, "use jax.vmap for a sweep"),
-    "not finite": (lambda: checks.as_number(np.inf, "noise"), ValueError, "noise holds 1 NaN or infinite"),
+    "not finite": (lambda: checks.as_number(np.inf, "noise"), ValueError, "noise contains 1 NaN or infinite"),
     "too low": (lambda: checks.as_number(-1, "noise", 0.0), ValueError, "noise must be at least 0, got -1"),
     "too high": (
         lambda: checks.as_number(2, "share", 0.0, 1.0),
@@ -96,7 +100,11 @@ REFUSED = {
         r"one whole number or \(rows, columns\)",
     ),
     "no key": (lambda: checks.as_key(None, "rise"), TypeError, r"rise is random: pass key=jax.random.key\("),
-    "keys": (lambda: checks.as_key(jax.random.split(jax.random.key(0)), "rise"), ValueError, "one key, got"),
+    "keys": (
+        lambda: checks.as_key(jax.random.split(jax.random.key(0)), "rise"),
+        ValueError,
+        "single key, got",
+    ),
     "seed": (lambda: checks.check_seed(2**32), ValueError, r"seed must be in 0\.\.4294967295"),
     "target": (lambda: checks.check_target(3, 3), ValueError, r"classes 0\.\.2"),
     "near": (

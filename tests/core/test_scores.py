@@ -80,7 +80,7 @@ def test_concrete_target_out_of_range_is_refused():
 
 @pytest.mark.parametrize("target", [0.0, "cat", [0, 1], True, None])
 def test_target_must_be_one_index(scene, target):
-    with pytest.raises(TypeError, match="target must be one class index"):
+    with pytest.raises(TypeError, match="target must be a single class index"):
         class_score(scene.net, target)
 
 

@@ -248,7 +248,7 @@ def test_status(scene):
         ({"areas": (0.1, 1.0)}, ValueError, "areas must lie between 0 and 1"),
         ({"areas": ()}, ValueError, "areas must be one number or several"),
         ({"areas": [[0.1]]}, ValueError, r"got shape \(1, 1\)"),
-        ({"areas": np.nan}, ValueError, "areas holds 1 NaN"),
+        ({"areas": np.nan}, ValueError, "areas contains 1 NaN"),
         ({"size": 19}, ValueError, "size of 19 x 19 is finer than the image"),
         ({"size": 0}, ValueError, "size must be at least 1"),
         ({"iterations": 0}, ValueError, "iterations must be at least 1"),

@@ -225,7 +225,7 @@ def test_maps_of_two_classes():
     assert float(metrics.target_randomization(SCORE, IMAGE, None, slope, other=0).rank) < 0.95
     with pytest.raises(ValueError, match="must differ, got 1 twice"):
         metrics.target_randomization(SCORE, IMAGE, None, slope, other=1)
-    with pytest.raises(TypeError, match=r"target_randomization needs a score of one class.*got function"):
+    with pytest.raises(TypeError, match=r"target_randomization requires a class score.*got function"):
         metrics.target_randomization(lambda images: images.sum((1, 2, 3)), IMAGE, None, slope, other=1)
 
 

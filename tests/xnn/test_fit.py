@@ -179,8 +179,8 @@ def test_arrays_that_a_compiled_function_closes_over_are_checked():
     [
         ({"features": np.ones((5, 3, 2))}, r"features must be \[N, D\]"),
         ({"logits": np.ones(7)}, r"got \(40, 20\) and \(7, 1\)"),
-        ({"features": np.full((40, 20), np.nan)}, "features holds 800 NaN or infinite values"),
-        ({"logits": np.full(40, np.inf)}, "logits holds 40 NaN or infinite values"),
+        ({"features": np.full((40, 20), np.nan)}, "features contains 800 NaN or infinite values"),
+        ({"logits": np.full(40, np.inf)}, "logits contains 40 NaN or infinite values"),
         ({"features": -np.ones((40, 20))}, "pass output='linear'"),
         ({"weights": (1, 2)}, "three or four numbers, got 2"),
         ({"over": "rows"}, "unknown over"),
