@@ -181,7 +181,7 @@ def save_photo(
     """Write the sheet of one photo to a folder, atomically: sheet.png, sheet.html, xnn-photo.json.
 
     Raises:
-      OutputError: the folder cannot be written, or holds something that is not an older result.
+      OutputError: the folder cannot be written, or exists and is not an earlier result.
     """
     sheet = photo_sheet(networks, prepared, reading)
     record = {
@@ -225,7 +225,7 @@ def save_report(
       Locality of each class's maps.
 
     Raises:
-      OutputError: the folder cannot be written, or holds something that is not an older result.
+      OutputError: the folder cannot be written, or exists and is not an earlier result.
     """
     chosen = list(itertools.combinations(networks.explained, 2) if pairs is None else pairs)
     classes = {name: class_sheet(networks, name, on_map) for name in networks.explained}

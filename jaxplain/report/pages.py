@@ -141,7 +141,7 @@ def report_page(
 ) -> str:
     """Make a page of one section per photo, with links to each, and the limits of what it shows.
 
-    It works on a phone, in print, in light and dark mode, offline and without JavaScript.
+    The page works on phones, in print, in light and dark mode, offline and without JavaScript.
 
     Args:
       sections: what to show, numbered from 1 in this order; see `report_section`.

@@ -158,7 +158,7 @@ def sheets_page(
 ) -> str:
     """Make a page of several sheets: a summary, a table, and the sheets, with a link to each.
 
-    It works on a phone, in print, in light and dark mode, offline and without JavaScript.
+    The page works on phones, in print, in light and dark mode, offline and without JavaScript.
 
     Args:
       sheets: what to show.

@@ -327,7 +327,7 @@ def save_networks(
     xnn.json, the record; probe.safetensors; networks/INDEX.safetensors, one per explained class.
 
     Raises:
-      OutputError: the folder cannot be written, or holds something that is not an older result.
+      OutputError: the folder cannot be written, or exists and is not an earlier result.
     """
     record = {
         "jaxplain": jaxplain.__version__,

@@ -43,12 +43,12 @@ class ReportSettings:
     """Settings applied to every photo of a run.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
     """
 
     methods: tuple[str, ...] = DEFAULT_METHODS  # names of the registry
     size: int = 28  # rows and columns of the maps as shown and measured
-    target: int | None = None  # class index; None: the top prediction of each photo
+    target: int | None = None  # class index; if None, each photo's top prediction
     baseline: str = "blur"
     seed: int = 0
     curve_steps: int = 50
@@ -107,10 +107,10 @@ class PhotoReport(NamedTuple):
 
 
 def check_report(settings: ReportSettings, classifier: Any) -> None:
-    """Refuse settings that do not fit a classifier, before minutes are spent on them.
+    """Refuse settings that do not fit a classifier, before starting a long computation.
 
     Raises:
-      ValueError: the target is not one of its classes, or the maps are finer than its input.
+      ValueError: the target is not one of the classifier's classes, or the maps are finer than the classifier's input.
     """
     Engine(classifier).check_target(settings.target)
     check_size(settings.size, classifier)
@@ -123,7 +123,7 @@ def compile_report(
 
     Args:
       settings: of the report.
-      classifier: of the zoo.
+      classifier: a classifier from the zoo.
       on_progress: called with the name of each program before it is compiled.
 
     Raises:

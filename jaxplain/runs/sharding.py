@@ -90,7 +90,7 @@ class MethodRecipe(Recipe):
       options: further options of the method, by name.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
     """
 
     method: str = "igos++"
@@ -128,7 +128,7 @@ class SagRecipe(Recipe):
       options: further settings of `jaxplain.runs.graph_runs.GraphSettings`, by name.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
     """
 
     size: int = 7
@@ -161,7 +161,7 @@ def make_recipe(
       **options: further options of the method.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
 
     Example:
       >>> make_recipe("gradient", size=14).size

@@ -32,7 +32,7 @@ def write_folder(folder: Path, contents: Mapping[str, bytes], marker: str) -> No
       marker: name of the file that marks a folder as a result.
 
     Raises:
-      OutputError: the folder cannot be written, or holds something that is not an older result.
+      OutputError: the folder cannot be written, or exists and is not an earlier result.
     """
     with staged_folder(folder, marker=marker) as staging:
         for name, content in contents.items():
@@ -119,7 +119,7 @@ class Row:
     label: str = ""  # of the explained class
     probability: float | None = None
     seconds: float | None = None  # of the explanation, compiled
-    evaluations: int | None = None  # images through the model
+    evaluations: int | None = None  # number of images passed through the model
     values: Mapping[str, float | None] = field(default_factory=dict)  # by measure
     fraction: list[float | None] = field(default_factory=list)  # of the curves
     deletion: list[float | None] = field(default_factory=list)
