@@ -323,7 +323,10 @@ def _explain_one(explain: "ExplainFunction | Recipe", model: Any, subject: Subje
 
 
 def _model_batch(images: int) -> int:
-    """Return the largest divisor up to the default batch; a remainder would compile the network twice."""
+    """Return the largest divisor of `images` that is at most the default batch size.
+
+    A partial batch would force a second compilation of the network.
+    """
     largest = min(images, funnel.default_batch_size())
     return next(size for size in range(largest, 0, -1) if images % size == 0)
 
