@@ -30,7 +30,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#3c
 
 _FONT = "DejaVu Sans"  # bundled with matplotlib, so that drawings are the same on every machine
 _ELLIPSIS = "…"
-_PIXELATED_FROM = 4  # at this enlargement or more, pixels are shown as squares; below it, they are interpolated
+_PIXELATED_FROM = 4  # enlarged this much or more, pixels stay squares; otherwise they are interpolated
 _FORMATS = ("png", "svg", "pdf")
 
 

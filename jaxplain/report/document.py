@@ -31,7 +31,7 @@ from jaxplain.runs.photos import Photo
 from jaxplain.runs.records import origin, weights_digest
 from jaxplain.runs.report_runs import CONTROL, MethodReport, PhotoReport, ReportProgram, SanityCheck
 
-PASSES, FAILS = 0.5, 0.8  # |rank correlation|: a map passes below the first value and fails at or above the second
+PASSES, FAILS = 0.5, 0.8  # |rank correlation|: below the first, a map passes; from the second up, it fails
 
 _CHOICES = 5  # number of classes shown
 _PICTURES = 3  # number of explanations shown as pictures

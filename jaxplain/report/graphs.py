@@ -18,7 +18,7 @@ from jaxplain.sag import AttentionGraph, Edge, Node
 
 EMPTY = "no sufficient set was found"
 EXPLANATION_COLOR, NODE_COLOR = "#0072b2", "#bebebe"
-_PALE, _STEEP = (176, 184, 192), (213, 94, 0)  # colors of an edge that costs nothing and of one that costs the whole score
+_PALE, _STEEP = (176, 184, 192), (213, 94, 0)  # edge colors at zero cost and at full cost
 
 # In SVG pixels; the PNG has twice the resolution.
 _THUMBNAIL, _CAPTION, _FRAME = 96, 24, 4
@@ -274,7 +274,7 @@ def graph_svg(
     label: str = "",
     engine: LayoutEngine = "auto",
 ) -> str:
-    """Draw a graph as SVG, beside its photo; nodes are masked photos with the fraction of the score they keep.
+    """Draw a graph as SVG, beside its photo; nodes are masked photos with the fraction of the score kept.
 
     Args:
       graph: the graph to draw; prune a large one with `AttentionGraph.pruned`.
@@ -409,9 +409,9 @@ def graph_page(
 ) -> str:
     """Return a standalone page with the graph and with the photo, whose patches can be hidden and shown.
 
-    When patches are hidden, the page shows which explanations still hold, as far as scores are known. Hovering
-    over a node outlines its patches on the photo, and individual explanations can be switched off. The page
-    works with the keyboard, on phones, in print, in light and dark mode, and offline.
+    When patches are hidden, the page shows which explanations still hold, as far as scores are known.
+    Hovering over a node outlines its patches on the photo, and individual explanations can be switched off.
+    The page works with the keyboard, on phones, in print, in light and dark mode, and offline.
 
     Args:
       graph: the graph to draw.

@@ -19,7 +19,7 @@ from jaxplain.runs.records import number, numbers, origin, to_json
 from jaxplain.runs.sinks import write_folder
 
 PHOTO_RECORD, REPORT_RECORD = "xnn-photo.json", "report.json"
-EXAMPLES, PAIR_EXAMPLES, OWN, PAIR_ROWS = 4, 3, 2, 6  # most active photos, the same for a pair, photos per class, rows per pair
+EXAMPLES, PAIR_EXAMPLES, OWN, PAIR_ROWS = 4, 3, 2, 6  # most active photos, photos per class, rows per pair
 _FIGURES = ("r2", "rmse", "agreement", "significant", "pull_away", "correlation", "dominance", "dead")
 _NO_MAP = {  # short enough for a caption
     Status.NOT_FINITE: "not finite",
@@ -67,7 +67,7 @@ class ClassSheet(NamedTuple):
 def class_sheet(
     networks: LoadedNetworks, name: str, on_map: Callable[[str], None] = lambda doing: None
 ) -> ClassSheet:
-    """Return the sheet for a class: its x-features on typical photos, and the photos that activate each most."""
+    """Return a class's sheet: its x-features on typical photos, and the photos that activate each most."""
     means, own = networks.means(name), networks.names.index(name)
     others = np.delete(means, own, axis=1).mean(1)
     photos = list(_typical(networks, name, OWN))

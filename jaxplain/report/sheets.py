@@ -64,7 +64,7 @@ def value_text(value: float) -> str:
 
 
 def largest_value(sheet: Sheet) -> float:
-    """Return the largest absolute value among a sheet's bars, which sets the scale; 1 if there are no bars."""
+    """Return the largest absolute value among a sheet's bars, which sets the scale; 1 if it has no bars."""
     values = [abs(bar.value) for row in sheet.rows for bar in row.bars if math.isfinite(bar.value)]
     return max(values, default=0.0) or 1.0
 

@@ -305,7 +305,7 @@ class _Target(NamedTuple):
     resume: bool
 
     def check(self) -> None:
-        """Check the location and any existing results before the expensive work, without creating anything."""
+        """Check the location and any existing results before expensive work, without creating anything."""
         try:
             store = open_store(self.out)
         except FileNotFoundError:
@@ -345,7 +345,9 @@ class _Target(NamedTuple):
 
     def _check_existing(self, store: ResultStore, leaves: Mapping[str, LeafSpec] | None = None) -> None:
         if not self.resume:
-            raise StoreError(f"{store.path} already contains results; resume them, or choose another location.")
+            raise StoreError(
+                f"{store.path} already contains results; resume them, or choose another location."
+            )
         check_config(store, self.config, leaves)
 
 

@@ -96,7 +96,9 @@ class FeatureStore:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as chunk:
                 digests, features = chunk["sha256"], chunk["features"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            self.damaged.append(f"{path} is damaged ({error}); the features of its photos are extracted again.")
+            self.damaged.append(
+                f"{path} is damaged ({error}); the features of its photos are extracted again."
+            )
             return
         self._features.update(zip(digests.tolist(), features, strict=True))
 
@@ -123,7 +125,9 @@ class FeatureStore:
         failures = self._add(missing, on_batch) if missing else {}
         usable = [photo for photo in photos if photo.sha256 not in failures]
         if not usable:
-            raise ValueError(f"none of the {len(photos)} photos can be read: {next(iter(failures.values()))}")
+            raise ValueError(
+                f"none of the photos ({len(photos)}) can be read: {next(iter(failures.values()))}"
+            )
         features = np.stack([self._features[photo.sha256] for photo in usable])
         bad = ~np.isfinite(features).all(1)
         if bad.any():

@@ -35,7 +35,7 @@ class GraphSettings:
 
     grid: tuple[int, int] = (7, 7)
     beam_width: int = 5
-    candidates: int | None = 15  # number of most promising patches tried as extensions of each set; None for all
+    candidates: int | None = 15  # patches tried as extensions of each set, best first; None for all
     threshold: float = 0.9
     max_size: int = 20
     max_explanations: int = 30
@@ -95,7 +95,8 @@ def check_grid(settings: GraphSettings, classifier: Any) -> None:
     """Reject settings that do not fit a classifier, before starting a long computation.
 
     Raises:
-      ValueError: the target is not one of the classifier's classes, or the grid is finer than the classifier's input.
+      ValueError: the target is not one of the classifier's classes, or the grid is finer than the
+        classifier's input.
     """
     Engine(classifier).check_target(settings.target)
     (rows, cols), (height, width) = settings.grid, classifier.spec.size

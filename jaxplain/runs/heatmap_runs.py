@@ -118,7 +118,8 @@ def check_fits(settings: HeatmapSettings, classifier: Any) -> None:
     """Reject settings that do not fit a classifier, before starting a long computation.
 
     Raises:
-      ValueError: the target is not one of the classifier's classes, or the map is finer than the classifier's input.
+      ValueError: the target is not one of the classifier's classes, or the map is finer than the
+        classifier's input.
     """
     Engine(classifier).check_target(settings.target)
     if "size" in settings.parameters:

@@ -53,7 +53,9 @@ class FitSettings:
         if not 0 < self.holdout < 1:
             raise ValueError(f"holdout must be between 0 and 1, got {self.holdout}.")
         if not self.explained or len(set(self.explained)) != len(self.explained):
-            raise ValueError(f"name at least one class, without repetition; got {', '.join(self.explained)!r}.")
+            raise ValueError(
+                f"name at least one class, without repetition; got {', '.join(self.explained)!r}."
+            )
 
 
 class FeatureDataset(NamedTuple):
@@ -413,8 +415,8 @@ def load_networks(folder: Path) -> LoadedNetworks:
     classifier = zoo.load(model, weights=weights)
     if weights_digest(classifier) != digest:
         raise CheckpointError(
-            f"{folder} was made with weights of {model} that differ from those found here. Restore the old weights, or "
-            "fit again with jaxplain xnn fit."
+            f"{folder} was made with weights of {model} that differ from the current ones. Restore the old "
+            "weights, or fit again with jaxplain xnn fit."
         )
     probe, trunk = xnn.load_probe(folder / PROBE), xnn.Trunk(classifier, layer)
     explained = {}

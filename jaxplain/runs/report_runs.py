@@ -66,7 +66,7 @@ class ReportSettings:
 
 
 class ReportProgram(NamedTuple):
-    """Programs compiled for a classifier. A part that cannot be compiled is replaced by the reason, a string."""
+    """Programs compiled for a classifier. If a part cannot be compiled, its value is the reason (a string)."""
 
     settings: ReportSettings
     engine: Engine
@@ -80,7 +80,7 @@ class SanityCheck(NamedTuple):
     """A method's map for the network with shuffled parameters, compared with its map for the trained one."""
 
     importance: np.ndarray | None  # [size, size]; None if the method failed on the shuffled network
-    similarity: float  # |rank correlation| of the two maps; 0 if the shuffled network's map is constant, NaN if unknown
+    similarity: float  # |rank correlation| of the two maps; 0 if `constant`, NaN if unknown
     constant: bool  # whether the shuffled network's map is constant
 
 
@@ -112,7 +112,8 @@ def check_report(settings: ReportSettings, classifier: Any) -> None:
     """Reject settings that do not fit a classifier, before starting a long computation.
 
     Raises:
-      ValueError: the target is not one of the classifier's classes, or the maps are finer than the classifier's input.
+      ValueError: the target is not one of the classifier's classes, or the maps are finer than the
+        classifier's input.
     """
     Engine(classifier).check_target(settings.target)
     check_size(settings.size, classifier)

@@ -33,7 +33,7 @@ from jaxplain.scores import class_score
 DATA = "data"  # name of the mesh axis along which images are sharded
 SAG = "sag"
 CHOICES = (*methods.METHODS, SAG)  # names accepted by `make_recipe`
-_LONGEST_WAIT = 7 * 24 * 3600  # maximum number of seconds that a finished process waits for the others before it exits
+_LONGEST_WAIT = 7 * 24 * 3600  # seconds that a finished process waits for the others, at most
 
 # ---------------------------------------------------------------------------------------------------------
 # Explaining one image
@@ -356,9 +356,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     """
     given = [value is not None for value in (coordinator, processes, process)]
     if any(given) and not all(given):
-        raise ValueError(
-            "coordinator, processes and process must be given together, or all omitted."
-        )
+        raise ValueError("coordinator, processes and process must be given together, or all omitted.")
     # JAX's own errors for these cases are cryptic, or it hangs.
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise ValueError(f"coordinator must be host:port, such as 10.0.0.1:1234, got {coordinator!r}.")

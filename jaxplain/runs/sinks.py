@@ -167,7 +167,9 @@ class RowFile:
         try:
             head = json.loads(line)["jaxplain_comparison"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{self.path} is not a jaxplain results file; choose another name with --out.") from None
+            raise ValueError(
+                f"{self.path} is not a jaxplain results file; choose another name with --out."
+            ) from None
         for name in {**expected, **head}:  # the version of jaxplain comes first
             if expected.get(name) != head.get(name):
                 raise ValueError(

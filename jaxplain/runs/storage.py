@@ -43,7 +43,7 @@ class StoreLocation:
         if "://" in self.name:
             return f"{self.name.rstrip('/')}/{ending}"
         # TensorStore's lock files are not safe: one left behind by a killed process is overwritten without
-        # being truncated, and its last bytes end up in the chunk. Each chunk has one writer, so no lock is needed.
+        # being truncated, and its last bytes end up in the chunk. Chunks have one writer, so need no lock.
         path = f"{Path(self.name).absolute()}/{ending}"
         return {"driver": "file", "path": path, "file_io_locking": {"mode": "none"}}
 
@@ -75,7 +75,9 @@ def exclusively(path: str | os.PathLike[str]) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(f"another run is writing to {folder}; wait for it to finish, or stop it.") from None
+            raise StoreError(
+                f"another run is writing to {folder}; wait for it to finish, or stop it."
+            ) from None
         for leftover in folder.rglob("*.__lock"):  # TensorStore's name for files being written
             leftover.unlink(missing_ok=True)
         yield

@@ -25,7 +25,7 @@ import tensorstore as ts
 from jaxplain.files import check_writable
 from jaxplain.runs.storage import ROW, StoreError, StoreLocation, TextColumn, finished_io, plain_errors
 
-FORMAT = 2  # format 1 (jaxplain 0.1) had different array names, and derived keys from names instead of contents
+FORMAT = 2  # format 1 (jaxplain 0.1) had other array names, and derived keys from names, not contents
 IDENTITY, REASON = "row_identity", "row_reason"
 STATUS, TARGET, SCORE = "row_status", "row_target", "row_score"
 _RESERVED = "row_"
@@ -193,7 +193,7 @@ class ResultStore:
             return 0
         size = rows.stop - rows.start
         lost = size if STATUS in damaged else int(np.count_nonzero(self.read(STATUS, rows)))
-        for name in dict.fromkeys([STATUS, *damaged]):  # status first, so that no row keeps its status without its data
+        for name in dict.fromkeys([STATUS, *damaged]):  # status first: no row may keep it without data
             zeros = ["0"] * (self._arrays[name].rank - 1)
             self._finish(self._location.store().write("/".join([name, "c", str(chunk), *zeros]), None))
         return lost
@@ -275,8 +275,8 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
         stored_format = record["format"]
     except (ValueError, KeyError, TypeError):
         raise StoreError(
-            f"{location.name} does not contain results from jaxplain batch; name a new folder, or one from an "
-            "earlier run."
+            f"{location.name} does not contain results from jaxplain batch; name a new folder, or one from "
+            "an earlier run."
         ) from None
     if stored_format != FORMAT:
         writer = record.get("config", {}).get("jaxplain", "another version")

@@ -32,7 +32,7 @@ class Subject(NamedTuple):
     image: Array  # float32 [H, W, C], model space
     baseline: Any  # float32 [H, W, C], replacement for hidden pixels; None if not requested
     target: Array  # int32 [], the explained class
-    probability: Array  # float32 [], the class's softmax probability; for a score that is not a classifier, the score
+    probability: Array  # float32 [], the class's softmax probability, or the score if there are no classes
     key: Array  # the image's random key for methods; see `method_key`
 
 
@@ -44,7 +44,7 @@ def content_words(image: np.ndarray) -> np.ndarray:
 
 
 def request(image: np.ndarray, target: int | None = None) -> Request:
-    """Return the request for one image: uint8 pixels as the classifier sees them, or floats in model space."""
+    """Return the request for an image: uint8 pixels as the classifier sees them, or floats in model space."""
     array = np.asarray(image)
     array = array if array.dtype == np.uint8 else array.astype(np.float32)
     return Request(array, np.int32(TOP if target is None else target), content_words(array))
