@@ -66,7 +66,7 @@ class ReportSettings:
 
 
 class ReportProgram(NamedTuple):
-    """Programs compiled for a classifier. If a part cannot be compiled, its value is the reason (a string)."""
+    """Programs compiled for a classifier; a part that cannot be compiled is a string with the reason."""
 
     settings: ReportSettings
     engine: Engine
