@@ -120,7 +120,7 @@ def test_invalid_options_are_refused_before_anything_is_compiled(monkeypatch, ar
 def test_too_many_failures_end_it():
     done = run("batch", "photos", *QUICK, "--max-failures", "0")
     assert done.exit_code == 1
-    assert "1 image failed, more than max_failures = 0; 9 images explained in results.zarr" in flat(
+    assert "1 image failed, more than max_failures = 0; 9 images explained, saved in results.zarr" in flat(
         done.stderr
     )
     assert "jaxplain batch-report shows the reasons" in flat(done.stderr)
