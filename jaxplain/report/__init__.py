@@ -1,6 +1,6 @@
 """Drawing: figures (matplotlib), attention graphs (SVG), and pages (jinja2 templates).
 
-`figures` has curves, panels and contact sheets, `graphs` attention graphs, `sheets` the explanation sheets
-of x-features, `pages` the pages, and `document` turns the results of a report into the text and parts of its
-page.
+`figures` draws curves, panels and contact sheets; `graphs` draws attention graphs; `sheets` draws explanation
+sheets of x-features; `pages` renders the pages; and `document` converts the results of a report to the text
+and parts of its page.
 """

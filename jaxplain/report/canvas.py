@@ -1,8 +1,8 @@
-"""Figures measured in inches from the top left corner, with text and pictures, encoded as files.
+"""Figures with text and pictures, measured in inches from the top left corner and encoded as files.
 
-Everything goes through matplotlib's object interface. pyplot is never imported, so that neither the user's
-backend nor their current figure changes. Every property that a drawing depends on is set here, so that the
-user's rcParams do not change its look.
+All drawing uses matplotlib's object-oriented interface. pyplot is never imported, so the user's backend and
+current figure do not change. Every property that affects a drawing is set here, so the user's rcParams have
+no effect on its appearance.
 """
 
 import bisect
@@ -24,18 +24,18 @@ from jaxplain.images import check_rgb, resize
 
 DPI = 150
 INK, MUTED, FRAME, GRID = "#22282d", "#5a646d", "#c9d0d6", "#e4e8eb"
-# The Okabe-Ito palette without its yellow, which is too light for a line on white. Its colors are distinct
-# under every kind of color blindness.
+# The Okabe-Ito palette without yellow, which is too light for a line on white. Its colors can be told apart
+# with any kind of color blindness.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#3c3c3c")
 
-_FONT = "DejaVu Sans"  # comes with matplotlib, so that a drawing is the same on every machine
+_FONT = "DejaVu Sans"  # bundled with matplotlib, so that drawings are the same on every machine
 _ELLIPSIS = "…"
-_PIXELATED_FROM = 4  # a picture enlarged this much or more shows its pixels; a smaller one is interpolated
+_PIXELATED_FROM = 4  # enlarged this much or more, pixels stay squares; otherwise they are interpolated
 _FORMATS = ("png", "svg", "pdf")
 
 
 def blank(width: float, height: float, dpi: float = DPI) -> Axes:
-    """Return axes that cover a new white figure: data coordinates are inches, y runs downwards.
+    """Return axes that cover a new white figure; data coordinates are inches, with y pointing down.
 
     Example:
       >>> blank(4, 3).figure.get_size_inches().tolist()
@@ -48,7 +48,7 @@ def blank(width: float, height: float, dpi: float = DPI) -> Axes:
 
 
 def inset(ax: Axes, left: float, top: float, width: float, height: float) -> Axes:
-    """Add plain axes for a plot to a figure made by `blank`; the box is in inches."""
+    """Add plain axes for a plot to a figure made by `blank`; the box is given in inches."""
     figure = figure_of(ax)
     total_width, total_height = figure.get_size_inches()
     box = (left / total_width, 1 - (top + height) / total_height, width / total_width, height / total_height)
@@ -80,20 +80,20 @@ def write(
     bold: bool = False,
     **more: Any,
 ) -> None:
-    """Write one line of text literally, never as math; a `width` truncates it with an ellipsis.
+    """Write one line of literal text (never math), truncated with an ellipsis if wider than `width`.
 
     Args:
-      ax: from `blank` (x and y in inches) or any other axes.
-      x: of the anchor, in data coordinates.
-      y: likewise.
+      ax: axes from `blank` (x and y in inches), or any other axes.
+      x: horizontal position of the anchor, in data coordinates.
+      y: vertical position of the anchor, in data coordinates.
       text: any string.
-      size: in points.
-      width: room in inches.
-      ha: which part of the text is at x.
-      va: which part of the text is at y.
-      color: of the text.
-      bold: whether in bold.
-      **more: properties of `matplotlib.text.Text`.
+      size: font size in points.
+      width: available width in inches.
+      ha: horizontal alignment relative to x.
+      va: vertical alignment relative to y.
+      color: text color.
+      bold: whether the font is bold.
+      **more: further properties of `matplotlib.text.Text`.
     """
     line = printable(text) if width is None else shortened(printable(text), size, width, bold)
     if line:
@@ -101,13 +101,13 @@ def write(
 
 
 def text_style(bold: bool = False) -> dict[str, Any]:
-    """Return the properties of all text: its font, with math and TeX off."""
+    """Return the properties shared by all text: the font, with math and TeX disabled."""
     weight = "bold" if bold else "normal"
     return {"fontfamily": _FONT, "fontweight": weight, "parse_math": False, "usetex": False}
 
 
 def place(ax: Axes, pixels: NDArray[np.uint8], left: float, top: float, width: float, height: float) -> None:
-    """Put a picture, uint8 [H, W, 3], into a box of a figure made by `blank`.
+    """Draw a picture (uint8 [H, W, 3]) in a box of a figure made by `blank`.
 
     Raises:
       TypeError, ValueError: `pixels` is not a picture.
@@ -117,13 +117,13 @@ def place(ax: Axes, pixels: NDArray[np.uint8], left: float, top: float, width: f
         pixels, extent=(left, left + width, top + height, top), aspect="auto", origin="upper",
         interpolation="antialiased", zorder=1.5,
     )  # fmt: skip
-    # imshow moves the limits and the direction of the axes.
+    # imshow changes the limits and the direction of the axes.
     total_width, total_height = figure_of(ax).get_size_inches()
     ax.set(xlim=(0, total_width), ylim=(total_height, 0))
 
 
 def fitted(pixels: NDArray[np.uint8], width: float, height: float) -> tuple[float, float]:
-    """Return the size in inches at which a picture fits into a box and keeps its proportions.
+    """Return the size in inches at which a picture fits into a box, preserving its aspect ratio.
 
     Example:
       >>> fitted(np.zeros((100, 50, 3), np.uint8), 2.0, 2.0)
@@ -136,7 +136,7 @@ def fitted(pixels: NDArray[np.uint8], width: float, height: float) -> tuple[floa
 
 
 def at_resolution(pixels: NDArray[np.uint8], width: float, height: float) -> NDArray[np.uint8]:
-    """Resize a picture to the resolution of its box, given in inches, on the figure."""
+    """Resize a picture to the figure's resolution for a box of the given size in inches."""
     shape = max(1, round(height * DPI)), max(1, round(width * DPI))
     method: Literal["nearest", "lanczos"] = (
         "nearest" if shape[0] >= _PIXELATED_FROM * len(pixels) else "lanczos"
@@ -145,7 +145,7 @@ def at_resolution(pixels: NDArray[np.uint8], width: float, height: float) -> NDA
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, with a question mark for every character that the font lacks.
+    """Return text on one line, with a question mark in place of each character missing from the font.
 
     Example:
       >>> printable("crème  brûlée"), printable("cat 日本")
@@ -156,13 +156,13 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
-    """Truncate a printable text to a width, with an ellipsis if anything is cut.
+    """Truncate printable text to a given width, adding an ellipsis if anything is cut.
 
     Args:
-      text: see `printable`.
-      size: of the font in points.
-      width: in inches.
-      bold: whether in bold.
+      text: printable text; see `printable`.
+      size: font size in points.
+      width: maximum width in inches.
+      bold: whether the font is bold.
 
     Example:
       >>> shortened("tabby cat", 10, 3.0), shortened("tabby cat", 10, 0.5)
@@ -180,21 +180,21 @@ def shortened(text: str, size: float, width: float, bold: bool = False) -> str:
 
 
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Return the width of a printable text in inches."""
+    """Return the width of printable text in inches."""
     font = _font(bold)
-    font.set_size(size, DPI)  # hinting makes the width depend on the resolution
+    font.set_size(size, DPI)  # because of hinting, the width depends on the resolution
     font.set_text(text, 0.0, flags=get_hinting_flag())
     return float(font.get_width_height()[0]) / 64 / DPI
 
 
 def figure_bytes(figure: Figure, format: str = "png") -> bytes:
-    """Encode a figure as a file: "png", "svg" or "pdf".
+    """Encode a figure as a "png", "svg" or "pdf" file.
 
-    PNG and PDF depend only on the figure and the version of matplotlib. The identifiers within an SVG
-    are random.
+    PNG and PDF output depends only on the figure and the matplotlib version. Identifiers in SVG output are
+    random.
 
     Raises:
-      ValueError: another format.
+      ValueError: the format is none of these.
 
     Example:
       >>> figure_bytes(blank(1, 1).figure, "png")[:4]
@@ -202,7 +202,7 @@ def figure_bytes(figure: Figure, format: str = "png") -> bytes:
     """
     check_choice(format, _FORMATS, "format")
     buffer = io.BytesIO()
-    # The canvases print directly: savefig would follow the user's rcParams.
+    # Print with the canvas directly, because savefig would follow the user's rcParams.
     if format == "png":
         FigureCanvasAgg(figure).print_png(buffer)
     elif format == "svg":
@@ -215,12 +215,12 @@ def figure_bytes(figure: Figure, format: str = "png") -> bytes:
 
 
 def axes_png(ax: Axes) -> bytes:
-    """Encode the figure of axes made by `blank` as a PNG."""
+    """Encode as a PNG the figure that axes made by `blank` belong to."""
     return figure_bytes(figure_of(ax), "png")
 
 
 def figure_of(ax: Axes) -> Figure:
-    """Return the figure of axes made by `blank`."""
+    """Return the figure that axes made by `blank` belong to."""
     figure = ax.get_figure()
     assert isinstance(figure, Figure)
     return figure

@@ -1,4 +1,4 @@
-"""The page of a report: the results of `jaxplain.runs.report_runs` as text and pictures."""
+"""Build a report page: convert the results of `jaxplain.runs.report_runs` to text and pictures."""
 
 import math
 import shlex
@@ -31,12 +31,12 @@ from jaxplain.runs.photos import Photo
 from jaxplain.runs.records import origin, weights_digest
 from jaxplain.runs.report_runs import CONTROL, MethodReport, PhotoReport, ReportProgram, SanityCheck
 
-PASSES, FAILS = 0.5, 0.8  # |rank correlation|: a map passes below the first, fails from the second on
+PASSES, FAILS = 0.5, 0.8  # |rank correlation|: below the first, a map passes; from the second up, it fails
 
-_CHOICES = 5  # classes shown
-_PICTURES = 3  # explanations shown as pictures
-_ALPHA = 0.6  # opacity of a map over its photo
-_HEAD = 0.2  # share of the cells that a card describes
+_CHOICES = 5  # number of classes shown
+_PICTURES = 3  # number of explanations shown as pictures
+_ALPHA = 0.6  # opacity of the map over the photo
+_HEAD = 0.2  # fraction of the cells that a card describes
 
 
 def page(program: ReportProgram, sections: Sequence[Section], notes: Iterable[str] = ()) -> str:
@@ -44,8 +44,8 @@ def page(program: ReportProgram, sections: Sequence[Section], notes: Iterable[st
 
     Args:
       program: the program that made the reports.
-      sections: one per photo; see `section`.
-      notes: which photos could not be explained.
+      sections: one section per photo; see `section`.
+      notes: messages about photos that could not be explained.
     """
     settings, name = program.settings, program.engine.classifier.name
     methods = _count(len(settings.methods), "method")
@@ -67,7 +67,7 @@ def page(program: ReportProgram, sections: Sequence[Section], notes: Iterable[st
 
 
 def section(program: ReportProgram, photo: Photo, report: PhotoReport, number: int = 1) -> Section:
-    """Return one photo's section of the page; `number` counts from 1."""
+    """Return one photo's section of the page; `number` starts at 1."""
     return pages.report_section(report_parts(program, photo, report), number)
 
 
@@ -91,7 +91,7 @@ def report_parts(program: ReportProgram, photo: Photo, report: PhotoReport) -> R
 
 
 def title(program: ReportProgram, method: str) -> str:
-    """Return a method's name as papers write it."""
+    """Return a method's name as written in papers."""
     return program.specs[method].title
 
 
@@ -174,7 +174,7 @@ def _card(program: ReportProgram, report: PhotoReport, entry: MethodReport) -> C
 
 
 def _reading(entry: MethodReport) -> str:
-    """Describe the curves at the first fifth of the cells."""
+    """Describe the curves at the point where a fifth of the cells are hidden or shown."""
     assert entry.curves is not None
     fraction, deletion, insertion = (np.asarray(part) for part in entry.curves[:3])
     index = int(np.argmax(fraction >= _HEAD - 1e-6))
@@ -190,7 +190,7 @@ def _reading(entry: MethodReport) -> str:
 
 
 def verdict(check: SanityCheck | None) -> Verdict:
-    """Return the verdict of one map's sanity check.
+    """Return the verdict of the sanity check on one map.
 
     Example:
       >>> [verdict(SanityCheck(None, similarity, False)) for similarity in (0.1, 0.6, 1.0)]
@@ -202,7 +202,7 @@ def verdict(check: SanityCheck | None) -> Verdict:
 
 
 def verdict_words(check: SanityCheck, control: bool) -> str:
-    """Return the verdict of one map's sanity check in words."""
+    """Describe the verdict of the sanity check on one map."""
     result = verdict(check)
     if result == "n/a":
         return "could not be computed"
@@ -218,7 +218,7 @@ def verdict_words(check: SanityCheck, control: bool) -> str:
 
 
 def check_words(program: ReportProgram, methods: Sequence[MethodReport], control: MethodReport | None) -> str:
-    """Return the sanity checks of all methods in words."""
+    """Summarize the sanity checks of all methods in words."""
     by_verdict: dict[Verdict, list[str]] = {}
     for entry in methods:
         if entry.check is not None and entry.method != CONTROL:
@@ -240,7 +240,7 @@ def check_words(program: ReportProgram, methods: Sequence[MethodReport], control
 
 
 def _checks(program: ReportProgram, report: PhotoReport) -> Iterator[CheckedMap]:
-    """Yield the control, then all methods that have a map."""
+    """Yield the checked map of the control, then those of all methods that have a map."""
     if report.control is None:
         return
     for entry in [report.control, *(entry for entry in report.methods if entry.method != CONTROL)]:
@@ -280,7 +280,7 @@ def _graph_part(program: ReportProgram, report: PhotoReport) -> GraphPart | str 
 
 
 def _shown(graphed: GraphedPhoto) -> list[tuple[tuple[int, ...], float]]:
-    """Return patches and shares of explanations: the graph's, then those least similar to them."""
+    """Return (patches, share) of the explanations to show: those in the graph, then the least similar."""
     result = graphed.result
     shares = {
         tuple(np.flatnonzero(result.explanations[row]).tolist()): float(result.relative[row])
@@ -317,7 +317,7 @@ def _patch_picture(picture: Picture, patches: tuple[int, ...], grid: tuple[int, 
 
 
 def graph_words(program: ReportProgram, graphed: GraphedPhoto) -> str:
-    """Summarize the search for sufficient patches in a sentence or two."""
+    """Summarize the search for sufficient patches in one or two sentences."""
     sizes, drawn, (rows, cols) = graphed.summary.sizes, len(graphed.graph.explanations), graphed.graph.grid
     if not sizes:
         return f"No small set of patches suffices: {graphed.status.message}."
@@ -334,7 +334,7 @@ def graph_words(program: ReportProgram, graphed: GraphedPhoto) -> str:
 
 
 def _selection(program: ReportProgram, graphed: GraphedPhoto) -> str:
-    """Return how the explanations of the graph were chosen."""
+    """Describe how the explanations in the graph were chosen."""
     assert isinstance(program.graphs, GraphProgram)
     overlap = program.graphs.settings.max_overlap
     shared = f"{overlap} patch{'es' * (overlap != 1)}"
@@ -409,7 +409,7 @@ def _facts(program: ReportProgram, photo: Photo, report: PhotoReport) -> Iterato
 
 
 def _command(program: ReportProgram, photo: Photo, report: PhotoReport) -> str:
-    """Return the command that reproduces the report, with the photo's name instead of its path."""
+    """Return the command that reproduces the report, with the photo's file name instead of its path."""
     settings = program.settings
     words = ["jaxplain", "report", photo.path.name, "--model", program.engine.classifier.name]
     words += ["--target", str(report.view.target), "--methods", ",".join(settings.methods)]
@@ -419,7 +419,7 @@ def _command(program: ReportProgram, photo: Photo, report: PhotoReport) -> str:
 
 
 def limits(program: ReportProgram) -> list[str]:
-    """Return the limitations of a report."""
+    """Return the list of a report's limitations."""
     settings = program.settings
     texts = [
         "Everything here is about this network on these photos. It shows what the network's score reacts to: "

@@ -1,4 +1,4 @@
-"""Figures of heatmaps, curves and comparisons, for files and for papers; `figure_bytes` encodes them."""
+"""Figures of heatmaps, curves and comparisons, for files and papers; `figure_bytes` encodes them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from jaxplain.report import canvas
 from jaxplain.report.canvas import figure_bytes as figure_bytes
 
 DELETION, INSERTION = canvas.COLORS[1], canvas.COLORS[0]  # vermilion and blue
-_LINE_STYLES = ("-", (0, (4, 2)), (0, (1.2, 1.5)))  # each is used with all colors before the next
+_LINE_STYLES = ("-", (0, (4, 2)), (0, (1.2, 1.5)))  # each style is used with every color before the next one
 _BAR_TEXT = ("less important", "more important")
 _SIGNED_BAR_TEXT = ("against the class", "for the class")
 
-# Inches. A panel of a square photo is about 11 inches wide, so that its text is legible at a README's width.
+# In inches. A panel for a square photo is about 11 inches wide, so that its text is legible in a README.
 _MARGIN, _GAP = 0.14, 0.25
 _PHOTO, _PHOTO_MAX_WIDTH, _COLUMN_MIN_WIDTH = 2.3, 3.45, 1.9
 _TITLE, _BELOW = 0.55, 0.5
 _AXES, _Y_LABEL = 2.75, 0.62
 _TILE, _TILE_GAP, _CAPTION = 1.15, 0.08, 0.2
-_LEGEND_LINE = 0.36  # length of the sample of a line
+_LEGEND_LINE = 0.36  # length of the sample line
 
 
 class Tile(NamedTuple):
@@ -46,20 +46,21 @@ def panel(
     cmap: str = "jet",
     alpha: float = 0.5,
 ) -> Figure:
-    """Draw a photo, its heatmap, both blended, and the deletion and insertion curves in one row.
+    """Draw a row with a photo, its heatmap, their overlay, and the deletion and insertion curves.
 
     Args:
-      pixels: uint8 [H, W, 3], of any size; a very wide photo is drawn smaller.
-      importance: [h, w], high = important. NaN is drawn gray.
-      curves: `jaxplain.metrics.Curves` of the map.
-      label: name of the explained class; shortened where it does not fit.
-      probability: its softmax probability on the photo.
+      pixels: the photo, uint8 [H, W, 3], any size; a very wide photo is drawn smaller.
+      importance: the map, [h, w], high = important. NaN is drawn in gray.
+      curves: the map's curves, a `jaxplain.metrics.Curves`.
+      label: name of the explained class; shortened if it does not fit.
+      probability: softmax probability of the explained class on the photo.
       method: name of the method.
-      cmap: see `jaxplain.overlay.overlay`.
+      cmap: colormap; see `jaxplain.overlay.overlay`.
       alpha: weight of the heatmap in the overlay, 0 to 1.
 
     Raises:
-      TypeError, ValueError: as in `jaxplain.overlay.overlay`; curves of different lengths.
+      TypeError, ValueError: an argument is invalid (see `jaxplain.overlay.overlay`), or the curves differ in
+        length.
 
     Example:
       >>> from types import SimpleNamespace
@@ -73,7 +74,7 @@ def panel(
     check_rgb(pixels)
     width, height = canvas.fitted(pixels, _PHOTO_MAX_WIDTH, _PHOTO)
     shown = canvas.at_resolution(pixels, width, height)
-    # All three use the value range of the map as computed, not as resized.
+    # All three use the map's value range before resizing.
     limits = overlay.display_range(importance, cmap)
     colors = overlay.heatmap(importance, shown.shape[:2], cmap, limits)
     blended = overlay.overlay(shown, importance, alpha, cmap, limits)
@@ -95,20 +96,20 @@ def panel(
 
 
 def curves(curves: Any) -> Figure:
-    """Draw the deletion and insertion curves of one map, `jaxplain.metrics.Curves`, on one pair of axes."""
+    """Plot the deletion and insertion curves of one map (a `jaxplain.metrics.Curves`) on the same axes."""
     ax = canvas.blank(4.2, 3.5)
     _draw_curves(canvas.inset(ax, 0.75, 0.75, 3.2, 2.1), curves)
     return canvas.figure_of(ax)
 
 
 def mean_curves(methods: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -> Figure:
-    """Draw the mean deletion and insertion curves of several methods side by side, with a legend of the AUCs.
+    """Plot the mean deletion and insertion curves of several methods side by side, with AUCs in the legend.
 
     Args:
-      methods: (fraction [T], deletion [T], insertion [T]) by name.
+      methods: tuples (fraction [T], deletion [T], insertion [T]) by method name.
 
     Raises:
-      ValueError: no method, or curves of different lengths.
+      ValueError: there is no method, or the curves differ in length.
 
     Example:
       >>> figure = mean_curves({"igos": ([0, 1], [0.9, 0.1], [0.1, 0.9])})
@@ -120,7 +121,7 @@ def mean_curves(methods: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -
         for name, (fraction, deletion, insertion) in methods.items()
     }
     if not lines:
-        raise ValueError("there must be at least one method with curves.")
+        raise ValueError("methods must contain at least one method.")
     side, legend_left = 3.3, 2 * (0.75 + 3.3) + 0.3
     rows = [(name, *(_area_text(*line) for line in pair)) for name, pair in lines.items()]
     name_width = _column_width([row[0] for row in rows])
@@ -138,13 +139,13 @@ def mean_curves(methods: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]]) -
 
 
 def share_curves(shares: Mapping[str, ArrayLike]) -> Figure:
-    """Draw the share of images explained with at most k patches, one line per name.
+    """Plot the fraction of images explained with at most k patches, with one line per name.
 
     Args:
-      shares: [P + 1] by name, for k = 0 to P, from 0 to 1, all of the same length.
+      shares: arrays [P + 1] of fractions (0 to 1) for k = 0 to P, by name; all have the same length.
 
     Raises:
-      ValueError: nothing to draw, or shares of different lengths.
+      ValueError: `shares` is empty, or its arrays differ in length.
 
     Example:
       >>> len(share_curves({"one": [0.0, 0.5, 1.0], "two": [0.0, 0.0, 0.5]}).axes[1].lines)
@@ -152,7 +153,7 @@ def share_curves(shares: Mapping[str, ArrayLike]) -> Figure:
     """
     lines = {name: np.asarray(values, np.float64) for name, values in shares.items()}
     if len({values.shape for values in lines.values()}) != 1 or next(iter(lines.values())).ndim != 1:
-        raise ValueError("shares must hold at least one line, all [P + 1] of the same length.")
+        raise ValueError("shares must contain at least one array [P + 1], all of the same length.")
     rows = [(name, f"{values[-1]:.2f}") for name, values in lines.items()]
     legend = _legend_height(len(rows))
     ax = canvas.blank(5.6, legend + 3.4)
@@ -161,7 +162,7 @@ def share_curves(shares: Mapping[str, ArrayLike]) -> Figure:
     last = len(next(iter(lines.values()))) - 0.5
     _whole_ticks(plot, last)
     for number, values in enumerate(lines.values()):
-        # The share is constant between whole numbers of patches.
+        # The fraction is constant between whole numbers of patches.
         steps = [*range(len(values)), last]
         _draw_line(plot, steps, [*values, values[-1]], number, drawstyle="steps-post")
     _legend(ax, 0.75, 0.08, rows, 4.6 - _LEGEND_LINE - 0.1 - 0.75, ("", "overall"))
@@ -169,15 +170,16 @@ def share_curves(shares: Mapping[str, ArrayLike]) -> Figure:
 
 
 def search_history(sizes: ArrayLike, shares: ArrayLike, *, threshold: float | None = None) -> Figure:
-    """Draw the progress of a search for sufficient patches: the best share of the score by number of patches.
+    """Plot a search for sufficient patches: the highest fraction of the score reached per number of patches.
 
     Args:
-      sizes: [T], numbers of patches.
-      shares: [T], the highest score of a set of that size over the score of the whole image; NaN is skipped.
-      threshold: the share that suffices; drawn as a line.
+      sizes: numbers of patches, [T].
+      shares: the highest score of any set of that size, divided by the whole image's score, [T]; NaN is
+        skipped.
+      threshold: the fraction that counts as sufficient, drawn as a line.
 
     Raises:
-      ValueError: sizes and shares of different lengths.
+      ValueError: `sizes` and `shares` differ in length.
 
     Example:
       >>> figure = search_history([1, 2, 3], [0.2, 0.6, 0.95], threshold=0.9)
@@ -203,14 +205,14 @@ def search_history(sizes: ArrayLike, shares: ArrayLike, *, threshold: float | No
 
 
 def contact_sheet(columns: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Figure:
-    """Draw a table of small pictures: the names of the columns above, a caption below each picture.
+    """Draw a table of small pictures, with column names at the top and a caption below each picture.
 
     Args:
-      columns: names of the columns.
-      rows: one tile per column each; every picture keeps its proportions.
+      columns: column names.
+      rows: rows of tiles, one tile per column; every picture keeps its aspect ratio.
 
     Raises:
-      TypeError, ValueError: a picture that is not uint8 [H, W, 3], or a row of a different length.
+      TypeError, ValueError: a picture is not uint8 [H, W, 3], or a row has the wrong length.
 
     Example:
       >>> sheet = contact_sheet(["photo", "igos"], [[Tile(np.zeros((4, 4, 3), np.uint8), "cat")] * 2])
@@ -234,7 +236,7 @@ def contact_sheet(columns: Sequence[str], rows: Sequence[Sequence[Tile]]) -> Fig
 
 
 def draw_tile(ax: Axes, tile: Tile, left: float, top: float, side: float) -> None:
-    """Draw a tile on axes made by `canvas.blank`: its picture in a square, its caption below."""
+    """Draw a tile on axes made by `canvas.blank`: the picture in a square, with the caption below."""
     width, height = canvas.fitted(tile.picture, side, side)
     shown = canvas.at_resolution(tile.picture, width, height)
     canvas.place(ax, shown, left + (side - width) / 2, top + (side - height) / 2, width, height)
@@ -243,7 +245,7 @@ def draw_tile(ax: Axes, tile: Tile, left: float, top: float, side: float) -> Non
 
 
 def auc_text(area: float) -> str:
-    """Return an area under a curve as papers print it, without the leading zero.
+    """Format an area under a curve as in papers, without the leading zero.
 
     Example:
       >>> auc_text(0.118), auc_text(1.0), auc_text(float("nan"))
@@ -268,14 +270,14 @@ def _probability_text(probability: float) -> str:
 def _framed(
     ax: Axes, picture: NDArray[np.uint8], left: float, top: float, width: float, height: float
 ) -> None:
-    """Put a picture into a thin frame, so that a white sky does not merge with the page."""
+    """Draw a picture in a thin frame, so that a white sky does not merge with the page."""
     canvas.place(ax, picture, left, top, width, height)
     x, y = [left, left + width, left + width, left, left], [top, top, top + height, top + height, top]
     ax.plot(x, y, color=canvas.FRAME, linewidth=0.6, linestyle="-", marker="")
 
 
 def _color_bar(ax: Axes, left: float, top: float, width: float, cmap: str) -> None:
-    """Draw a thin bar from the lowest to the highest color, with labels at its ends."""
+    """Draw a thin color bar, from the lowest to the highest color, with labels at its ends."""
     gradient = overlay.heatmap([[0.0, 1.0]], (1, 256), cmap, (0.0, 1.0))
     canvas.place(ax, gradient, left, top + 0.1, width, 0.08)
     low, high = _SIGNED_BAR_TEXT if cmap == "bwr" else _BAR_TEXT
@@ -285,7 +287,7 @@ def _color_bar(ax: Axes, left: float, top: float, width: float, cmap: str) -> No
 
 
 def _draw_curves(plot: Axes, curves: Any) -> None:
-    """Draw a deletion and an insertion curve, with a legend above the axes, where it hides no curve."""
+    """Draw a deletion and an insertion curve, with the legend above the axes so that it hides neither."""
     _unit_axes(plot, "fraction of the cells deleted / inserted", "probability")
     series = (
         ("deletion (lower is better)", curves.deletion, curves.deletion_auc, DELETION),
@@ -296,7 +298,7 @@ def _draw_curves(plot: Axes, curves: Any) -> None:
         plot.fill_between(
             x, y, 0, where=np.isfinite(y).tolist(), color=color, alpha=0.13, linewidth=0, zorder=2
         )
-        # The markers, as wide as the line, show a point between two missing ones.
+        # Markers as wide as the line make a point between two missing ones visible.
         marker: dict[str, Any] = {"marker": "o", "markersize": 2, "markeredgewidth": 0}
         plot.plot(x, y, color=color, linewidth=2, linestyle="-", zorder=3 + row, **marker)
         y_legend = 1.16 - 0.085 * row
@@ -312,7 +314,7 @@ def _draw_curves(plot: Axes, curves: Any) -> None:
 
 
 def _line(name: str, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a line's points as arrays, with infinite values replaced by NaN."""
+    """Return a line's x and y values as arrays, with infinite values replaced by NaN."""
     across, up = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if across.ndim != 1 or across.shape != up.shape:
         raise ValueError(f"{name} must have x [T] and y [T], got {across.shape} and {up.shape}.")
@@ -324,7 +326,7 @@ def _area_text(x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
 
 
 def _unit_axes(plot: Axes, x_label: str, y_label: str) -> None:
-    """Make both axes run from 0 to 1."""
+    """Set the range of both axes to 0 to 1."""
     ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
     plot.set(xlim=(0, 1), ylim=(0, 1), autoscale_on=False)
     plot.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -349,7 +351,7 @@ def _draw_line(plot: Axes, x: ArrayLike, y: ArrayLike, number: int, **more: Any)
 
 
 def _whole_ticks(plot: Axes, largest: float) -> None:
-    """Set the horizontal axis to run from 0 to the largest value, with about eight integer ticks."""
+    """Set the horizontal axis to the range from 0 to `largest`, with about eight integer ticks."""
     ticks = range(0, math.floor(largest) + 1, max(1, math.ceil(largest / 9)))
     plot.set_xlim(0, largest)
     plot.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -372,7 +374,7 @@ def _legend(
     name_width: float,
     headings: tuple[str, ...],
 ) -> None:
-    """Draw a table of the lines: a sample, the name, then columns of numbers with headings."""
+    """Draw a legend as a table: a sample of each line, its name, then columns of numbers with headings."""
     options: dict[str, Any] = {"size": 9, "va": "center"}
     right = left + _LEGEND_LINE + 0.1 + name_width
     for column, heading in enumerate(headings[1:], 1):

@@ -1,4 +1,4 @@
-"""Attention graphs: one drawing, from which the SVG, the PNG and the interactive page are made."""
+"""Drawings of attention graphs, rendered as SVG, PNG and an interactive page."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -18,9 +18,9 @@ from jaxplain.sag import AttentionGraph, Edge, Node
 
 EMPTY = "no sufficient set was found"
 EXPLANATION_COLOR, NODE_COLOR = "#0072b2", "#bebebe"
-_PALE, _STEEP = (176, 184, 192), (213, 94, 0)  # an edge that costs nothing, one that costs all
+_PALE, _STEEP = (176, 184, 192), (213, 94, 0)  # edge colors at zero cost and at full cost
 
-# In pixels of the SVG; the PNG has twice the resolution.
+# In SVG pixels; the PNG has twice the resolution.
 _THUMBNAIL, _CAPTION, _FRAME = 96, 24, 4
 _GAP = (26.0, 64.0)  # between nodes, between rows
 _MARGIN, _PHOTO, _SMALLEST = 24, 190, (220.0, 30.0)
@@ -36,7 +36,7 @@ Point = tuple[float, float]
 
 
 class Box(NamedTuple):
-    """A rectangle, in fractions of a picture's width and height."""
+    """A rectangle, in fractions of the image's width and height."""
 
     left: float
     top: float
@@ -45,13 +45,13 @@ class Box(NamedTuple):
 
 
 class DrawnNode(NamedTuple):
-    """A node with its position."""
+    """A node and its position."""
 
     left: float
     top: float
     picture: NDArray[np.uint8]  # the masked photo as a thumbnail
-    border: tuple[tuple[Point, Point], ...]  # of the visible patches, in pixels of the thumbnail
-    kept: str  # share of the score, as text
+    border: tuple[tuple[Point, Point], ...]  # outline of the visible patches, in thumbnail pixels
+    kept: str  # fraction of the score, as text
     title: str
     is_explanation: bool
     color: str
@@ -59,7 +59,7 @@ class DrawnNode(NamedTuple):
 
 
 class DrawnEdge(NamedTuple):
-    """An edge with its position: a cubic Bézier curve that starts and ends vertically."""
+    """An edge and its position: a cubic Bézier curve whose ends are vertical."""
 
     parent: int
     child: int
@@ -74,32 +74,33 @@ class DrawnEdge(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A graph ready to be drawn; all coordinates in pixels from the top left corner."""
+    """A graph ready to be drawn, with all coordinates in pixels from the top left corner."""
 
     nodes: tuple[DrawnNode, ...]
     edges: tuple[DrawnEdge, ...]
     width: float
     height: float
-    node_size: Point  # width, height with the caption
+    node_size: Point  # width, height including the caption
     thumbnail_size: tuple[int, int]  # width, height
     frame: int
     empty: str = EMPTY  # the text shown for a graph without nodes
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Patches of a photo
+# A photo's patches
 
 
 def outlines(grid: tuple[int, int]) -> list[Box]:
-    """Return the outlines of the patches of a grid: around their lattice points, halfway to the neighbors'.
+    """Return the outlines of a grid's patches.
 
-    The lattice's corners are the picture's, so patches on the border are half as wide.
+    Each patch surrounds its lattice point and extends halfway to the neighboring points. The lattice's
+    corners are the image's corners, so patches at the border are half as wide.
 
     Args:
       grid: (rows, columns).
 
     Returns:
-      One box per patch in reading order; together they tile the picture.
+      One box per patch, in row-major order; together the boxes tile the image.
 
     Example:
       >>> [box.right for box in outlines((1, 3))]
@@ -120,7 +121,7 @@ def _bounds(count: int) -> list[float]:
 
 
 def borders(patches: Iterable[int], grid: tuple[int, int]) -> list[tuple[Point, Point]]:
-    """Return the lines between patches of a set and others, in fractions of the picture.
+    """Return the line segments that separate a set's patches from the others, in fractions of the image size.
 
     Example:
       >>> borders([0], (1, 2))
@@ -140,19 +141,19 @@ def borders(patches: Iterable[int], grid: tuple[int, int]) -> list[tuple[Point, 
 def masked_photo(
     pixels: NDArray[np.uint8], hidden: NDArray[np.uint8], patches: Iterable[int], grid: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Return the image that the model scored: the photo in the visible patches, the baseline elsewhere.
+    """Return the image that the model scored: the photo at the visible patches, the baseline elsewhere.
 
     Args:
-      pixels: uint8 [H, W, 3], the photo.
-      hidden: uint8 [H, W, 3], the baseline as a picture.
-      patches: indices of the visible ones.
-      grid: (rows, columns) of patches.
+      pixels: the photo, uint8 [H, W, 3].
+      hidden: the baseline as an image, uint8 [H, W, 3].
+      patches: indices of the visible patches.
+      grid: number of (rows, columns) of patches.
 
     Returns:
-      uint8 [H, W, 3].
+      The masked photo, uint8 [H, W, 3].
 
     Raises:
-      ValueError: the two pictures differ in shape.
+      ValueError: the two images differ in shape.
 
     Example:
       >>> white, black = np.full((4, 4, 3), 255, np.uint8), np.zeros((4, 4, 3), np.uint8)
@@ -179,7 +180,7 @@ def draw(
     hidden: NDArray[np.uint8],
     engine: LayoutEngine = "auto",
 ) -> Drawing:
-    """Lay out the drawing of a graph; arguments and errors as in `graph_svg`."""
+    """Lay out the drawing of a graph; see `graph_svg` for arguments and errors."""
     scale = _THUMBNAIL / max(pixels.shape[:2])
     thumbnail = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     size = (thumbnail[0] + 2.0 * _FRAME, thumbnail[1] + 2.0 * _FRAME + _CAPTION)
@@ -237,25 +238,25 @@ def _edge(graph: AttentionGraph, edge: Edge, centers: tuple[Point, ...], half: f
         color=_edge_color(share),
         width=1.2 + 7.0 * share,
         label=f"-P{edge.patch}",
-        # Near the child, where edges are farther apart.
+        # Place the label near the child, where edges are farther apart.
         label_at=(x1 + 0.76 * (x2 - x1), top + 0.68 * (bottom - top)),
         title=f"without P{edge.patch}: {pages.percent_text(-share)}",
     )
 
 
 def patch_names(patches: Iterable[int], separator: str = " ") -> str:
-    """Return the names of patches, such as "P3 P4", as the pages write them."""
+    """Return the names of patches as shown on pages, such as "P3 P4"."""
     return separator.join(f"P{patch}" for patch in patches) or "no patch"
 
 
 def _drop_share(edge: Edge, graph: AttentionGraph) -> float:
-    """Return the cost of an edge as a share of the image's score, in [0, 1]; 0 if unknown."""
+    """Return the cost of an edge as a fraction of the image's score, in [0, 1]; 0 if unknown."""
     share = edge.drop / graph.image_score if graph.image_score else 0.0
     return min(1.0, max(0.0, share)) if math.isfinite(share) else 0.0
 
 
 def _edge_color(share: float) -> str:
-    """Mix gray, for an edge that costs nothing, and vermilion, for one that costs the whole score."""
+    """Blend from gray (an edge that costs nothing) to vermilion (one that costs the whole score)."""
     weight = min(1.0, 1.4 * share)
     mixed = (round(pale + (steep - pale) * weight) for pale, steep in zip(_PALE, _STEEP, strict=True))
     return "#{:02x}{:02x}{:02x}".format(*mixed)
@@ -273,21 +274,21 @@ def graph_svg(
     label: str = "",
     engine: LayoutEngine = "auto",
 ) -> str:
-    """Draw a graph beside its photo: masked photos as nodes with the share of the score that they keep.
+    """Draw a graph as SVG, beside its photo; nodes are masked photos with the fraction of the score kept.
 
     Args:
       graph: the graph to draw; prune a large one with `AttentionGraph.pruned`.
-      pixels: uint8 [H, W, 3], the photo as the model sees it.
-      hidden: uint8 [H, W, 3], the baseline as a picture.
+      pixels: the photo as the model sees it, uint8 [H, W, 3].
+      hidden: the baseline as an image, uint8 [H, W, 3].
       label: text below the photo.
-      engine: of the layout; see `jaxplain.report.layout.layout`.
+      engine: layout engine; see `jaxplain.report.layout.layout`.
 
     Returns:
-      A whole SVG document.
+      A complete SVG document.
 
     Raises:
-      ValueError: pictures of different shapes.
-      RuntimeError: engine "dot" without Graphviz.
+      ValueError: the photo and the baseline differ in shape.
+      RuntimeError: the engine is "dot" and Graphviz is not installed or fails.
 
     Example:
       >>> empty = AttentionGraph((1, 1), 1.0, 0.0, 0.9, 0.4, (), ())
@@ -307,7 +308,9 @@ def graph_png(
     label: str = "",
     engine: LayoutEngine = "auto",
 ) -> bytes:
-    """Draw the picture of `graph_svg` as a PNG; same arguments and errors. A long label is shortened.
+    """Draw a graph as `graph_svg` does, but as a PNG; a long label is shortened.
+
+    See `graph_svg` for arguments and errors.
 
     Example:
       >>> empty = AttentionGraph((1, 1), 1.0, 0.0, 0.9, 0.4, (), ())
@@ -339,7 +342,7 @@ def graph_png(
 
 
 def _beside_photo(drawing: Drawing, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return the positions of the photo and of the graph on one sheet."""
+    """Return the positions of the photo and the graph on the sheet."""
     height = max(1.0, _PHOTO * pixels.shape[0] / pixels.shape[1])
     left = _MARGIN + _PHOTO + 2.0 * _MARGIN
     size = (left + drawing.width + _MARGIN, 2.0 * _MARGIN + max(drawing.height, height + 110))
@@ -353,7 +356,7 @@ def _beside_photo(drawing: Drawing, pixels: NDArray[np.uint8]) -> dict[str, Any]
 
 
 def _write(ax: Axes, x: float, y: float, text: str, size: float, ha: Any = "center", **more: Any) -> None:
-    """Write text; position and size are in pixels."""
+    """Write text, with position and size in pixels."""
     canvas.write(ax, x / _PER_INCH, y / _PER_INCH, text, size=size * 72 / _PER_INCH, ha=ha, **more)
 
 
@@ -404,28 +407,28 @@ def graph_page(
     facts: Iterable[tuple[str, str]] = (),
     engine: LayoutEngine = "auto",
 ) -> str:
-    """Make a standalone page: the graph, and the photo with patches to hide and show.
+    """Return a standalone page with the graph and with the photo, whose patches can be hidden and shown.
 
-    Hiding patches shows which explanations still hold, as far as scores are known; hovering over a node
-    outlines its patches on the photo; explanations can be switched off. The page works with the keyboard, on
-    a phone, in print, in light and dark mode, and offline.
+    When patches are hidden, the page shows which explanations still hold, as far as scores are known.
+    Hovering over a node outlines its patches on the photo, and individual explanations can be switched off.
+    The page works with the keyboard, on phones, in print, in light and dark mode, and offline.
 
     Args:
       graph: the graph to draw.
-      pixels: uint8 [H, W, 3], the photo as the model sees it.
-      hidden: uint8 [H, W, 3], the baseline as a picture.
+      pixels: the photo as the model sees it, uint8 [H, W, 3].
+      hidden: the baseline as an image, uint8 [H, W, 3].
       label: name of the explained class.
-      probability: of the class on the photo.
-      known: a larger graph of the same photo with more known scores; None for `graph` itself.
-      title: of the page.
-      facts: names and values for the table of settings.
-      engine: of the layout; see `jaxplain.report.layout.layout`.
+      probability: the class's probability on the photo.
+      known: a larger graph of the same photo, with more known scores. If None, `graph` is used.
+      title: title of the page.
+      facts: (name, value) pairs for the table of settings.
+      engine: layout engine; see `jaxplain.report.layout.layout`.
 
     Returns:
-      HTML text. Label, title and facts may hold any text; they are escaped.
+      The page as HTML. The label, title and facts may contain any text; they are escaped.
 
     Raises:
-      ValueError: pictures of different shapes.
+      ValueError: the photo and the baseline differ in shape.
 
     Example:
       >>> empty = AttentionGraph((1, 1), 1.0, 0.0, 0.9, 0.4, (), ())
@@ -463,5 +466,5 @@ def _page_data(
 
 
 def _share(relative: float) -> float | None:
-    """Return a number that JSON can hold."""
+    """Round a fraction for JSON; return None if it is not finite."""
     return float(f"{relative:.5g}") if math.isfinite(relative) else None

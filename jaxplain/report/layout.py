@@ -1,4 +1,4 @@
-"""Layout of an attention graph: one row per level, few crossing edges."""
+"""Layout of an attention graph, with one row per level and few edge crossings."""
 
 import shutil
 import subprocess
@@ -10,15 +10,15 @@ from jaxplain.checks import check_choice
 from jaxplain.sag import AttentionGraph
 
 LayoutEngine = Literal["auto", "dot", "plain"]
-_SWEEPS = 8  # alternating down and up; more change little in graphs of this size
-_TIMEOUT = 20.0  # seconds that Graphviz may take
+_SWEEPS = 8  # alternating down and up; more sweeps change little in graphs of this size
+_TIMEOUT = 20.0  # time limit for Graphviz, in seconds
 _POINTS = 72.0  # per inch, Graphviz's unit
 
 
 class Layout(NamedTuple):
-    """Centers of the nodes, measured from the top left corner, and the size of the whole."""
+    """Centers of the nodes, measured from the top left corner, and the size of the drawing."""
 
-    centers: tuple[tuple[float, float], ...]  # of each node, (x, y) in pixels
+    centers: tuple[tuple[float, float], ...]  # (x, y) of each node, in pixels
     width: float
     height: float
     engine: str  # "dot" or "plain"
@@ -30,18 +30,18 @@ def layout(
     gap: tuple[float, float],
     engine: LayoutEngine = "auto",
 ) -> Layout:
-    """Place the nodes of a graph, one row per level; the same graph gives the same layout.
+    """Place a graph's nodes in one row per level; the same graph always has the same layout.
 
     Args:
       graph: the graph to draw.
-      node: (width, height) of a node in pixels.
-      gap: smallest distance (between nodes, between rows) in pixels.
-      engine: "dot" for Graphviz, "plain" for the layered layout of this module (barycenters), "auto" for
-        Graphviz if it is installed and works, else "plain".
+      node: (width, height) of a node, in pixels.
+      gap: minimum distances (between nodes, between rows), in pixels.
+      engine: "dot" for Graphviz, "plain" for this module's layered layout (barycenters), or "auto" for
+        Graphviz if it is installed and works, otherwise "plain".
 
     Raises:
-      RuntimeError: engine "dot", but Graphviz is not installed or fails.
-      ValueError: unknown engine.
+      RuntimeError: the engine is "dot" and Graphviz is not installed or fails.
+      ValueError: the engine is unknown.
 
     Example:
       >>> from jaxplain.sag import Node
@@ -106,7 +106,7 @@ def _dot_source(graph: AttentionGraph, node: tuple[float, float], gap: tuple[flo
             row.attr(rank="same")
             for member in members:
                 row.node(f"n{member}")
-    for upper, lower in pairwise(levels):  # keeps a level without edges in its row
+    for upper, lower in pairwise(levels):  # keeps a level that has no edges in its row
         drawing.edge(f"n{upper[0]}", f"n{lower[0]}", style="invis", weight="0")
     for edge in graph.edges:
         drawing.edge(f"n{edge.parent}", f"n{edge.child}")
@@ -118,7 +118,7 @@ def _dot_source(graph: AttentionGraph, node: tuple[float, float], gap: tuple[flo
 
 
 def _plain_layout(graph: AttentionGraph, node: tuple[float, float], gap: tuple[float, float]) -> Layout:
-    """Order each row by barycenters, then move each node as near to its neighbors' mean as the row allows."""
+    """Order each row by barycenters, then move each node as close to its neighbors' mean as possible."""
     neighbors = _neighbors(graph)
     levels = _ordered_levels(graph, neighbors)
     step = node[0] + gap[0]
@@ -156,7 +156,7 @@ def _positions(levels: list[list[int]]) -> dict[int, int]:
 
 
 def _ordered_levels(graph: AttentionGraph, neighbors: dict[int, list[int]]) -> list[list[int]]:
-    """Return the members of each level from left to right, in the order with the fewest crossings."""
+    """Return the members of each level from left to right, in the order found with the fewest crossings."""
     levels = _levels(graph)
     best, fewest = levels, _crossings(levels, graph)
     for sweep in range(_SWEEPS):
@@ -198,10 +198,10 @@ def _crossings(levels: list[list[int]], graph: AttentionGraph) -> int:
 
 
 class _Block:
-    """Nodes of a row that touch each other and move together."""
+    """Adjacent nodes in a row that move together."""
 
     def __init__(self, target: float) -> None:
-        self.total = target  # sum over the members of their desired position minus their offset in the block
+        self.total = target  # sum over members of (desired position - offset in the block)
         self.count = 1
 
     @property
@@ -212,7 +212,7 @@ class _Block:
 def _move_to_neighbors(
     row: list[int], x: dict[int, float], neighbors: dict[int, list[int]], step: float
 ) -> None:
-    """Move the members of a row toward the mean of their neighbors, keeping their order and distance.
+    """Move a row's members toward the mean of their neighbors, preserving order and minimum distance.
 
     Members that would overlap form a block, which is placed at the mean of its members' desired positions.
     """

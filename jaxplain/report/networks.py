@@ -1,4 +1,4 @@
-"""Sheets and pages of explanation networks: what supports a class on a photo, what distinguishes classes."""
+"""Sheets and pages for explanation networks: the evidence for a class, and what distinguishes two classes."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,14 +19,14 @@ from jaxplain.runs.records import number, numbers, origin, to_json
 from jaxplain.runs.sinks import write_folder
 
 PHOTO_RECORD, REPORT_RECORD = "xnn-photo.json", "report.json"
-EXAMPLES, PAIR_EXAMPLES, OWN, PAIR_ROWS = 4, 3, 2, 6  # most active photos, photos of a class, rows of a pair
+EXAMPLES, PAIR_EXAMPLES, OWN, PAIR_ROWS = 4, 3, 2, 6  # most active photos, photos per class, rows per pair
 _FIGURES = ("r2", "rmse", "agreement", "significant", "pull_away", "correlation", "dominance", "dead")
 _NO_MAP = {  # short enough for a caption
     Status.NOT_FINITE: "not finite",
     Status.NOT_ABOVE_BASELINE: "not above blur",
     Status.NOT_MOVED: "no mask lowers it",
 }
-Maps = Mapping[tuple[str, int], FeatureMap]  # by photo (its path in the record) and x-feature
+Maps = Mapping[tuple[str, int], FeatureMap]  # keyed by photo (its path in the record) and x-feature
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ Maps = Mapping[tuple[str, int], FeatureMap]  # by photo (its path in the record)
 
 
 def photo_sheet(networks: LoadedNetworks, photo: PreparedPhoto, reading: PhotoReading) -> Sheet:
-    """Make the sheet of a photo: the significant x-features of a class."""
+    """Return the sheet for a photo, with a class's significant x-features."""
     name, contributions = reading.name, reading.contributions
     own = networks.names.index(name)
     means, positive = networks.means(name)[:, own], max(contributions.clip(0).sum(), 1e-9)
@@ -58,7 +58,7 @@ def photo_sheet(networks: LoadedNetworks, photo: PreparedPhoto, reading: PhotoRe
 
 
 class ClassSheet(NamedTuple):
-    """The sheet of a class, and its maps."""
+    """The sheet for a class, and its maps."""
 
     sheet: Sheet
     maps: Maps
@@ -67,7 +67,7 @@ class ClassSheet(NamedTuple):
 def class_sheet(
     networks: LoadedNetworks, name: str, on_map: Callable[[str], None] = lambda doing: None
 ) -> ClassSheet:
-    """Make the sheet of a class: its x-features on typical photos, and the photos that activate each most."""
+    """Return a class's sheet: its x-features on typical photos, and the photos that activate each most."""
     means, own = networks.means(name), networks.names.index(name)
     others = np.delete(means, own, axis=1).mean(1)
     photos = list(_typical(networks, name, OWN))
@@ -97,14 +97,14 @@ def pair_sheet(
     on_map: Callable[[str], None] = lambda doing: None,
     known: Mapping[str, Maps] | None = None,
 ) -> Sheet:
-    """Make the sheet of the x-features that best distinguish two classes, most distinctive first.
+    """Return the sheet of x-features that best distinguish two classes, most distinctive first.
 
     Args:
-      networks: loaded.
-      one: an explained class.
-      two: another.
-      on_map: called with a description before each map.
-      known: maps of class sheets, by class, to reuse.
+      networks: the loaded networks.
+      one: name of an explained class.
+      two: name of another explained class.
+      on_map: called with a description before each map is computed.
+      known: maps from class sheets to reuse, by class.
     """
     columns = [networks.names.index(name) for name in (one, two)]
     typical = {name: next(_typical(networks, name, 1), None) for name in (one, two)}
@@ -134,7 +134,7 @@ def pair_sheet(
 
 
 def caption(found: FeatureMap) -> str:
-    """Return how active an x-feature is, or why it has no heatmap."""
+    """Return an x-feature's activation and, if it has no heatmap, the reason."""
     if found.status is None:
         return "not active"
     reason = _NO_MAP.get(found.status)
@@ -142,7 +142,7 @@ def caption(found: FeatureMap) -> str:
 
 
 def _map_tile(photo: PreparedPhoto, feature_map: FeatureMap, prefix: str = "") -> Tile:
-    """Return the heatmap over the photo; the photo alone where there is none."""
+    """Return the photo overlaid with its heatmap, or the photo alone if it has no heatmap."""
     shown = (
         photo.pixels if feature_map.saliency is None else overlay.overlay(photo.pixels, feature_map.saliency)
     )
@@ -150,14 +150,14 @@ def _map_tile(photo: PreparedPhoto, feature_map: FeatureMap, prefix: str = "") -
 
 
 def _typical(networks: LoadedNetworks, name: str, count: int) -> Iterator[PreparedPhoto]:
-    """Yield the photos of a class with the highest logits; missing files are skipped."""
+    """Yield a class's photos with the highest logits, skipping missing files."""
     for entry in networks.entry(name)["typical"][:count]:
         if (rgb := _read_or_none(networks.photos / entry["photo"])) is not None:
             yield networks.prepare(entry["photo"], rgb)
 
 
 def _examples(networks: LoadedNetworks, name: str, k: int, count: int) -> Iterator[Tile]:
-    """Yield the training photos on which x-feature k is most active; missing files are skipped."""
+    """Yield the training photos on which x-feature k is most active, skipping missing files."""
     for entry in networks.entry(name)["x_features"][k]["top"][:count]:
         if (rgb := _read_or_none(networks.photos / entry["photo"])) is not None:
             pixels = networks.classifier.crop_and_resize(rgb)
@@ -178,10 +178,10 @@ def _read_or_none(path: Path) -> np.ndarray | None:
 def save_photo(
     folder: Path, networks: LoadedNetworks, photo: Photo, prepared: PreparedPhoto, reading: PhotoReading
 ) -> None:
-    """Write the sheet of one photo to a folder, atomically: sheet.png, sheet.html, xnn-photo.json.
+    """Write one photo's sheet to a folder, atomically, as sheet.png, sheet.html and xnn-photo.json.
 
     Raises:
-      OutputError: the folder cannot be written, or holds something that is not an older result.
+      OutputError: the folder cannot be written, or exists and is not an earlier result.
     """
     sheet = photo_sheet(networks, prepared, reading)
     record = {
@@ -210,22 +210,22 @@ def save_report(
     pairs: Iterable[tuple[str, str]] | None = None,
     on_map: Callable[[str], None] = lambda doing: None,
 ) -> dict[str, float]:
-    """Write the report of all networks to a folder, atomically.
+    """Write a report on all networks to a folder, atomically.
 
-    report.html, one page with everything; class-N.png and pair-N-M.png by the indices of the classes;
-    report.json.
+    The files are report.html (one page with everything), class-N.png and pair-N-M.png (numbered by class
+    index), and report.json.
 
     Args:
       folder: the output folder.
-      networks: loaded.
-      pairs: explained classes to distinguish; None: all pairs.
-      on_map: called with a description before each map.
+      networks: the loaded networks.
+      pairs: pairs of explained classes to distinguish. If None, all pairs.
+      on_map: called with a description before each map is computed.
 
     Returns:
-      Locality of each class's maps.
+      The locality of each class's maps.
 
     Raises:
-      OutputError: the folder cannot be written, or holds something that is not an older result.
+      OutputError: the folder cannot be written, or exists and is not an earlier result.
     """
     chosen = list(itertools.combinations(networks.explained, 2) if pairs is None else pairs)
     classes = {name: class_sheet(networks, name, on_map) for name in networks.explained}
@@ -257,13 +257,13 @@ def save_report(
 
 
 def count_maps(networks: LoadedNetworks, pairs: int) -> int:
-    """Return the number of maps in a report with `pairs` pairs, at most."""
+    """Return the maximum number of maps in a report with `pairs` pairs."""
     features = sum(network.srae.config.n_features for network in networks.explained.values())
     return OWN * features + 2 * PAIR_ROWS * pairs
 
 
 def _locality(maps: Maps) -> float:
-    """Return the mean locality over x-features and photos with a map; NaN if there are none."""
+    """Return the mean locality over all maps; NaN if there are none."""
     saliency = [feature_map.saliency for feature_map in maps.values() if feature_map.saliency is not None]
     return float(xnn.locality(jnp.asarray(np.stack(saliency))).mean()) if saliency else float("nan")
 

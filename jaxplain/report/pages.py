@@ -1,6 +1,6 @@
-"""Pages: self-contained HTML files, rendered from the templates of this package.
+"""Self-contained HTML pages, rendered from this package's templates.
 
-The parts of a report are plain data. Their texts may hold any characters; they are escaped.
+The parts of a report are plain data. Their text may contain any characters; it is escaped.
 """
 
 import functools
@@ -17,16 +17,16 @@ from jaxplain import overlay
 
 Verdict = Literal["passes", "unclear", "fails", "n/a"]
 
-# The axes of the curves: their size and margins, in pixels. They are drawn as SVG in the page's own
-# colors, which follow light and dark; those of matplotlib's SVG are fixed.
+# Size and margins of the curves' axes, in pixels. The curves are drawn as SVG in the page's own colors, which
+# follow light and dark mode; the colors of matplotlib's SVG are fixed.
 _WIDTH, _HEIGHT = 300, 176
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 8, 8, 34
-# Upper ends of the axis; their halves are short numbers.
+# Possible upper ends of the axis, chosen so that their halves are short numbers.
 _TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 class Picture(NamedTuple):
-    """A picture, its alternative text, and its caption."""
+    """A picture with its alternative text and caption."""
 
     pixels: NDArray[np.uint8]  # [H, W, 3]
     alt: str
@@ -38,59 +38,59 @@ class Choice(NamedTuple):
 
     label: str
     probability: float
-    explained: bool  # the class that the page explains
+    explained: bool  # whether this is the class that the page explains
 
 
 class Curve(NamedTuple):
     """A deletion or insertion curve."""
 
-    fraction: ArrayLike  # [T], share of the cells
+    fraction: ArrayLike  # [T], fraction of the cells
     score: ArrayLike  # [T]
     auc: float
 
 
 class Card(NamedTuple):
-    """One method: its heatmap and curves, or why there are none."""
+    """One method's heatmap and curves, or the reason why there are none."""
 
     title: str
     description: str
     picture: Picture | None = None
     deletion: Curve | None = None
     insertion: Curve | None = None
-    reading: str = ""  # the curves in a sentence
-    verdict: Verdict = "n/a"  # of the sanity check
-    reason: str = ""  # why it failed
+    reading: str = ""  # a sentence that describes the curves
+    verdict: Verdict = "n/a"  # verdict of the sanity check
+    reason: str = ""  # reason why the method failed
 
 
 class CheckedMap(NamedTuple):
-    """One method's map of the trained network and of the network with shuffled parameters."""
+    """One method's maps for the trained network and for the network with shuffled parameters."""
 
     title: str
     before: Picture
     after: Picture | None
-    similarity: float  # 0 to 1; NaN is printed, but not drawn
+    similarity: float  # 0 to 1; NaN is printed but not drawn
     verdict: Verdict
     words: str
-    control: bool = False  # must fail
+    control: bool = False  # whether this is the control, which must fail
 
 
 class PatchPicture(NamedTuple):
-    """A picture with outlines and numbers of patches."""
+    """A picture with the outlines and numbers of its patches."""
 
     picture: Picture
-    outlines: tuple[tuple[int, Any], ...]  # number of the patch and its `graphs.Box`
+    outlines: tuple[tuple[int, Any], ...]  # patch number and its `graphs.Box`
 
 
 class GraphPart(NamedTuple):
-    """An attention graph and its explanations as pictures."""
+    """An attention graph, with its explanations as pictures."""
 
     drawing: Any  # a `jaxplain.report.graphs.Drawing`
     pictures: tuple[PatchPicture, ...]
-    words: str  # the result in a sentence
+    words: str  # a sentence that describes the result
 
 
 class Figures(NamedTuple):
-    """A table: headings, rows whose first cell is a heading too, and the cells printed bold."""
+    """A table: headings, rows (whose first cell is also a heading), and the cells printed in bold."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -98,24 +98,24 @@ class Figures(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Everything about one photo."""
+    """The contents of the report on one photo."""
 
     title: str  # the photo's name
     label: str  # the explained class
     probability: float
     photo: Picture
-    findings: tuple[str, ...]  # a sentence each
+    findings: tuple[str, ...]  # one sentence each
     choices: tuple[Choice, ...]
     cards: tuple[Card, ...]
-    checks: tuple[CheckedMap, ...]  # empty: not requested
-    check_words: str  # all checks in a sentence
-    graph: GraphPart | str | None  # a string: why there is none; None: not requested
+    checks: tuple[CheckedMap, ...]  # empty if not requested
+    check_words: str  # a summary of all checks
+    graph: GraphPart | str | None  # a string gives the reason why there is no graph; None if not requested
     figures: Figures
     facts: tuple[tuple[str, str], ...]
 
 
 class Section(NamedTuple):
-    """A report as HTML, ready for its page."""
+    """A report rendered as HTML, ready to be placed on a page."""
 
     title: str
     label: str
@@ -123,7 +123,7 @@ class Section(NamedTuple):
 
 
 class _DrawnCurve(NamedTuple):
-    """A curve in pixels of the drawing."""
+    """A curve in pixel coordinates."""
 
     kind: str
     line: list[tuple[float, float]]
@@ -139,20 +139,20 @@ def report_page(
     notes: Iterable[str] = (),
     made_with: str = "",
 ) -> str:
-    """Make a page of one section per photo, with links to each, and the limits of what it shows.
+    """Return a page with one section per photo, links to the sections, and a list of limitations.
 
-    It works on a phone, in print, in light and dark mode, offline and without JavaScript.
+    The page works on phones, in print, in light and dark mode, offline and without JavaScript.
 
     Args:
-      sections: what to show, numbered from 1 in this order; see `report_section`.
-      title: of the page.
-      summary: a sentence below the title.
-      limits: sentences at the end.
-      notes: what went wrong, above all reports.
+      sections: sections to show, numbered from 1 in this order; see `report_section`.
+      title: title of the page.
+      summary: a sentence shown below the title.
+      limits: limitations, shown at the end.
+      notes: messages about problems, shown above the sections.
       made_with: the last line.
 
     Returns:
-      HTML text.
+      The page as HTML.
 
     Example:
       >>> "cannot tell" in report_page([], title="No photo")
@@ -174,11 +174,11 @@ def report_section(report: Report, number: int = 1) -> Section:
     """Render one photo's section of a page, independently of the other sections.
 
     Args:
-      report: what to show.
-      number: of the section on its page, from 1.
+      report: the report to render.
+      number: number of the section on its page, starting at 1.
 
     Raises:
-      TypeError, ValueError: a picture that is not uint8 [H, W, 3].
+      TypeError, ValueError: a picture is not uint8 [H, W, 3].
 
     Example:
       >>> photo = Picture(np.zeros((4, 4, 3), np.uint8), "black")
@@ -199,7 +199,7 @@ def report_section(report: Report, number: int = 1) -> Section:
 
 
 def axis_top(curves: Iterable[Curve]) -> float:
-    """Return the upper end of an axis that several curves share.
+    """Return the upper end of an axis shared by several curves.
 
     Example:
       >>> axis_top([Curve([0, 1], [0.57, 0.1], 0.2)]), axis_top([])
@@ -210,7 +210,7 @@ def axis_top(curves: Iterable[Curve]) -> float:
 
 
 def drawn_curve(kind: str, curve: Curve, top: float) -> _DrawnCurve:
-    """Place a curve on axes up to `top`; points that are not finite are dropped."""
+    """Convert a curve to pixels on axes that end at `top`, dropping points that are not finite."""
     line = [
         (_x(float(x)), _y(float(y), top))
         for x, y in zip(np.asarray(curve.fraction), np.asarray(curve.score), strict=True)
@@ -229,7 +229,7 @@ def _y(score: float, top: float) -> float:
 
 
 def _axes(top: float) -> dict[str, Any]:
-    """Return the properties shared by the axes of all cards."""
+    """Return the axis properties shared by all cards."""
     labels = ((0.0, "start", "0%"), (0.5, "middle", "cells, most important first"), (1.0, "end", "100%"))
     return {
         "size": (_WIDTH, _HEIGHT),
@@ -243,7 +243,7 @@ def _axes(top: float) -> dict[str, Any]:
 
 @functools.cache
 def _scale() -> str:
-    """Return the colors of a heatmap as stops of a CSS gradient."""
+    """Return the heatmap's colors as the stops of a CSS gradient."""
     colors = overlay.heatmap([[0.0, 1.0]], (1, 9), limits=(0.0, 1.0))[0].tolist()
     return ", ".join("#{:02x}{:02x}{:02x}".format(*color) for color in colors)
 
@@ -253,7 +253,7 @@ def _scale() -> str:
 
 
 def render(template: str, **context: Any) -> str:
-    """Render a template of this package; every value is escaped, and a missing one is an error.
+    """Render one of this package's templates; values are escaped, and a missing value is an error.
 
     Example:
       >>> render("base.html", title="cats & dogs").count("cats &amp; dogs")
@@ -275,7 +275,7 @@ def probability_text(value: float) -> str:
 
 
 def percent_text(share: float) -> str:
-    """Format a share as a percentage.
+    """Format a fraction as a percentage.
 
     Example:
       >>> percent_text(0.567), percent_text(float("nan"))

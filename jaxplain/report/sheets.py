@@ -1,4 +1,4 @@
-"""Explanation sheets: one row per x-feature, with bars of its contribution and pictures that activate it."""
+"""Explanation sheets: one row per x-feature, with bars for its contribution and pictures that activate it."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,28 +10,28 @@ from matplotlib.patches import Rectangle
 from jaxplain.report import canvas, figures, pages
 from jaxplain.report.figures import Tile as Tile
 
-COLORS = canvas.COLORS[:2]  # of a row's first and second bar
+COLORS = canvas.COLORS[:2]  # colors of a row's first and second bar
 
-# Inches.
+# In inches.
 _SIDE, _GAP, _MARGIN = 1.3, 0.12, 0.22
-_TEXT, _VALUE = 2.7, 0.5  # width of the column of bars, and of a bar's value within it
+_TEXT, _VALUE = 2.7, 0.5  # widths of the column of bars and of a bar's value within it
 _CAPTION, _LINE, _BAR = 0.2, 0.19, 0.34
 _TILES = 4  # minimum number of columns of pictures
 
 
 class Bar(NamedTuple):
-    """A value, drawn to the scale of its sheet."""
+    """A value drawn as a bar, to the sheet's scale."""
 
     label: str
-    value: float  # NaN is printed, but not drawn
+    value: float  # NaN is printed but not drawn
 
 
 class SheetRow(NamedTuple):
-    """One x-feature."""
+    """The row for one x-feature."""
 
     title: str
     note: str
-    bars: tuple[Bar, ...]  # one, or two to compare
+    bars: tuple[Bar, ...]  # one bar, or two to compare
     tiles: tuple[Tile, ...]
 
 
@@ -45,7 +45,7 @@ class Sheet(NamedTuple):
 
 
 class _DrawnBar(NamedTuple):
-    """A bar of a page; zero is a third of the way from the left."""
+    """A bar on a page; zero is a third of the way from the left."""
 
     label: str
     value: str
@@ -54,7 +54,7 @@ class _DrawnBar(NamedTuple):
 
 
 def value_text(value: float) -> str:
-    """Return a bar's value as text.
+    """Format a bar's value as text.
 
     Example:
       >>> value_text(1.234), value_text(-0.5), value_text(float("nan"))
@@ -64,7 +64,7 @@ def value_text(value: float) -> str:
 
 
 def largest_value(sheet: Sheet) -> float:
-    """Return the absolute value of a sheet's longest bar, which sets the scale; 1 if there is none."""
+    """Return the largest absolute value among a sheet's bars, which sets the scale; 1 if it has no bars."""
     values = [abs(bar.value) for row in sheet.rows for bar in row.bars if math.isfinite(bar.value)]
     return max(values, default=0.0) or 1.0
 
@@ -74,13 +74,13 @@ def largest_value(sheet: Sheet) -> float:
 
 
 def sheet_png(sheet: Sheet) -> bytes:
-    """Draw a sheet as a PNG: title and notes, pictures, then one row of bars and pictures per x-feature.
+    """Draw a sheet as a PNG: title, notes, pictures, then one row of bars and pictures per x-feature.
 
     Args:
-      sheet: what to draw. Texts that are too long are shortened.
+      sheet: the sheet to draw. Text that is too long is shortened.
 
     Raises:
-      TypeError, ValueError: a picture that is not uint8 [H, W, 3].
+      TypeError, ValueError: a picture is not uint8 [H, W, 3].
 
     Example:
       >>> row = SheetRow("x-feature 1", "", (Bar("here", 1.0),), ())
@@ -125,7 +125,7 @@ def _draw_row(ax: Axes, top: float, row: SheetRow, largest: float) -> None:
 
 
 def _draw_bar(ax: Axes, top: float, bar: Bar, largest: float, color: str) -> None:
-    """Draw a bar that starts at zero, below its label: to the right for the class, to the left against it."""
+    """Draw a bar below its label, from zero to the right (for the class) or to the left (against it)."""
     room = _TEXT - _VALUE - 0.08
     zero, reach = _MARGIN + room / 3, room * 2 / 3
     canvas.write(ax, _MARGIN, top + 0.1, bar.label, size=9, width=_TEXT, color=canvas.MUTED)
@@ -156,20 +156,20 @@ def sheets_page(
     notes: Iterable[tuple[str, str]] = (),
     facts: Iterable[tuple[str, str]] = (),
 ) -> str:
-    """Make a page of several sheets: a summary, a table, and the sheets, with a link to each.
+    """Return a page with a summary, a table, several sheets, and links to the sheets.
 
-    It works on a phone, in print, in light and dark mode, offline and without JavaScript.
+    The page works on phones, in print, in light and dark mode, offline and without JavaScript.
 
     Args:
-      sheets: what to show.
-      title: of the page.
-      summary: a sentence below the title.
-      table: rows of cells, the first of which are the headings; empty for no table.
-      notes: names and explanations of the measures, below the table.
-      facts: names and values for the table of how the page was made.
+      sheets: sheets to show.
+      title: title of the page.
+      summary: a sentence shown below the title.
+      table: rows of cells, with the headings in the first row; empty for no table.
+      notes: (name, explanation) pairs for the measures, shown below the table.
+      facts: (name, value) pairs for the table that describes how the page was made.
 
     Returns:
-      HTML text. All texts may hold any characters; they are escaped.
+      The page as HTML. All text may contain any characters; it is escaped.
 
     Example:
       >>> "no x-feature" in sheets_page([Sheet("gull", (), (), ())], title="Gulls")

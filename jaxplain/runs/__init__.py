@@ -1,1 +1,1 @@
-"""The run engine: subjects (photos prepared for a method) x compiled steps x sinks (where results go)."""
+"""The run engine: runs compiled steps on subjects (prepared photos) and writes the results to sinks."""

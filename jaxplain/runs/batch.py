@@ -1,4 +1,4 @@
-"""Batch runs: explain whole data sets on all devices of all hosts, with results that survive interruption.
+"""Batch runs: explain whole data sets on all devices of all hosts, with resumable results.
 
 Also exported from here: `Example`, `Photos`, `make_recipe`, `image_key`, `join`,
 `open_store`, `RowStatus`, `StoreError`.
@@ -63,15 +63,15 @@ from jaxplain.runs.store import open_store as open_store
 from jaxplain.runs.writer import ResultWriter
 from jaxplain.scores import as_pytree
 
-_THREADS = 4  # to read images
+_THREADS = 4  # threads that read images
 
 
 class TooManyFailures(RuntimeError):
-    """More rows failed than `max_failures` allows."""
+    """Raised if more rows fail than `max_failures` allows."""
 
 
 class Phase(Enum):
-    """Phase of a run. Invalid input is refused while checking, if possible."""
+    """Phase of a run. Invalid input is rejected in the checking phase if possible."""
 
     CHECKING = "checking"
     COMPILING = "compiling"
@@ -79,23 +79,23 @@ class Phase(Enum):
 
 
 class Progress(NamedTuple):
-    """Progress of this process."""
+    """Progress of the current process."""
 
     done: int  # rows explained by this run
     failed: int  # rows that failed in this run
     before: int  # rows finished by earlier runs
-    total: int | None  # rows of this process; None for a stream, whose length is unknown
+    total: int | None  # rows assigned to this process; None for a stream, whose length is unknown
     seconds: float  # since the first step started
-    means: Mapping[str, float]  # of each scalar of the results, over the rows of this run
+    means: Mapping[str, float]  # mean of each scalar result over the rows of this run
 
     @property
     def images_per_second(self) -> float:
-        """Rows of this run per second; 0 at the start."""
+        """Number of rows this run processes per second; 0 at the start."""
         return (self.done + self.failed) / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def seconds_left(self) -> float:
-        """Remaining time, estimated from the speed so far; NaN if unknown."""
+        """Estimated time remaining, in seconds, based on the speed so far; NaN if unknown."""
         if self.total is None or not self.images_per_second:
             return float("nan")
         return (self.total - self.before - self.done - self.failed) / self.images_per_second
@@ -105,9 +105,9 @@ class BatchOutcome(NamedTuple):
     """Outcome of a run."""
 
     progress: Progress
-    compile_seconds: float  # 0 if nothing was left to do
-    stopped: bool  # whether it was stopped before its end
-    repaired: int  # rows that had to be explained again because their files were damaged
+    compile_seconds: float  # 0 if there was nothing left to do
+    stopped: bool  # whether the run was stopped early
+    repaired: int  # rows that were explained again because their files were damaged
 
 
 def explain_dataset(
@@ -130,49 +130,54 @@ def explain_dataset(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     on_phase: Callable[[Phase], None] = lambda phase: None,
 ) -> BatchOutcome:
-    """Explain every image of a data set on all devices, with results that survive interruption.
+    """Explain every image in a data set on all devices, with resumable results.
 
-    Every image is a row of a Zarr v3 group; `open_store` opens it, and so do zarr and
-    xarray. A row is committed after its data is on disk. Called again with the same arguments, a run
-    skips committed rows and explains the others. An image's random key comes from the seed and its content,
-    so results do not depend on names, order, batch size, devices or hosts, except for rounding.
+    Each image is one row of a Zarr v3 group, which `open_store`, zarr and xarray can open. A row is
+    committed once its data is on disk. When called again with the same arguments, the function skips
+    committed rows and explains the rest. Each image's random key is derived from the seed and the image's
+    content, so results do not depend on names, order, batch size, devices or hosts, except for rounding.
 
-    With several processes (`join`) each makes the same call, with a data set that all
-    can read and a location that all can write; each explains its share on its own devices, independently.
+    With several processes (see `join`), every process makes the same call, with a data set that all of
+    them can read and a location that all of them can write. Each process explains its share independently,
+    on its own devices.
 
     Args:
       explain: `explain(model, image, target, key) -> pytree of arrays`, a pure function of one image (see
-        `jaxplain.runs.sharding.ExplainFunction`), or a recipe of `make_recipe`.
-      model: a classifier, images [N, H, W, C] -> logits, or a score, images -> [N]; anything that
-        `jaxplain.scores.as_pytree` takes.
+        `jaxplain.runs.sharding.ExplainFunction`), or a recipe from `make_recipe`.
+      model: a classifier (images [N, H, W, C] -> logits) or a score (images -> [N]); anything that
+        `jaxplain.scores.as_pytree` accepts.
       dataset: a folder, a list of paths or of `Example`, an iterable of `Example`, or a `Dataset`. All
-        images must have one shape and dtype.
-      out: a folder, or a URL that TensorStore understands ("gs://bucket/results.zarr").
-      mesh: devices; images are sharded along its axis "data" (or its only one). None: all devices.
-      per_device_batch: images per device per step; None: 1 on a CPU, 16 on an accelerator. The model gets
-        the funnel's `batch_size` images at a time, whatever `explain` does with them.
-      resume: continue with existing results; False refuses them.
+        images must have the same shape and dtype.
+      out: a folder, or a URL that TensorStore supports ("gs://bucket/results.zarr").
+      mesh: device mesh; images are sharded along its "data" axis, or along its only axis. If `mesh` is
+        None, all devices are used.
+      per_device_batch: images per device per step. If None, 1 on a CPU and 16 on an accelerator. The model
+        always receives `batch_size` images at a time, whatever `explain` does with them.
+      resume: whether to add to existing results; if False, existing results are an error.
       seed: random seed, 0 to 2**32 - 1.
-      dtype: number format of the model; see `jaxplain.lower_precision`.
-      remat: recompute activations in the backward pass; see `jaxplain.rematerialize`.
-      settings: what else must match on resuming, JSON-serializable. The name and arguments of `explain`
-        (of a `functools.partial` or a dataclass), model, weights, seed and version are always compared.
-      max_failures: stop once more rows than this have failed; None: never.
-      retry_failed: try again rows that failed in an earlier run.
+      dtype: the model's number format; see `jaxplain.lower_precision`.
+      remat: whether to recompute activations in the backward pass; see `jaxplain.rematerialize`.
+      settings: additional JSON-serializable settings that must match when a run is resumed. The name of
+        `explain`, its arguments (for a `functools.partial` or a dataclass), and the model, weights, seed
+        and version are always compared.
+      max_failures: stop once more than this many rows have failed. If None, never stop.
+      retry_failed: whether to retry rows that failed in an earlier run.
       threads: number of threads that read images.
-      stop: set it, from a signal handler or another thread, to stop after the current step.
-      on_progress: called with the current `Progress` after each commit, in another thread.
-      on_phase: called with the new `Phase` whenever it changes.
+      stop: an event that stops the run after the current step; set it from a signal handler or another
+        thread.
+      on_progress: called from another thread with the current `Progress` after each commit.
+      on_phase: called with the new `Phase` at each change.
 
     Returns:
-      A `BatchOutcome`. An image that cannot be read, or has no finite score, becomes a row with status FAILED
-      and a reason; the others continue.
+      A `BatchOutcome`. If an image cannot be read or has no finite score, its row gets status FAILED and a
+      reason, and the run continues.
 
     Raises:
-      ValueError, TypeError: invalid arguments, or no usable image; `StoreError` for results of other
-        settings; names the first that differs.
+      ValueError, TypeError: an argument is invalid, or no image is usable.
+      StoreError: the existing results were made with other settings; the message names the first
+        difference.
       OutputError: the results cannot be written; committed rows are safe.
-      TooManyFailures: see `max_failures`.
+      TooManyFailures: more than `max_failures` rows failed.
 
     Example:
       >>> import jaxplain as jx
@@ -197,7 +202,7 @@ def explain_dataset(
     target = _Target(out, config, resume)
     if sharding.is_first_process():
         target.check()
-    leaves = result_leaves(explain, model, image_format)  # traces the method, which takes a while
+    leaves = result_leaves(explain, model, image_format)  # slow, because it traces the method
     model = _with_precision(model, dtype, remat)
     with exclusively(out) if sharding.is_first_process() else nullcontext():
         store, repaired = target.open(leaves, source)
@@ -219,7 +224,7 @@ def _with_precision(model: Any, dtype: str, remat: bool) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Configuration: recorded in the results, and compared on resuming
+# Configuration: recorded in the results and compared when a run is resumed
 
 
 def run_config(
@@ -231,7 +236,7 @@ def run_config(
     dtype: str,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the configuration shared by all rows of a store, JSON-serializable."""
+    """Return the JSON-serializable configuration shared by all rows of a store."""
     return {
         "jaxplain": jaxplain.__version__,
         "explain": _described(explain),
@@ -245,7 +250,7 @@ def run_config(
 
 
 def _described(explain: Any) -> Any:
-    """Describe a function by name, a `functools.partial` or dataclass also by its arguments or fields."""
+    """Describe a function by its name, and a `functools.partial` or dataclass also by its arguments."""
     if isinstance(explain, partial):
         return {
             "function": _described(explain.func),
@@ -261,10 +266,10 @@ def _described(explain: Any) -> Any:
 def check_config(
     store: ResultStore, config: Mapping[str, Any], leaves: Mapping[str, LeafSpec] | None = None
 ) -> None:
-    """Refuse to add rows with another configuration or other arrays (None: not known yet).
+    """Check that a store's configuration and, if `leaves` is given, its arrays match those of this run.
 
     Raises:
-      StoreError: names the first setting that differs, with both values.
+      StoreError: they differ; the message gives both values of the first setting that differs.
     """
     expected, stored = _flattened(json.loads(json.dumps(dict(config)))), _flattened(store.config)
     for name in {**expected, **stored}:
@@ -281,7 +286,7 @@ def check_config(
 
 
 def _flattened(config: Any, name: str = "") -> dict[str, Any]:
-    """Return a nested configuration as settings with names such as "explain.size"."""
+    """Flatten a nested configuration into settings with names such as "explain.size"."""
     if not isinstance(config, dict):
         return {name: config}
     parts = (_flattened(value, f"{name}.{key}" if name else key) for key, value in config.items())
@@ -293,14 +298,14 @@ def _listed(leaves: Mapping[str, LeafSpec]) -> str:
 
 
 class _Target(NamedTuple):
-    """Destination of the results of a run."""
+    """Destination of a run's results."""
 
     out: str | os.PathLike[str]
     config: Mapping[str, Any]
     resume: bool
 
     def check(self) -> None:
-        """Check the location and existing results before much work is done; create nothing."""
+        """Check the location and any existing results before expensive work, without creating anything."""
         try:
             store = open_store(self.out)
         except FileNotFoundError:
@@ -309,9 +314,9 @@ class _Target(NamedTuple):
             self._check_existing(store)
 
     def open(self, leaves: Mapping[str, LeafSpec], source: Dataset | Stream) -> tuple[ResultStore, int]:
-        """Return the store, with a row for every known image, and the number of rows with damaged files.
+        """Return the store, with a row for every known image, and the number of rows lost to damaged files.
 
-        The first process creates it while the others wait; each repairs its share.
+        The first process creates the store while the others wait; then each process repairs its share.
         """
         if isinstance(source, Stream) and jax.process_count() > 1:
             raise ValueError(
@@ -324,7 +329,7 @@ class _Target(NamedTuple):
         return store, lost + store.repair(sharding.own_chunks(store))
 
     def _create_or_extend(self, leaves: Mapping[str, LeafSpec], source: Dataset | Stream) -> int:
-        """Create or extend the store; return how many rows had lost their identity."""
+        """Create or extend the store; return the number of rows that had lost their identity."""
         identities = [] if isinstance(source, Stream) else list(source.identities)
         try:
             store = open_store(self.out)
@@ -340,7 +345,9 @@ class _Target(NamedTuple):
 
     def _check_existing(self, store: ResultStore, leaves: Mapping[str, LeafSpec] | None = None) -> None:
         if not self.resume:
-            raise StoreError(f"{store.path} already holds results; resume them, or choose another location.")
+            raise StoreError(
+                f"{store.path} already contains results; resume them, or choose another location."
+            )
         check_config(store, self.config, leaves)
 
 
@@ -350,7 +357,7 @@ class _Target(NamedTuple):
 
 @dataclass
 class _Runner:
-    """Explains the pending rows, step by step."""
+    """Explains the pending rows, one step at a time."""
 
     step: ShardedStep
     plan: WorkPlan
@@ -364,7 +371,7 @@ class _Runner:
     means: "_RunningMeans" = field(default_factory=lambda: _RunningMeans({}, {}))
 
     def run(self, image_format: ImageFormat, threads: int) -> None:
-        """Explain and commit until all rows are done, too many failed, or `stop` is set."""
+        """Explain and commit rows until all are done, too many have failed, or `stop` is set."""
         writer = ResultWriter(self.plan.store, self._committed)
         try:
             for group in load_groups(self.plan.tasks(), image_format, self.step.size, threads):
@@ -378,7 +385,7 @@ class _Runner:
         if self._too_many():
             raise TooManyFailures(
                 f"{_images(self.failed)} failed, more than max_failures = {self.max_failures}; "
-                f"{_images(self.done)} explained in {self.plan.store.path}."
+                f"{_images(self.done)} explained, saved in {self.plan.store.path}."
             )
 
     def _explained(self, group: LoadedGroup) -> ExplainedBatch | None:
@@ -406,13 +413,13 @@ def _images(count: int) -> str:
 
 
 class _RunningMeans(NamedTuple):
-    """Running means of the scalars among the results."""
+    """Running means of the scalar results."""
 
     sums: dict[str, float]
     counts: dict[str, int]
 
     def add(self, leaves: Mapping[str, np.ndarray]) -> None:
-        """Add the finite numbers of further rows."""
+        """Add the finite values from further rows."""
         for name, leaf in leaves.items():
             if leaf.ndim == 1 and leaf.dtype.kind == "f":
                 finite = leaf[np.isfinite(leaf)]

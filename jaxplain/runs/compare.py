@@ -1,7 +1,7 @@
-"""Comparisons: methods x measures x sizes on photos, in one reproducible table.
+"""Comparisons of methods, with several measures and map sizes, in one reproducible table.
 
-Photos are the outer loop: each is read and decoded once, and prepared once per classifier. Every program is
-compiled once, when it is first needed.
+The outer loop is over photos: each photo is read and decoded once, and prepared once per classifier. Every
+program is compiled once, on first use.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,7 +57,7 @@ class CompareSettings:
     """Settings shared by all rows of a comparison.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
     """
 
     measures: tuple[str, ...] = DEFAULT_MEASURES
@@ -73,7 +73,7 @@ class CompareSettings:
         check_positive_int(self.curve_steps, "curve_steps")
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as stored in the file of rows."""
+        """Return the settings as stored in the results file."""
         return {
             "jaxplain": jaxplain.__version__,
             "measures": list(self.measures),
@@ -84,18 +84,18 @@ class CompareSettings:
 
 
 class Comparison(NamedTuple):
-    """The rows of a comparison, in the order of classifiers, sizes, methods and photos."""
+    """A comparison's rows, ordered by classifier, size, method and photo."""
 
     settings: CompareSettings
     rows: list[Row]
     maps: MapFolder
-    photos: dict[str, Path]  # by the SHA-256 of their files, each content once
+    photos: dict[str, Path]  # keyed by the SHA-256 of the file, so copies are listed once
     sizes: tuple[int, ...]
-    unreadable: list[str]  # why photos could not be read
+    unreadable: list[str]  # the reason for each photo that could not be read
 
 
 class _Task(NamedTuple):
-    """One compiled step, and the sizes at which its map is measured."""
+    """A step and the sizes at which its map is measured."""
 
     method: str
     step: Step
@@ -104,12 +104,12 @@ class _Task(NamedTuple):
 
 @dataclass
 class _Job:
-    """One classifier of a comparison, its engine and its tasks."""
+    """One classifier in a comparison, with its engine and tasks."""
 
     engine: Engine
-    digest: str  # of the weights
+    digest: str  # digest of the weights
     tasks: list[_Task]
-    failed: dict[str, str] = field(default_factory=dict)  # steps that cannot be compiled, with the reason
+    failed: dict[str, str] = field(default_factory=dict)  # reasons by name, for steps that cannot be compiled
     randomized: Any = None  # the classifier with all parameters shuffled
 
     def key(self, task: _Task, sha256: str, size: int) -> tuple[str, str, str, str, int]:
@@ -128,28 +128,30 @@ def compare(
     keep_maps: int = 8,
     on_progress: OnProgress = lambda doing, rows: None,
 ) -> Comparison:
-    """Run methods on photos and measure their maps.
+    """Run explanation methods on photos and measure the resulting maps.
 
     Args:
-      photos: files; copies of a photo count once.
-      classifiers: of the zoo, or anything with the same attributes. The top prediction is explained.
-      methods: names of the registry, or functions by name; see `jaxplain.explanation.Method` for what a
-        function of your own must take and return. None: the default methods.
-      sizes: rows and columns of the maps that are measured. A method without the option `size` runs once per
-        photo and is measured at every size.
+      photos: paths to photos; copies of the same photo count once.
+      classifiers: classifiers from the zoo, or objects with the same attributes. The top prediction is
+        explained.
+      methods: names of registered methods, or a mapping from names to functions; see
+        `jaxplain.explanation.Method` for the signature of a custom function. If None, the default methods
+        are used.
+      sizes: numbers of rows and columns at which maps are measured. A method that has no `size` option runs
+        once per photo and its map is measured at every size.
       settings: the measures, baseline and seed.
-      rows: storage of the rows; those in it are not computed again, unless they failed.
-      maps: storage of the maps of the first photos, for contact sheets.
+      rows: where rows are stored; existing rows are not recomputed unless they failed.
+      maps: where the first photos' maps are stored, for contact sheets.
       keep_maps: number of photos whose maps are kept.
       on_progress: called with a progress text and the number of rows completed since the last call.
 
     Returns:
-      The rows. A method that fails on a photo gets a row of status "failed" with its reason; the others are
-      not affected.
+      The comparison. If a method fails on a photo, its row has status "failed" and gives the reason; other
+      rows are not affected.
 
     Raises:
-      ValueError, TypeError: no photo, no readable photo, an unknown name, or a size finer than a
-        classifier's input.
+      ValueError, TypeError: there is no photo, or none that can be read; a name is unknown; or a size is
+        finer than a classifier's input.
 
     Example:
       >>> import jaxplain as jx
@@ -171,20 +173,20 @@ def compare(
     run = _Run(settings, jobs, rows, maps, keep_maps, on_progress)
     paths = list(map(Path, photos))
     if not paths:
-        raise ValueError("there is no photo to compare on: photos must name at least one file.")
+        raise ValueError("no photos were given: photos must contain at least one path.")
     for path in paths:
         run.photo(path)
     if not run.photos:
-        raise ValueError(f"none of {len(paths)} photos can be read: {run.unreadable[0]}")
+        raise ValueError(f"none of the photos ({len(paths)}) can be read: {run.unreadable[0]}")
     return _comparison(run, chosen, sizes)
 
 
 def choose_methods(methods: Iterable[str] | Mapping[str, Method] | None) -> dict[str, MethodSpec]:
-    """Return methods by name, from names of the registry or from functions of your own.
+    """Return methods by name, given names of registered methods or a mapping from names to functions.
 
     Raises:
-      ValueError: no method, or an unknown one; suggests the nearest ones.
-      TypeError: a method that is not a function.
+      ValueError: there is no method, or one is unknown (the message suggests the nearest).
+      TypeError: a method is not a function.
     """
     if not isinstance(methods, Mapping):
         return choose(DEFAULT_METHODS if methods is None else methods)
@@ -192,7 +194,7 @@ def choose_methods(methods: Iterable[str] | Mapping[str, Method] | None) -> dict
 
 
 def check_sizes(sizes: Sequence[int], classifiers: Sequence[Any]) -> None:
-    """Raise a ValueError unless there are sizes and classifiers, and the sizes fit all inputs."""
+    """Raise a ValueError unless there are sizes and classifiers and every size fits every classifier."""
     if not sizes or not classifiers:
         raise ValueError("a comparison needs at least one size and one classifier.")
     for classifier in classifiers:
@@ -202,7 +204,7 @@ def check_sizes(sizes: Sequence[int], classifiers: Sequence[Any]) -> None:
 def planned_rows(
     methods: Mapping[str, Any], sizes: Sequence[int], classifiers: Sequence[Any], photos: int
 ) -> int:
-    """Return the number of rows of a comparison."""
+    """Return the number of rows in a full comparison."""
     return len(methods) * len(sizes) * len(classifiers) * photos
 
 
@@ -225,10 +227,10 @@ def finished_part(
 
 
 def photo_pixels(comparison: Comparison, classifier: Any, sha256: str) -> np.ndarray:
-    """Return a photo of a comparison as the classifier sees it, uint8 [H, W, 3], for contact sheets.
+    """Return one of the comparison's photos as the classifier sees it, uint8 [H, W, 3], for contact sheets.
 
     Raises:
-      ImageError: its file can no longer be read.
+      ImageError: the photo's file can no longer be read.
     """
     return classifier.crop_and_resize(read_file(comparison.photos[sha256]).decode().rgb)
 
@@ -238,7 +240,7 @@ def photo_pixels(comparison: Comparison, classifier: Any, sha256: str) -> np.nda
 
 
 class _Run:
-    """Runs all classifiers and methods on photos, and stores the rows."""
+    """Runs all classifiers and methods on photos and stores the rows."""
 
     def __init__(
         self,
@@ -255,7 +257,7 @@ class _Run:
         self.unreadable: list[str] = []
 
     def read(self, path: Path) -> PhotoFile | None:
-        """Read a file; None for one that cannot be read and for a copy of an earlier one."""
+        """Read a file; return None if it cannot be read or is a copy of an earlier file."""
         try:
             file = read_file(path)
         except ImageError as error:
@@ -299,7 +301,7 @@ class _Run:
     def _explained(
         self, job: _Job, task: _Task, file: PhotoFile, rgb: np.ndarray, views: dict[int, View], keeps: bool
     ) -> list[Row]:
-        """Return the rows of one photo and method, one for each size."""
+        """Return the rows for one photo and method, one per size."""
         name = job.engine.classifier.name
         blank = [
             Row(file.path.name, file.sha256, name, job.digest, task.method, size, FAILED)
@@ -312,13 +314,13 @@ class _Run:
             if id(job) not in views:
                 views[id(job)] = job.engine.view(rgb)
             return list(self._measured(job, task, views[id(job)], blank, keeps))
-        except OutputError:  # nothing more can be stored: end the run
+        except OutputError:  # nothing more can be stored, so end the run
             raise
-        except Exception as error:  # a user's method may raise anything; its rows record the error
+        except Exception as error:  # a custom method may raise anything; the error is recorded in its rows
             return [replace(row, reason=error_line(error)) for row in blank]
 
     def _compiled(self, job: _Job, task: _Task) -> bool:
-        """Compile the task's step unless that was done before; return False if it fails."""
+        """Compile the task's step if it is not compiled yet; return False if compilation fails."""
         if task.step.name not in job.failed and not job.engine.knows(task.step):
             self.on_progress(f"compiling {task.method}", 0)
             try:
@@ -400,7 +402,7 @@ def _described(row: Row, label: str, view: View, outcome: Outcome) -> Row:
 
 
 def _other_maps(job: _Job, task: _Task, view: View, settings: CompareSettings) -> dict[str, np.ndarray]:
-    """Return the additional maps that the measures need, computed by the same program."""
+    """Compute the additional maps that the measures need, with the same program."""
     engine, needs = job.engine, {MEASURES[name].needs for name in settings.measures}
     others = {}
     if "randomized" in needs:
@@ -415,13 +417,13 @@ def _other_maps(job: _Job, task: _Task, view: View, settings: CompareSettings) -
 
 
 def _other_class(view: View, classes: int) -> Array:
-    """Draw a class at random among all others."""
+    """Pick one of the other classes at random."""
     step = jax.random.randint(method_key(view.subject.key, "other class"), (), 1, classes)
     return ((view.subject.target + step) % classes).astype(jnp.int32)
 
 
 def randomized(classifier: Any, image: Array, seed: int) -> Any:
-    """Return the classifier with all parameters shuffled; only the shape of the image [H, W, C] matters."""
+    """Return the classifier with all parameters shuffled; of `image` [H, W, C], only the shape is used."""
     first = metrics.layer_names(classifier, image)[-1]
     [copy] = metrics.randomize(classifier, image, key=jax.random.key(seed), layers=[first])
     return copy.classifier
@@ -435,5 +437,5 @@ def at_size(importance: Any, size: int) -> np.ndarray:
 
 @partial(jax.jit, static_argnames="names")
 def measure_map(measured: MeasuredMap, names: tuple[str, ...]) -> dict[str, Array]:
-    """Compute measures of one map, by name."""
+    """Compute the named measures for one map."""
     return {name: MEASURES[name].compute(measured) for name in names}

@@ -1,6 +1,6 @@
-"""Data sets: the images of a batch run, from a folder, a list or any iterable, read ahead in threads.
+"""Data sets for batch runs: images from a folder, a list or any iterable, prefetched in threads.
 
-Each image has an identity, which names its row in the results. Its random key comes from its content.
+Each image has an identity, which names its row in the results. Its random key is derived from its content.
 """
 
 from collections import deque
@@ -24,36 +24,36 @@ from jaxplain.runs.subject import Request, request
 class Example(NamedTuple):
     """One image to explain."""
 
-    identity: str  # unique in the run, and the same in every run
+    identity: str  # unique within a run, and stable across runs
     image: np.ndarray  # [H, W, C]: float32 in model space, or uint8 pixels, which the classifier normalizes
-    target: int | None = None  # class index; None: the top prediction
+    target: int | None = None  # class index; if None, the top prediction
 
 
 class Dataset(Protocol):
-    """Random access to images, as needed for several hosts and for resuming."""
+    """A data set with random access, which multi-host runs and resuming require."""
 
     @property
     def identities(self) -> Sequence[str]:
-        """One identity per image."""
+        """The identities of all images."""
         ...
 
     def load(self, index: int) -> Example:
-        """Read one image; called by several threads at once.
+        """Read one image; called from several threads at once.
 
         Raises:
-          Exception: the image cannot be read. Its row records why, and the run continues.
+          Exception: the image cannot be read. The reason is recorded in its row, and the run continues.
         """
         ...
 
 
 class Photos:
-    """Photo files as a classifier of the zoo sees them; identities are paths relative to `root`.
+    """Photo files as a classifier from the zoo sees them; identities are paths relative to `root`.
 
     Args:
-      paths: the files.
-      classifier: anything with `crop_and_resize(rgb) -> rgb`.
-      root: None: identities are the paths as given.
-      target: class index for all; None: the top prediction of each photo.
+      paths: paths to the photos.
+      classifier: any object with a method `crop_and_resize(rgb) -> rgb`.
+      root: folder that identities are relative to. If None, identities are the paths as given.
+      target: class index for all photos. If None, each photo's top prediction is explained.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Photos:
         self.identities = [_relative(path, root) for path in self._paths]
 
     def load(self, index: int) -> Example:
-        """Return the part of a photo that the classifier sees, as uint8 pixels.
+        """Return the uint8 pixels of a photo as the classifier sees it.
 
         Raises:
           ImageError: the file cannot be used as a photo.
@@ -84,7 +84,7 @@ class _ExampleList:
 
 
 class Stream:
-    """The examples of any iterable, in order; their number is unknown until it ends."""
+    """Examples from any iterable, in order; their number is unknown until the iterable ends."""
 
     def __init__(self, examples: Iterable[Example]) -> None:
         self._examples = examples
@@ -94,18 +94,18 @@ class Stream:
 
 
 class ImageFormat(NamedTuple):
-    """Shape and dtype of every image of a run."""
+    """Shape and dtype shared by all images in a run."""
 
     shape: tuple[int, ...]  # (H, W, C)
     dtype: str  # "uint8" or "float32"
 
 
 def as_dataset(dataset: Any, model: Any) -> Dataset | Stream:
-    """Return a folder, a list of paths or of `Example`, or an iterable of `Example` as a data set.
+    """Convert a folder, a list of paths or of `Example`, or an iterable of `Example` to a data set.
 
     Raises:
-      TypeError: something else; or photos for a model without `crop_and_resize`.
-      ValueError: a folder without photos, an empty list, or an identity that is empty or occurs twice.
+      TypeError: `dataset` is something else, or consists of photos and the model has no `crop_and_resize`.
+      ValueError: there are no photos in the folder, the list is empty, or an identity is empty or repeated.
     """
     result: Dataset
     if hasattr(dataset, "identities") and hasattr(dataset, "load"):
@@ -123,7 +123,7 @@ def as_dataset(dataset: Any, model: Any) -> Dataset | Stream:
         kinds = "a folder, a list of paths or of Example, an iterable of Example, or a Dataset"
         raise TypeError(f"dataset must be {kinds}, got {type(dataset).__name__}.")
     if not len(result.identities):
-        raise ValueError("there is no image to explain: the data set is empty.")
+        raise ValueError("there are no images to explain: the data set is empty.")
     seen: set[str] = set()
     for identity in result.identities:
         _check_identity(identity, seen)
@@ -140,16 +140,16 @@ def _check_crops(model: Any) -> Any:
 
 
 def _check_identity(identity: str, seen: set[str]) -> None:
-    """Raise a ValueError unless an identity is a new, non-empty string; then add it to `seen`."""
+    """Raise a ValueError unless an identity is a non-empty string that is not in `seen`; then add it."""
     if not isinstance(identity, str) or not identity:
         raise ValueError(f"an identity must be a non-empty string, got {identity!r}.")
     if identity in seen:
-        raise ValueError(f"two images have the identity {identity!r}; each must have its own.")
+        raise ValueError(f"two images have the same identity {identity!r}; identities must be unique.")
     seen.add(identity)
 
 
 def _relative(path: Path, root: Path | None) -> str:
-    """Return a path as storable text; bytes of a file name that are not Unicode are escaped."""
+    """Return a path as text that can be stored, with bytes that are not valid Unicode escaped."""
     name = (path if root is None else path.relative_to(root)).as_posix()
     return name.encode("utf-8", "backslashreplace").decode()
 
@@ -159,7 +159,7 @@ def _relative(path: Path, root: Path | None) -> str:
 
 
 class ReadTask(NamedTuple):
-    """A pending row, and how to read its image."""
+    """A pending row and how to read its image."""
 
     row: int
     identity: str
@@ -167,7 +167,7 @@ class ReadTask(NamedTuple):
 
 
 class LoadedImage(NamedTuple):
-    """The image of a row, or the reason why there is none."""
+    """A row's image, or the reason why it could not be loaded."""
 
     row: int
     request: Request | None
@@ -175,7 +175,7 @@ class LoadedImage(NamedTuple):
 
 
 class LoadedGroup(NamedTuple):
-    """The images of one step, and the rows that failed before it."""
+    """The images for one step, and the rows that failed while they were being read."""
 
     ready: list[LoadedImage]
     failed: list[LoadedImage]
@@ -184,7 +184,7 @@ class LoadedGroup(NamedTuple):
 def load_groups(
     tasks: Iterable[ReadTask], image_format: ImageFormat, size: int, threads: int
 ) -> Iterator[LoadedGroup]:
-    """Read images in order, `size` readable ones per group; at most two groups are held in memory."""
+    """Read images in order, in groups of `size` readable images; at most two groups are held in memory."""
     ready: list[LoadedImage] = []
     failed: list[LoadedImage] = []
     for image in _read_ahead(tasks, image_format, threads, ahead=max(size, threads)):
@@ -214,7 +214,7 @@ def _read_ahead(
 
 
 def load_task(task: ReadTask, image_format: ImageFormat | None) -> LoadedImage:
-    """Read one image and check it against the format (None: it is the first); an error becomes the reason."""
+    """Read one image and check it against `image_format` (None for the first image); record any error."""
     try:
         example = task.load()
         actual = _format_of(example.image)
@@ -222,7 +222,7 @@ def load_task(task: ReadTask, image_format: ImageFormat | None) -> LoadedImage:
         prepared = None if reason else request(example.image, example.target)
     except ImageError as error:
         prepared, reason = None, str(error)
-    except Exception as error:  # a user's data set may raise anything
+    except Exception as error:  # a custom data set may raise anything
         prepared, reason = None, error_line(error)
     return LoadedImage(task.row, prepared, reason)
 
@@ -239,16 +239,16 @@ def _format_of(image: Any) -> ImageFormat:
 def _mismatch(image: Any, actual: ImageFormat, expected: ImageFormat | None) -> str:
     if expected is not None and actual != expected:
         return (
-            f"the image is {actual.dtype} {actual.shape}, but the first image of the run is {expected.dtype} "
+            f"the image is {actual.dtype} {actual.shape}, but the first image in the run is {expected.dtype} "
             f"{expected.shape}"
         )
     if actual.dtype == "float32" and not np.isfinite(image).all():
-        return "the image holds NaN or infinite values"
+        return "the image contains NaN or infinite values"
     return ""
 
 
 def probe_format(source: Dataset | Stream) -> tuple[Dataset | Stream, ImageFormat]:
-    """Return the data set, with no image consumed, and the format of its first usable image.
+    """Return the data set, without consuming any image, and the format of its first usable image.
 
     Raises:
       ValueError: no image is usable.
@@ -261,7 +261,7 @@ def probe_format(source: Dataset | Stream) -> tuple[Dataset | Stream, ImageForma
             if load_task(_read_task(0, example), None).request is not None:
                 return Stream(chain(head, rest)), _format_of(example.image)
         raise ValueError(
-            f"none of {len(head)} images is usable: each must be an Example with a finite image."
+            f"none of the images tried ({len(head)}) is usable: each must be an Example with a finite image."
         )
     reason = ""
     for index, identity in enumerate(source.identities):
@@ -269,7 +269,7 @@ def probe_format(source: Dataset | Stream) -> tuple[Dataset | Stream, ImageForma
         if loaded.request is not None:
             return source, _format_of(loaded.request.image)
         reason = reason or loaded.reason
-    raise ValueError(f"none of {len(source.identities)} images can be read: {reason}")
+    raise ValueError(f"none of the images ({len(source.identities)}) can be read: {reason}")
 
 
 def _read_task(row: int, example: Example) -> ReadTask:
@@ -281,13 +281,14 @@ def _read_task(row: int, example: Example) -> ReadTask:
 
 
 class WorkPlan:
-    """The pending rows of a store, and the source of their images.
+    """A store's pending rows, and the source of their images.
 
     Args:
-      store: with a row for every image of a data set; a stream adds its rows as it goes.
-      source: the images.
-      chunks: numbers of the store's chunks that this process explains.
-      retry_failed: whether rows that failed in an earlier run are tried again.
+      store: a store with a row for every image in the data set; for a stream, rows are added as images
+        arrive.
+      source: where the images come from.
+      chunks: indices of the store's chunks that this process explains.
+      retry_failed: whether to retry rows that failed in an earlier run.
     """
 
     def __init__(
@@ -297,20 +298,20 @@ class WorkPlan:
         final = (RowStatus.OK,) if retry_failed else (RowStatus.OK, RowStatus.FAILED)
         self._done = {row for row, status in enumerate(store.status()) if status in final}
         self._rows = {identity: row for row, identity in enumerate(store.identities()) if identity}
-        self._used = max(self._rows.values(), default=-1) + 1  # rows of a stream
-        self.before = 0  # rows that were finished already
-        self.total: int | None = None  # rows of this process; None for a stream
+        self._used = max(self._rows.values(), default=-1) + 1  # number of rows used by a stream
+        self.before = 0  # rows finished by earlier runs
+        self.total: int | None = None  # rows assigned to this process; None for a stream
         if not isinstance(source, Stream):
             own = [row for _, row in self._own(source)]
             self.total, self.before = len(own), sum(row in self._done for row in own)
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether there is nothing left to do."""
         return self.total is not None and self.before == self.total
 
     def tasks(self) -> Iterator[ReadTask]:
-        """Yield the pending tasks in the order of the data set."""
+        """Yield the pending tasks in data set order."""
         if isinstance(self._source, Stream):
             yield from self._streamed(self._source)
             return
@@ -319,7 +320,7 @@ class WorkPlan:
                 yield ReadTask(row, self._source.identities[index], partial(self._source.load, index))
 
     def _own(self, source: Dataset) -> Iterator[tuple[int, int]]:
-        """Yield (index in the data set, row) of the images of this process."""
+        """Yield (index in the data set, row) for each image assigned to this process."""
         for index, identity in enumerate(source.identities):
             row = self._rows[identity]
             if row // self.store.chunk_rows in self._chunks:
@@ -339,7 +340,7 @@ class WorkPlan:
         self.store.resize(self._used)
 
     def _new_row(self, identity: str) -> int:
-        """Return a row for an image of a stream; the store grows by whole chunks."""
+        """Return a row for an image from a stream; the store grows by whole chunks."""
         row, self._used = self._used, self._used + 1
         if row >= len(self.store):
             self.store.resize(row + self.store.chunk_rows)

@@ -1,8 +1,8 @@
-"""Features of photos in class folders: extracted once, in batches, and cached on disk.
+"""Features of photos in class folders, extracted in batches and cached on disk.
 
 A photo's features are stored under the digest of its file, in a folder named after the model, its weights,
-its input and the layer. So a photo that was renamed, moved or copied is recognized, and one that changed is
-extracted again. An interrupted extraction resumes where it stopped.
+its input and the layer. A renamed, moved or copied photo is therefore recognized, while the features of a
+changed photo are extracted again. An interrupted extraction resumes where it stopped.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from jaxplain.runs.records import npz, weights_digest
 from jaxplain.xnn import FeatureLayer, Trunk
 from jaxplain.zoo import ZooClassifier
 
-_CHUNK = 256  # photos per file of the store
+_CHUNK = 256  # photos per file
 _BATCH = {"cpu": 8}  # images per model call, by platform
 _LARGE_BATCH = 64
 
@@ -33,14 +33,14 @@ class LabelledPhoto(NamedTuple):
 
     path: Path
     label: str  # name of the class folder
-    sha256: str  # of the file
+    sha256: str  # digest of the file
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the sub-folders that hold photos, in alphabetical order.
+    """Return the names of the sub-folders that contain photos, in alphabetical order.
 
     Raises:
-      ValueError: not a folder, or fewer than two sub-folders with photos.
+      ValueError: the path is not a folder, or fewer than two of its sub-folders contain photos.
     """
     check_folder(folder)
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and photos_in(path))
@@ -53,7 +53,7 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def labelled_photos(folder: Path, names: Iterable[str]) -> list[LabelledPhoto]:
-    """Return all photos of the named sub-folders."""
+    """Return all photos in the named sub-folders."""
     return [
         LabelledPhoto(path, name, hashlib.sha256(path.read_bytes()).hexdigest())
         for name in names
@@ -67,8 +67,8 @@ class Extraction:
 
     photos: list[LabelledPhoto]  # in the order of the features
     features: np.ndarray  # float32 [N, D]
-    failures: list[str]  # why photos could not be used
-    remarks: list[str]  # damaged files of the store
+    failures: list[str]  # the reason for each photo that could not be used
+    remarks: list[str]  # warnings about damaged files in the store
     extracted: int = 0  # photos that were not in the store
 
 
@@ -92,27 +92,29 @@ class FeatureStore:
 
     def _read(self, path: Path) -> None:
         try:
-            # From bytes: numpy would leave a damaged file open.
+            # Load from bytes, because numpy would leave a damaged file open.
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as chunk:
                 digests, features = chunk["sha256"], chunk["features"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            self.damaged.append(f"{path} is damaged ({error}); its photos are extracted again.")
+            self.damaged.append(
+                f"{path} is damaged ({error}); the features of its photos are extracted again."
+            )
             return
         self._features.update(zip(digests.tolist(), features, strict=True))
 
     def missing(self, photos: list[LabelledPhoto]) -> list[LabelledPhoto]:
-        """Return the photos that are not in the store, without copies."""
+        """Return the photos that are not in the store, without duplicates."""
         return list({photo.sha256: photo for photo in photos if photo.sha256 not in self._features}.values())
 
     def extract(
         self, photos: list[LabelledPhoto], on_batch: Callable[[int], None] = lambda count: None
     ) -> Extraction:
-        """Return the features of photos; those not in the store are extracted and stored.
+        """Return the features of photos, extracting and storing those not yet in the store.
 
-        If this is interrupted, everything extracted so far is on disk.
+        If extraction is interrupted, the batches extracted so far remain on disk.
 
         Args:
-          photos: in the order of the result.
+          photos: photos, in the order in which their features are returned.
           on_batch: called with the number of photos after each batch.
 
         Raises:
@@ -123,7 +125,9 @@ class FeatureStore:
         failures = self._add(missing, on_batch) if missing else {}
         usable = [photo for photo in photos if photo.sha256 not in failures]
         if not usable:
-            raise ValueError(f"none of {len(photos)} photos can be read: {next(iter(failures.values()))}")
+            raise ValueError(
+                f"none of the photos ({len(photos)}) can be read: {next(iter(failures.values()))}"
+            )
         features = np.stack([self._features[photo.sha256] for photo in usable])
         bad = ~np.isfinite(features).all(1)
         if bad.any():
@@ -135,7 +139,7 @@ class FeatureStore:
         return Extraction(usable, features, list(failures.values()), list(self.damaged), extracted)
 
     def _add(self, photos: list[LabelledPhoto], on_batch: Callable[[int], None]) -> dict[str, str]:
-        """Extract photos and store their features; returns why others cannot be read, by digest."""
+        """Extract and store the features of photos; return the reasons for unreadable photos, by digest."""
         check_writable(self.folder)
         failures: dict[str, str] = {}
         new: dict[str, np.ndarray] = {}
@@ -162,7 +166,7 @@ class FeatureStore:
 def _batched_features(
     classifier: ZooClassifier, layer: FeatureLayer, photos: list[LabelledPhoto], failures: dict[str, str]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield features by digest, one batch at a time; photos that cannot be read are added to `failures`."""
+    """Yield features by digest, one batch at a time; record photos that cannot be read in `failures`."""
     run = jax.jit(lambda trunk, images: trunk(images))
     trunk, size = Trunk(classifier, layer), _BATCH.get(jax.default_backend(), _LARGE_BATCH)
     blank = np.zeros((*classifier.spec.size, 3), np.float32)

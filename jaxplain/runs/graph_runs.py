@@ -21,8 +21,8 @@ from jaxplain.runs.subject import Subject
 from jaxplain.scores import KINDS, class_score
 
 RECORD = "sag.json"  # the file that marks a folder as a result
-EXPAND_ABOVE = 0.4  # share of the image's score
-MAX_CHILDREN = 3  # of a node that are drawn
+EXPAND_ABOVE = 0.4  # fraction of the image's score
+MAX_CHILDREN = 3  # maximum number of children drawn per node
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,22 @@ class GraphSettings:
     """Settings applied to every photo of a run.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
     """
 
     grid: tuple[int, int] = (7, 7)
     beam_width: int = 5
-    candidates: int | None = 15  # most promising patches to extend each set by; None: all
+    candidates: int | None = 15  # patches tried as extensions of each set, best first; None for all
     threshold: float = 0.9
     max_size: int = 20
     max_explanations: int = 30
-    max_overlap: int = 1  # patches that two explanations of the graph may share
-    shown: int = 3  # explanations in the graph, at most
-    target: int | None = None  # class index; None: the top prediction of each photo
+    max_overlap: int = 1  # maximum number of patches that two explanations in the graph may share
+    shown: int = 3  # maximum number of explanations in the graph
+    target: int | None = None  # class index; if None, each photo's top prediction
     baseline: str = "blur"
-    kind: str = "probability"  # of the score
-    seed: int = 0  # of a random baseline
-    batch_size: int | None = None  # images per model call; None chooses by platform
+    kind: str = "probability"  # which score is explained
+    seed: int = 0  # random seed of a random baseline
+    batch_size: int | None = None  # images per model call; if None, chosen by platform
 
     def __post_init__(self) -> None:
         check_choice(self.baseline, BASELINES, "baseline")
@@ -65,7 +65,7 @@ class GraphSettings:
 
 
 class GraphProgram(NamedTuple):
-    """Settings compiled for a classifier, used for every photo of a run."""
+    """Programs compiled for a classifier and reused for every photo in a run."""
 
     settings: GraphSettings
     engine: Engine
@@ -77,11 +77,11 @@ class GraphedPhoto(NamedTuple):
     """The minimal sufficient explanations of one photo, and their graph."""
 
     view: View
-    hidden: np.ndarray  # uint8 [H, W, 3], the baseline as a picture
+    hidden: np.ndarray  # uint8 [H, W, 3], the baseline as an image
     label: str
     result: sag.SearchResult  # all explanations found
-    diverse: sag.DiverseSubset  # the largest subset with little overlap
-    graph: sag.AttentionGraph  # of the first few of the subset
+    diverse: sag.DiverseSubset  # the largest subset with limited overlap
+    graph: sag.AttentionGraph  # graph of the first few explanations in the subset
     summary: sag.Summary
     seconds: dict[str, float]  # "search" and "graph"
 
@@ -92,22 +92,23 @@ class GraphedPhoto(NamedTuple):
 
 
 def check_grid(settings: GraphSettings, classifier: Any) -> None:
-    """Refuse settings that do not fit a classifier, before minutes are spent on them.
+    """Reject settings that do not fit a classifier, before starting a long computation.
 
     Raises:
-      ValueError: the target is not one of its classes, or the grid is finer than its input.
+      ValueError: the target is not one of the classifier's classes, or the grid is finer than the
+        classifier's input.
     """
     Engine(classifier).check_target(settings.target)
     (rows, cols), (height, width) = settings.grid, classifier.spec.size
     if rows > height or cols > width:
         raise ValueError(
             f"a grid of {rows} x {cols} is finer than the input of {classifier.name}, "
-            f"{height} x {width} pixels; choose at most that, usually 7 to 14."
+            f"{height} x {width} pixels; choose a smaller grid, usually 7 to 14."
         )
 
 
 def search_step(settings: GraphSettings) -> Step:
-    """Make the step that searches for a subject's explanations; its value is a `jaxplain.sag.SearchResult`.
+    """Return the step that searches for a subject's explanations; its value is a `jaxplain.sag.SearchResult`.
 
     The map that proposes the candidates is computed in the same program.
     """
@@ -130,12 +131,13 @@ def search_step(settings: GraphSettings) -> Step:
 
 
 def compile_graphs(settings: GraphSettings, classifier: Any, engine: Engine | None = None) -> GraphProgram:
-    """Compile settings for a classifier: the same programs serve all photos and targets.
+    """Compile the programs for these settings and a classifier, for use with all photos and targets.
 
     Args:
-      settings: of the search and the graph.
-      classifier: of the zoo.
-      engine: of the same classifier, baseline and seed, to share its programs; None makes one.
+      settings: settings for the search and the graph.
+      classifier: a classifier from the zoo.
+      engine: an engine with the same classifier, baseline and seed, to share its programs. If None, one is
+        created.
 
     Raises:
       ValueError: the settings do not fit the classifier; see `check_grid`.
@@ -151,7 +153,7 @@ def compile_graphs(settings: GraphSettings, classifier: Any, engine: Engine | No
 
 
 def _compile_graph(program: GraphProgram) -> None:
-    """Build a graph of two nodes, to compile the graph's own program before the first photo."""
+    """Build a graph of two nodes so that the graph's own program is compiled before the first photo."""
     height, width = program.engine.classifier.spec.size
     view = program.engine.view(np.zeros((height, width, 3), np.uint8))
     blank = jax.tree_util.tree_map(lambda leaf: np.ones(leaf.shape, leaf.dtype), program.program.shapes)
@@ -161,12 +163,12 @@ def _compile_graph(program: GraphProgram) -> None:
 
 
 def graph_photo(program: GraphProgram, rgb: np.ndarray) -> GraphedPhoto:
-    """Find the explanations of one photo, uint8 [H, W, 3] of any size, and their graph."""
+    """Find the explanations of one photo (uint8 [H, W, 3], any size) and build their graph."""
     return graph_view(program, program.engine.view(rgb, program.settings.target))
 
 
 def graph_view(program: GraphProgram, view: View) -> GraphedPhoto:
-    """Find the explanations of a prepared photo, and their graph."""
+    """Find the explanations of a prepared photo and build their graph."""
     settings, engine = program.settings, program.engine
     outcome = engine.run(program.program.step, view)
     start = time.perf_counter()
@@ -200,7 +202,7 @@ def _graph(program: GraphProgram, view: View, result: sag.SearchResult) -> sag.A
 
 
 def _first(result: sag.SearchResult, count: int) -> sag.SearchResult:
-    """Keep only the first valid rows: the smallest explanations, and among equal sizes the highest scores."""
+    """Keep the first `count` valid rows: the smallest explanations first, ties broken by highest score."""
     return replace(result, valid=result.valid & (np.cumsum(result.valid) <= count))
 
 
@@ -209,10 +211,10 @@ def _first(result: sag.SearchResult, count: int) -> sag.SearchResult:
 
 
 def graph_files(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, bytes]:
-    """Return the files of a result, except for its pictures and page.
+    """Return the files of a result, except for the images and the page.
 
-    sag.dot, the graph with the three children of largest drop per node; logic.txt; sag.json, the record with
-    all explanations and the whole graph.
+    The files are sag.dot (the graph with the three children of largest drop per node), logic.txt, and
+    sag.json (the record with all explanations and the whole graph).
     """
     return {
         "sag.dot": graphed.graph.pruned(MAX_CHILDREN).to_dot().encode(),
@@ -222,10 +224,10 @@ def graph_files(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> d
 
 
 def read_summaries(folder: Path) -> list[sag.Summary]:
-    """Return the summaries of the results in the sub-folders of a folder, in order of their names.
+    """Return the summaries of the results in a folder's sub-folders, in alphabetical order.
 
     Raises:
-      ValueError: a record cannot be read; the message names it.
+      ValueError: a record cannot be read; the message names the file.
     """
     summaries = []
     for path in sorted(folder.glob(f"*/{RECORD}")):
@@ -240,7 +242,7 @@ def read_summaries(folder: Path) -> list[sag.Summary]:
 
 
 def graph_facts(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, str]:
-    """Return the settings and counts shown on the graph's page, by heading."""
+    """Return the settings and counts shown on the graph's page, keyed by heading."""
     settings = program.settings
     shown, diverse = len(graphed.graph.explanations), int(graphed.diverse.chosen.sum())
     patches = f"{settings.max_overlap} patch{'es' * (settings.max_overlap != 1)}"
@@ -288,7 +290,7 @@ def _record(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[
 
 
 def _explanations(result: sag.SearchResult, diverse: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Yield all explanations found; `diverse` marks those of the diverse subset."""
+    """Yield all explanations found; `diverse` marks those in the diverse subset."""
     for row in np.flatnonzero(result.valid):
         yield {
             "patches": np.flatnonzero(result.explanations[row]).tolist(),

@@ -1,4 +1,4 @@
-"""Heatmaps of photos by any method of the registry, for `jaxplain explain` and `jaxplain demo`."""
+"""Compute heatmaps of photos with any registered method, for `jaxplain explain` and `jaxplain demo`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,15 +27,15 @@ class HeatmapSettings:
     """Settings applied to every photo of a run.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
     """
 
     method: str = "igos++"
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the method, without `key`
-    preset: str = "default"  # "paper": the published settings, which `options` override
-    target: int | None = None  # class index; None: the top prediction of each photo
+    options: Mapping[str, Any] = field(default_factory=dict)  # the method's options, without `key`
+    preset: str = "default"  # "paper" selects the published settings, which `options` override
+    target: int | None = None  # class index; if None, each photo's top prediction
     baseline: str = "blur"
-    kind: str = "probability"  # of the score
+    kind: str = "probability"  # which score is explained
     seed: int = 0
     curve_steps: int = 50
 
@@ -61,12 +61,12 @@ class HeatmapSettings:
     def _check_published(self) -> None:
         if self.method not in masks.PAPER:
             raise ValueError(
-                f"there are published settings for {', '.join(masks.PAPER)}, not for {self.method}: "
+                f"there are published settings for {', '.join(masks.PAPER)}, but not for {self.method}: "
                 "omit --preset."
             )
 
     def _refuse(self, option: str) -> None:
-        """Raise the registry's error for an unknown option, a plainer one for an option of other methods."""
+        """Raise the registry's error for an unknown option, or a clearer one for another method's option."""
         if any(option in parameters(spec, {}) for spec in METHODS.values()):
             own = ", ".join(parameters(self.spec, {})) or "none"
             raise ValueError(f"{self.method} has no option {option}; its options are: {own}.")
@@ -79,19 +79,19 @@ class HeatmapSettings:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The options that the method is called with: those of the preset, overridden by the user's."""
+        """The options that the method is called with: the preset's options, overridden by the user's."""
         return {**(masks.PAPER[self.method] if self.preset == "paper" else {}), **self.options}
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Every option of the method, including defaults and the platform's batch size."""
+        """All of the method's options, including defaults and the platform's batch size."""
         chosen = parameters(self.spec, self.given)
         batch_size = chosen.get("batch_size")
         return chosen | {"batch_size": funnel.default_batch_size() if batch_size is None else batch_size}
 
 
 class HeatmapProgram(NamedTuple):
-    """Settings compiled for a classifier, used for every photo of a run."""
+    """Programs compiled for a classifier and reused for every photo in a run."""
 
     settings: HeatmapSettings
     engine: Engine
@@ -104,21 +104,22 @@ class ExplainedPhoto(NamedTuple):
 
     view: View
     label: str
-    explanation: Explanation  # of NumPy arrays
-    curves: Curves  # on the softmax probability, at the map's own resolution
-    seconds: float  # of the compiled method
+    explanation: Explanation  # with NumPy arrays
+    curves: Curves  # curves of the softmax probability, at the map's own resolution
+    seconds: float  # run time of the compiled method
 
     @property
     def status(self) -> Status:
-        """Status of the explanation."""
+        """The explanation's status."""
         return Status(int(self.explanation.status))
 
 
 def check_fits(settings: HeatmapSettings, classifier: Any) -> None:
-    """Refuse settings that do not fit a classifier, before minutes are spent on them.
+    """Reject settings that do not fit a classifier, before starting a long computation.
 
     Raises:
-      ValueError: the target is not one of its classes, or the map is finer than its input.
+      ValueError: the target is not one of the classifier's classes, or the map is finer than the
+        classifier's input.
     """
     Engine(classifier).check_target(settings.target)
     if "size" in settings.parameters:
@@ -126,17 +127,17 @@ def check_fits(settings: HeatmapSettings, classifier: Any) -> None:
 
 
 def check_size(size: int | tuple[int, int], classifier: Any) -> None:
-    """Raise a ValueError if a map of this size, rows and columns, is finer than the input."""
+    """Raise a ValueError if a map of this size (rows and columns) is finer than the classifier's input."""
     (rows, cols), (height, width) = as_pair(size, "size"), classifier.spec.size
     if rows > height or cols > width:
         raise ValueError(
             f"size {rows} x {cols} is finer than the input of {classifier.name}, {height} x {width} pixels; "
-            "choose at most that."
+            "choose a smaller size."
         )
 
 
 def compile_heatmaps(settings: HeatmapSettings, classifier: Any) -> HeatmapProgram:
-    """Compile settings for a classifier: the same programs serve all photos and targets.
+    """Compile the programs for these settings and a classifier, for use with all photos and targets.
 
     Raises:
       ValueError: the settings do not fit the classifier; see `check_fits`.
@@ -150,9 +151,10 @@ def compile_heatmaps(settings: HeatmapSettings, classifier: Any) -> HeatmapProgr
 
 
 def explain_photo(program: HeatmapProgram, rgb: np.ndarray) -> ExplainedPhoto:
-    """Explain one photo, uint8 [H, W, 3] of any size.
+    """Explain one photo (uint8 [H, W, 3], any size).
 
-    Its key depends on the seed and its pixels only, so the result does not depend on order or file name.
+    The random key depends only on the seed and the pixels, so the result does not depend on the order of the
+    photos or on their file names.
     """
     settings, engine = program.settings, program.engine
     view = engine.view(rgb, settings.target)
@@ -163,10 +165,10 @@ def explain_photo(program: HeatmapProgram, rgb: np.ndarray) -> ExplainedPhoto:
 
 
 def heatmap_files(program: HeatmapProgram, photo: Photo, explained: ExplainedPhoto) -> dict[str, bytes]:
-    """Return the files of a result, except for its pictures.
+    """Return the files of a result, except for the images.
 
-    importance.npy [h, w] (the method's own resolution) and saliency.npy [H, W] (the image's), float32, raw
-    values; result.json, how they were made.
+    The files are importance.npy [h, w] (at the method's own resolution) and saliency.npy [H, W] (at the
+    image's resolution), both float32 raw values, and result.json, which records how they were made.
     """
     importance = explained.explanation.importance
     saliency = np.asarray(resize_map(importance, explained.view.pixels.shape[:2]), np.float32)

@@ -1,4 +1,4 @@
-"""The measures of a comparison: what is computed from each map, and which direction is better."""
+"""The measures used in comparisons: how each is computed from a map, and whether high or low is better."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -12,22 +12,22 @@ Extra = Literal["", "randomized", "other_class"]
 
 
 class MeasuredMap(NamedTuple):
-    """One map and what its measures are computed from."""
+    """A map and the data from which its measures are computed."""
 
-    importance: Array  # [h, w], at the size that is measured
+    importance: Array  # [h, w], at the size at which it is measured
     curves: metrics.Curves
     confidence: metrics.Confidence | None
-    randomized: Array | None = None  # [h, w], the map when the classifier's parameters are shuffled
-    other_class: Array | None = None  # [h, w], the map of another class
+    randomized: Array | None = None  # [h, w], the map for the classifier with shuffled parameters
+    other_class: Array | None = None  # [h, w], the map for another class
 
 
 class Measure(NamedTuple):
-    """One column of the table."""
+    """One column of the comparison table."""
 
     compute: Callable[[MeasuredMap], Array]  # -> []
     better: Literal["low", "high"]
     about: str
-    needs: Extra = ""  # an additional map of the same photo, which doubles the time
+    needs: Extra = ""  # an additional map of the same photo, which doubles the run time
 
 
 def _drop(measured: MeasuredMap) -> Array:
@@ -41,10 +41,10 @@ def _increase(measured: MeasuredMap) -> Array:
 
 
 def _similarity(importance: Array, other: Array | None) -> Array:
-    """Return the absolute rank correlation; 0 where the other map is constant.
+    """Return the absolute rank correlation of two maps, or 0 if the other map is constant.
 
-    A mask method that finds nothing to explain, in a randomized network or for a class of near-zero
-    probability, leaves its mask unchanged: the map has vanished, which passes the check.
+    If a mask method finds nothing to explain, in a randomized network or for a class of near-zero
+    probability, it leaves its mask unchanged. The map is then constant, which passes the check.
     """
     assert other is not None
     rank = jnp.abs(metrics.rank_correlation(importance, other))

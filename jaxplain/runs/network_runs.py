@@ -1,4 +1,4 @@
-"""Explanation networks for class folders of photos: fitting, explaining photos, saving, loading."""
+"""Fit, apply, save and load explanation networks for class folders of photos."""
 
 import json
 from collections.abc import Callable
@@ -22,27 +22,27 @@ from jaxplain.runs.records import number, numbers, plain, to_json, weights_diges
 from jaxplain.runs.subject import Request, Subject, make_subject, method_key, request
 from jaxplain.xnn import CheckpointError, ExplanationNetwork
 
-RECORD = "xnn.json"  # marks a folder as explanation networks
+RECORD = "xnn.json"  # the file that marks a folder as explanation networks
 PROBE, NETWORKS = "probe.safetensors", "networks"
 # Of an x-feature's masks: x-features are object parts, and coarser masks are smoother.
 SIZE = 14
 STEPS = 6000  # minimum number of optimization steps
-TOP, TYPICAL = 6, 3  # photos listed for each x-feature, and for each class
+TOP, TYPICAL = 6, 3  # photos listed per x-feature and per class
 _REFIT = "Fit again with jaxplain xnn fit."
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Settings of a fit.
+    """Settings for fitting explanation networks.
 
     Raises:
-      ValueError: a number out of range, an unknown layer, no class, or the same class twice.
+      ValueError: a number is out of range, the layer is unknown, or the classes are empty or repeated.
     """
 
     explained: tuple[str, ...]  # names of the classes that get a network
     layer: xnn.FeatureLayer = "penultimate"
     seed: int = 0
-    holdout: float = 0.25  # share of each class's photos that is held out for evaluation
+    holdout: float = 0.25  # fraction of each class's photos held out for evaluation
     options: dict[str, Any] = field(default_factory=dict)  # of `xnn.fit`
 
     def __post_init__(self) -> None:
@@ -53,60 +53,62 @@ class FitSettings:
         if not 0 < self.holdout < 1:
             raise ValueError(f"holdout must be between 0 and 1, got {self.holdout}.")
         if not self.explained or len(set(self.explained)) != len(self.explained):
-            raise ValueError(f"name at least one class, each once; got {', '.join(self.explained)!r}.")
+            raise ValueError(
+                f"name at least one class, without repetition; got {', '.join(self.explained)!r}."
+            )
 
 
 class FeatureDataset(NamedTuple):
-    """Photos, their features, and which of them are held out."""
+    """Photos, their features, and a flag for those held out."""
 
     photos: list[LabelledPhoto]
     features: np.ndarray  # float32 [N, D]
-    names: tuple[str, ...]  # of all C classes
+    names: tuple[str, ...]  # names of all C classes
     labels: np.ndarray  # int [N]
     held: np.ndarray  # bool [N]
 
     @property
     def evaluated(self) -> np.ndarray:
-        """Photos that networks are evaluated on: those held out, or all if there are none; bool [N]."""
+        """Mask of the photos used for evaluation, bool [N]: the held-out photos, or all if there are none."""
         return self.held if self.held.any() else ~self.held
 
 
 class BeforeAfter(NamedTuple):
-    """A measure computed with the probe's logit, and with the network's in its place."""
+    """A measure computed with the probe's logit, and with the network's logit in its place."""
 
     before: float
     after: float
 
 
 class FittedClass(NamedTuple):
-    """The network of one class and its evaluation on the photos held out."""
+    """The network for one class and its evaluation on the held-out photos."""
 
     name: str
-    target: int  # index of the class
+    target: int  # class index
     fit: xnn.FitResult
     diagnosis: xnn.Diagnosis
     recall: BeforeAfter
     precision: BeforeAfter
     means: np.ndarray  # [n, C], mean contribution of each x-feature to the training photos of each class
     top: list[list[tuple[int, float]]]  # for each x-feature: most active training photos, and activations
-    typical: list[int]  # training photos of the class with the highest logits
+    typical: list[int]  # the class's training photos with the highest logits
 
 
 class FittedNetworks(NamedTuple):
     """The result of `fit_networks`."""
 
     probe: xnn.Probe
-    accuracy: float  # of the probe, on the photos held out
+    accuracy: float  # the probe's accuracy on the held-out photos
     classes: list[FittedClass]
 
 
 def dataset(
     photos: list[LabelledPhoto], features: np.ndarray, names: list[str], holdout: float
 ) -> FeatureDataset:
-    """Split by the digests of the files, so that the split does not depend on names or order.
+    """Split photos by file digest, so that the split does not depend on names or order.
 
     Raises:
-      ValueError: a class without training photos.
+      ValueError: a class has no training photos.
     """
     labels = np.array([names.index(photo.label) for photo in photos])
     held = np.zeros(len(photos), bool)
@@ -126,16 +128,16 @@ def fit_networks(
     on_start: Callable[[str], None] = lambda doing: None,
     on_done: Callable[[], None] = lambda: None,
 ) -> FittedNetworks:
-    """Fit a linear probe to all classes, and one SRAE to each explained class.
+    """Fit a linear probe for all classes, and one SRAE for each explained class.
 
     Args:
-      settings: of the fit, including the classes to explain.
+      settings: settings of the fit, including the classes to explain.
       data: photos of all classes.
       on_start: called with a description of each fit before it starts.
       on_done: called after each fit.
 
     Raises:
-      ValueError: an unknown class, too few photos, or whatever `xnn.fit` refuses.
+      ValueError: a class is unknown, there are too few photos, or `xnn.fit` raises an error.
     """
     for name in settings.explained:
         if name not in data.names:
@@ -156,7 +158,7 @@ def fit_networks(
 
 
 def schedule(photos: int, batch_size: int = 50) -> dict[str, int]:
-    """Return the epochs of a fit to `photos` photos: the published 120, or more if it is too few steps."""
+    """Return the epochs for fitting `photos` photos: 120 as published, or more to reach `STEPS` steps."""
     epochs = max(120, -(-STEPS // max(1, photos // batch_size)))
     return {"epochs": epochs, "decay_every": epochs // 3}
 
@@ -208,38 +210,38 @@ class PreparedPhoto(NamedTuple):
     """A photo prepared for explanation networks."""
 
     name: str
-    pixels: np.ndarray  # uint8 [H, W, 3], as the classifier sees it
+    pixels: np.ndarray  # uint8 [H, W, 3], as seen by the classifier
     subject: Subject
     features: Array  # [D]
 
 
 class FeatureMap(NamedTuple):
-    """The heatmap of an x-feature on a photo."""
+    """The heatmap of one x-feature on one photo."""
 
     activation: float
-    status: Status | None  # None: the x-feature is not active, and nothing was run
+    status: Status | None  # None if the x-feature is inactive, in which case nothing was run
     saliency: np.ndarray | None  # [H, W]; None unless the status is OK
 
 
 class PhotoReading(NamedTuple):
-    """A photo explained by the network of one class."""
+    """A photo explained by one class's network."""
 
-    name: str  # of the class
-    logits: np.ndarray  # [C], the probe's
-    predicted: float  # the network's logit of the class
+    name: str  # class name
+    logits: np.ndarray  # [C], the probe's logits
+    predicted: float  # the network's logit for the class
     contributions: np.ndarray  # [n]
     significant: np.ndarray  # bool [n]
-    maps: dict[int, FeatureMap]  # of the significant x-features, largest contribution first
+    maps: dict[int, FeatureMap]  # maps of the significant x-features, largest contribution first
 
 
 class LoadedNetworks(NamedTuple):
-    """Explanation networks read from a folder; all photos, classes and x-features share one compilation."""
+    """Explanation networks loaded from a folder; all photos, classes and x-features share one program."""
 
     classifier: zoo.ZooClassifier
     probe: xnn.Probe
-    names: tuple[str, ...]  # of all classes of the probe
+    names: tuple[str, ...]  # names of all the probe's classes
     explained: dict[str, ExplanationNetwork]
-    photos: Path  # the folder they were fitted to
+    photos: Path  # the folder of photos they were fitted to
     record: dict[str, Any]
 
     def entry(self, name: str) -> dict[str, Any]:
@@ -247,11 +249,11 @@ class LoadedNetworks(NamedTuple):
         return next(entry for entry in self.record["classes"] if entry["class"] == name)
 
     def means(self, name: str) -> np.ndarray:
-        """Return the mean contributions of a network's x-features on each class's training photos: [n, C]."""
+        """Return the mean contribution of each x-feature to each class's training photos, [n, C]."""
         return np.array([one["mean_contributions"] for one in self.entry(name)["x_features"]], np.float64)
 
     def prepare(self, name: str, rgb: np.ndarray) -> PreparedPhoto:
-        """Crop and normalize a photo, choose its baseline and key, compute its features."""
+        """Prepare a photo: crop and normalize it, choose its baseline and key, and compute its features."""
         pixels = self.classifier.crop_and_resize(rgb)
         trunk = next(iter(self.explained.values())).trunk
         return PreparedPhoto(name, pixels, *_prepare(_ProbedClassifier(trunk, self.probe), request(pixels)))
@@ -268,7 +270,10 @@ class LoadedNetworks(NamedTuple):
         return FeatureMap(activation, status, saliency)
 
     def read(self, photo: PreparedPhoto, name: str | None = None) -> PhotoReading:
-        """Explain a photo with a class's network; None: the explained class with the highest logit."""
+        """Explain a photo with the network for class `name`.
+
+        If `name` is None, choose the explained class with the highest logit.
+        """
         logits = np.asarray(self.probe(photo.features[None])[0])
         if name is None:
             name = max(self.explained, key=lambda one: logits[self.names.index(one)])
@@ -282,7 +287,7 @@ class LoadedNetworks(NamedTuple):
 
 
 class _ProbedClassifier(NamedTuple):
-    """The probe on the trunk, as the classifier of a `Subject`."""
+    """The trunk followed by the probe, usable as the classifier of a `Subject`."""
 
     trunk: xnn.Trunk
     probe: xnn.Probe
@@ -311,23 +316,24 @@ def _explain(score: xnn.FeatureScore, subject: Subject, size: int) -> Explanatio
 
 
 class FitSource(NamedTuple):
-    """The source of the features of a fit."""
+    """Where the features used in a fit came from."""
 
-    folder: Path  # of the photos
+    folder: Path  # folder of photos
     model: str
     weights: Path | None
-    digest: str  # of the weights
+    digest: str  # digest of the weights
 
 
 def save_networks(
     folder: Path, settings: FitSettings, source: FitSource, data: FeatureDataset, fitted: FittedNetworks
 ) -> None:
-    """Write everything about a fit to a folder, atomically.
+    """Write a fit to a folder, atomically.
 
-    xnn.json, the record; probe.safetensors; networks/INDEX.safetensors, one per explained class.
+    The files are xnn.json (the record), probe.safetensors, and one networks/INDEX.safetensors per explained
+    class.
 
     Raises:
-      OutputError: the folder cannot be written, or holds something that is not an older result.
+      OutputError: the folder cannot be written, or exists and is not an earlier result.
     """
     record = {
         "jaxplain": jaxplain.__version__,
@@ -360,7 +366,7 @@ def save_networks(
 
 
 def network_file(index: int) -> str:
-    """Return the file of a class's network within its folder; numbered, as names may hold any characters."""
+    """Return the relative path of a class's network; a number, because names may contain any character."""
     return f"{NETWORKS}/{index:04d}.safetensors"
 
 
@@ -392,7 +398,7 @@ def _class_record(fitted_class: FittedClass, folder: Path, data: FeatureDataset)
 
 
 def load_networks(folder: Path) -> LoadedNetworks:
-    """Read explanation networks and the classifier that they belong to.
+    """Load explanation networks and the classifier that they belong to.
 
     Raises:
       CheckpointError: the folder is missing, damaged, or was made with other weights.
@@ -409,8 +415,8 @@ def load_networks(folder: Path) -> LoadedNetworks:
     classifier = zoo.load(model, weights=weights)
     if weights_digest(classifier) != digest:
         raise CheckpointError(
-            f"{folder} was made with other weights of {model} than those found here. Restore those, or "
-            "fit again with jaxplain xnn fit."
+            f"{folder} was made with weights of {model} that differ from the current ones. Restore the old "
+            "weights, or fit again with jaxplain xnn fit."
         )
     probe, trunk = xnn.load_probe(folder / PROBE), xnn.Trunk(classifier, layer)
     explained = {}
@@ -429,10 +435,10 @@ def _read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(
-            f"{folder} holds no {RECORD}: name a folder that jaxplain xnn fit wrote, or fit first."
+            f"{folder} contains no {RECORD}: name a folder written by jaxplain xnn fit, or run that first."
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}. {_REFIT}") from error
     if not isinstance(record, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no record. {_REFIT}")
+        raise CheckpointError(f"{path} is damaged: it contains no record. {_REFIT}")
     return record

@@ -1,4 +1,4 @@
-"""The photos of a run: found in folders, read once, each with the digest of its file."""
+"""Find the photos in folders, and read each once, with the digest of its file."""
 
 import hashlib
 import os
@@ -14,15 +14,15 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 
 class Photo(NamedTuple):
-    """A photo as read from its file."""
+    """A decoded photo."""
 
     path: Path
     rgb: np.ndarray  # uint8 [H, W, 3], any size
-    sha256: str  # of the file
+    sha256: str  # digest of the file
 
 
 class PhotoFile(NamedTuple):
-    """A photo's file before it is decoded."""
+    """A photo's file, not yet decoded."""
 
     path: Path
     data: bytes
@@ -38,17 +38,17 @@ class PhotoFile(NamedTuple):
 
 
 class Readable(NamedTuple):
-    """The photos among some paths that could be read, and the reasons for the others."""
+    """The photos that could be read, and the reasons why others could not."""
 
     photos: list[Photo]
     failures: list[str]
 
 
 def read_file(path: Path) -> PhotoFile:
-    """Read a photo's file, once, without decoding it.
+    """Read a photo's file without decoding it.
 
     Raises:
-      ImageError: there is no file to read.
+      ImageError: the file cannot be read.
     """
     data = read_image_file(Path(path))
     return PhotoFile(Path(path), data, hashlib.sha256(data).hexdigest())
@@ -64,7 +64,7 @@ def read_photo(path: Path) -> Photo:
 
 
 def read_photos(paths: Iterable[Path]) -> Readable:
-    """Read photos, and collect the reasons for those that cannot be read."""
+    """Read photos, and collect the reason for each one that cannot be read."""
     readable = Readable([], [])
     for path in paths:
         try:
@@ -91,15 +91,15 @@ def no_photos(folder: Path) -> ValueError:
 
 
 def photos_in(folder: Path) -> list[Path]:
-    """Return the photos of a folder, by file extension, in alphabetical order."""
+    """Return the photos in a folder, recognized by file extension, in alphabetical order."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def photos_below(folder: Path) -> list[Path]:
-    """Return the photos of a folder and its sub-folders, in alphabetical order of their paths.
+    """Return the photos in a folder and its sub-folders, sorted by path.
 
     Raises:
-      ValueError: not a folder, or one without photos.
+      ValueError: the path is not a folder, or the folder contains no photos.
     """
     check_folder(folder)
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -109,7 +109,7 @@ def photos_below(folder: Path) -> list[Path]:
 
 
 def distinct(paths: Iterable[Path]) -> list[Path]:
-    """Return each file once, however its path is written."""
+    """Return each file once, even if it is given by several different paths."""
     first: dict[str, Path] = {}
     for path in paths:
         first.setdefault(os.path.abspath(path), path)

@@ -13,11 +13,11 @@ import numpy as np
 import jaxplain
 from jaxplain.runs.photos import Photo
 
-_LONGEST = 1000  # maximum length of an array in a record; longer ones belong in their own file
+_LONGEST = 1000  # maximum length of an array in a record; longer arrays belong in their own files
 
 
 def origin(photo: Photo) -> dict[str, Any]:
-    """Return the head of every record: which photo, and which versions made the result."""
+    """Return the fields that start every record: the photo, and the versions that made the result."""
     return {
         "jaxplain": jaxplain.__version__,
         "jax": jax.__version__,
@@ -29,37 +29,37 @@ def origin(photo: Photo) -> dict[str, Any]:
 
 
 def to_json(record: Mapping[str, Any]) -> bytes:
-    """Return a record as the bytes of its file."""
+    """Encode a record as the bytes of a JSON file."""
     return (json.dumps(record, indent=2, allow_nan=False) + "\n").encode()
 
 
 def npy(array: Any) -> bytes:
-    """Return the bytes of a `.npy` file; `np.save` to a path does not report a full disk."""
+    """Encode an array as the bytes of a `.npy` file; `np.save` to a path does not report a full disk."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
 
 
 def npz(**arrays: Any) -> bytes:
-    """Return the bytes of an `.npz` file."""
+    """Encode arrays as the bytes of an `.npz` file."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 
 def number(value: Any) -> float | None:
-    """Return a float rounded to float32's precision; None for NaN and infinity, which JSON does not have."""
+    """Round a float to float32 precision; return None for NaN and infinity, which JSON does not support."""
     number = float(value)
     return float(f"{number:.7g}") if np.isfinite(number) else None
 
 
 def numbers(values: Any) -> list[float | None]:
-    """Return floats rounded by `number`."""
+    """Round floats with `number`."""
     return [number(value) for value in values]
 
 
 def plain(value: Any) -> Any:
-    """Convert options of a method to JSON-serializable values."""
+    """Convert a method's options to JSON-serializable values."""
     if is_dataclass(value) and not isinstance(value, type):
         parts = {part.name: plain(getattr(value, part.name)) for part in fields(value)}
         return {"name": type(value).__name__, **parts}
@@ -73,9 +73,9 @@ def plain(value: Any) -> Any:
 
 
 def details(value: Any) -> Any:
-    """Convert the details of an explanation to JSON-serializable values: numbers and short series, by name.
+    """Convert an explanation's details to JSON-serializable values: numbers and short series, by name.
 
-    Arrays of two or more axes (masks, maps) and long ones are omitted.
+    Long arrays and arrays with two or more axes (masks, maps) are omitted.
 
     Example:
       >>> from typing import NamedTuple
@@ -105,7 +105,7 @@ def _named_parts(value: Any) -> dict[str, Any]:
 
 
 def error_line(error: Exception) -> str:
-    """Return the type and first line of an error; the other lines are for developers."""
+    """Return an error's type and first line; any further lines are for developers."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

@@ -1,5 +1,7 @@
-"""Reports of photos: prediction, heatmaps of several methods with their curves, a sanity check, and an
-attention graph. All of them explain the same subject: one target, one baseline and one key per photo.
+"""Compute reports on photos.
+
+A report has the prediction, heatmaps from several methods with their curves, a sanity check, and an attention
+graph. All of them explain the same subject: one target, one baseline and one key per photo.
 
 `jaxplain.report.document` turns the results into a page.
 """
@@ -35,7 +37,7 @@ OnProgress = Callable[[str], None]
 
 
 def _ignore(doing: str) -> None:
-    """Show no progress."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,17 @@ class ReportSettings:
     """Settings applied to every photo of a run.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
     """
 
-    methods: tuple[str, ...] = DEFAULT_METHODS  # names of the registry
+    methods: tuple[str, ...] = DEFAULT_METHODS  # names of registered methods
     size: int = 28  # rows and columns of the maps as shown and measured
-    target: int | None = None  # class index; None: the top prediction of each photo
+    target: int | None = None  # class index; if None, each photo's top prediction
     baseline: str = "blur"
     seed: int = 0
     curve_steps: int = 50
-    sanity: bool = True  # also explain the network with all its parameters shuffled
-    sag: bool = True  # the attention graph
+    sanity: bool = True  # whether to also explain the network with all parameters shuffled
+    sag: bool = True  # whether to include the attention graph
 
     def __post_init__(self) -> None:
         choose(self.methods)
@@ -64,53 +66,54 @@ class ReportSettings:
 
 
 class ReportProgram(NamedTuple):
-    """Settings compiled for a classifier. A part that cannot be compiled is a string, the reason."""
+    """Programs compiled for a classifier; a part that cannot be compiled is a string with the reason."""
 
     settings: ReportSettings
     engine: Engine
-    specs: Mapping[str, MethodSpec]  # including the control if sanity is checked
+    specs: Mapping[str, MethodSpec]  # including the control if the sanity check is requested
     steps: Mapping[str, Step | str]
-    graphs: GraphProgram | str | None  # None: not requested
+    graphs: GraphProgram | str | None  # None if not requested
     compile_seconds: float
 
 
 class SanityCheck(NamedTuple):
-    """A method's map of the network with shuffled parameters, compared with that of the trained network."""
+    """A method's map for the network with shuffled parameters, compared with its map for the trained one."""
 
-    importance: np.ndarray | None  # [size, size]; None if the method failed there
-    similarity: float  # |rank correlation| of the two maps; 0 if the other is constant, NaN if unknown
-    constant: bool  # whether the map of the shuffled network is constant
+    importance: np.ndarray | None  # [size, size]; None if the method failed on the shuffled network
+    similarity: float  # |rank correlation| of the two maps; 0 if `constant`, NaN if unknown
+    constant: bool  # whether the shuffled network's map is constant
 
 
 class MethodReport(NamedTuple):
-    """One method on one photo."""
+    """The results of one method on one photo."""
 
     method: str
     reason: str = ""  # why there is no map; empty if there is one
     importance: np.ndarray | None = None  # [size, size], as shown and measured
-    curves: Curves | None = None  # of NumPy arrays
-    check: SanityCheck | None = None  # None: not requested
-    evaluations: int | None = None  # images through the model; None if unknown
+    curves: Curves | None = None  # with NumPy arrays
+    check: SanityCheck | None = None  # None if not requested
+    evaluations: int | None = None  # number of images passed through the model; None if unknown
     seconds: float = 0.0
     compile_seconds: float = 0.0
 
 
 class PhotoReport(NamedTuple):
-    """Everything about one photo."""
+    """The complete results for one photo."""
 
     view: View
     probabilities: np.ndarray  # [K]
     methods: tuple[MethodReport, ...]  # in the order of the settings
-    control: MethodReport | None  # None: sanity is not checked
-    graph: GraphedPhoto | str | None  # a string: why there is none; None: not requested
+    control: MethodReport | None  # None if the sanity check is not requested
+    graph: GraphedPhoto | str | None  # a string gives the reason why there is no graph; None if not requested
     seconds: float
 
 
 def check_report(settings: ReportSettings, classifier: Any) -> None:
-    """Refuse settings that do not fit a classifier, before minutes are spent on them.
+    """Reject settings that do not fit a classifier, before starting a long computation.
 
     Raises:
-      ValueError: the target is not one of its classes, or the maps are finer than its input.
+      ValueError: the target is not one of the classifier's classes, or the maps are finer than the
+        classifier's input.
     """
     Engine(classifier).check_target(settings.target)
     check_size(settings.size, classifier)
@@ -119,11 +122,11 @@ def check_report(settings: ReportSettings, classifier: Any) -> None:
 def compile_report(
     settings: ReportSettings, classifier: Any, on_progress: OnProgress = _ignore
 ) -> ReportProgram:
-    """Compile settings for a classifier: one program per method, for all photos and targets.
+    """Compile the programs of a report for a classifier: one per method, for all photos and targets.
 
     Args:
-      settings: of the report.
-      classifier: of the zoo.
+      settings: settings of the report.
+      classifier: a classifier from the zoo.
       on_progress: called with the name of each program before it is compiled.
 
     Raises:
@@ -148,10 +151,10 @@ def compile_report(
 
 
 def report_photo(program: ReportProgram, rgb: np.ndarray, on_progress: OnProgress = _ignore) -> PhotoReport:
-    """Explain one photo, uint8 [H, W, 3] of any size, with all requested parts.
+    """Compute all requested parts of the report on one photo (uint8 [H, W, 3], any size).
 
-    A method that fails gets a `MethodReport` with the reason; the others are not affected. Maps and measures
-    are those of `jaxplain explain` and `jaxplain compare` with the same seed.
+    If a method fails, its `MethodReport` gives the reason; the other methods are not affected. Maps and
+    measures are the same as from `jaxplain explain` and `jaxplain compare` with the same seed.
     """
     start = time.perf_counter()
     settings, engine = program.settings, program.engine
@@ -186,13 +189,13 @@ _PROBABILITIES = Step("probabilities", _softmax)
 def _compiled(engine: Engine, step: Step, settings: ReportSettings) -> Step:
     program = engine.compile(step)
     if program.shapes.importance.shape == (settings.size, settings.size):
-        # All maps share one program for their measures; compile it before the first photo.
+        # All maps are measured by the same program; compile it before the first photo.
         engine.compile(step, n_steps=settings.curve_steps, confidence=False)
     return step
 
 
 def _or_reason(work: Callable[[], Any]) -> Any:
-    """Return the result, or the error as a string: a user's own method may raise anything."""
+    """Return the result of `work`, or the error as a string, because a custom method may raise anything."""
     try:
         return work()
     except Exception as error:
@@ -200,7 +203,7 @@ def _or_reason(work: Callable[[], Any]) -> Any:
 
 
 def _method_report(program: ReportProgram, name: str, view: View, shuffled: Any) -> MethodReport:
-    """Run one method on one photo, and measure and check its map."""
+    """Run one method on one photo, then measure and check its map."""
     step = program.steps[name]
     if isinstance(step, str):
         return MethodReport(name, step)

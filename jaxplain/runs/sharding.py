@@ -1,7 +1,7 @@
-"""The compiled step of a batch run: each device explains its share of a batch of images.
+"""The compiled step of a batch run, in which each device explains its share of a batch of images.
 
-Images are sharded along the data axis of a mesh, the model's parameters replicated. Images do not influence
-one another, so a step needs no communication. Every host compiles for its own devices only and explains its
+Images are sharded along the data axis of a mesh; the model's parameters are replicated. Images are
+independent, so a step needs no communication. Each host compiles for its own devices only and explains its
 own chunks of the store, so hosts never wait for one another.
 """
 
@@ -32,8 +32,8 @@ from jaxplain.scores import class_score
 
 DATA = "data"  # name of the mesh axis along which images are sharded
 SAG = "sag"
-CHOICES = (*methods.METHODS, SAG)  # what `make_recipe` makes
-_LONGEST_WAIT = 7 * 24 * 3600  # seconds for which a finished process waits for the others before it ends
+CHOICES = (*methods.METHODS, SAG)  # names accepted by `make_recipe`
+_LONGEST_WAIT = 7 * 24 * 3600  # seconds that a finished process waits for the others, at most
 
 # ---------------------------------------------------------------------------------------------------------
 # Explaining one image
@@ -46,10 +46,10 @@ class ExplainFunction(Protocol):
         """Return the results to store for one image.
 
         Args:
-          model: the classifier (or score) of the run.
-          image: float32 [H, W, C], model space.
-          target: int32 [], the class; for a score, the example's target.
-          key: the image's own random key; see `image_key`.
+          model: the run's classifier or score.
+          image: float32 [H, W, C], in model space.
+          target: int32 [], the class index; for a score, the example's target.
+          key: the image's random key; see `image_key`.
 
         Returns:
           A pytree of arrays with the same shapes for every image.
@@ -58,12 +58,12 @@ class ExplainFunction(Protocol):
 
 
 class Recipe:
-    """Base class of recipes: frozen dataclasses that explain a `Subject`; their fields are recorded."""
+    """Base class for recipes: frozen dataclasses that explain a `Subject` and whose fields are recorded."""
 
     baseline: str
 
     def __call__(self, model: Any, subject: Subject) -> Any:
-        """Return the results to store for one image, a pytree of arrays; traced by JAX."""
+        """Return the results to store for one image as a pytree of arrays; traced by JAX."""
         raise NotImplementedError
 
 
@@ -72,25 +72,25 @@ class MapResult(NamedTuple):
 
     importance: Array  # float32 [h, w] at the method's own resolution, high = important
     status: Array  # int32 [], a `jaxplain.Status`
-    evaluations: Array  # int32 [], images through the model; -1 if the method does not count them
-    deletion_auc: Array  # float32 [], NaN where there is no map
-    insertion_auc: Array  # float32 [], NaN where there is no map
+    evaluations: Array  # int32 [], number of images passed through the model; -1 if not counted
+    deletion_auc: Array  # float32 [], NaN if there is no map
+    insertion_auc: Array  # float32 [], NaN if there is no map
 
 
 @dataclass(frozen=True)
 class MethodRecipe(Recipe):
-    """A method of `jaxplain.methods.METHODS`, with deletion and insertion AUC of its map.
+    """Runs a method from `jaxplain.methods.METHODS` and computes its map's deletion and insertion AUC.
 
     Args:
-      method: its name.
-      size: rows and columns of the map, for methods that have this option; every map is measured at this
-        size.
+      method: name of the method.
+      size: number of rows and of columns of the map, for methods that have this option; every map is
+        measured at this size.
       baseline: name of the baseline; see `jaxplain.baseline`.
       n_steps: approximate number of points on the deletion and insertion curves.
       options: further options of the method, by name.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
     """
 
     method: str = "igos++"
@@ -120,15 +120,15 @@ class MethodRecipe(Recipe):
 
 @dataclass(frozen=True)
 class SagRecipe(Recipe):
-    """The beam search for minimal sufficient explanations, with the settings of `jaxplain sag`.
+    """Runs the beam search for minimal sufficient explanations with the settings of `jaxplain sag`.
 
     Args:
-      size: rows and columns of patches.
+      size: number of rows and of columns of patches.
       baseline: name of the baseline; see `jaxplain.baseline`.
       options: further settings of `jaxplain.runs.graph_runs.GraphSettings`, by name.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
     """
 
     size: int = 7
@@ -145,23 +145,23 @@ class SagRecipe(Recipe):
         return GraphSettings(grid=(self.size, self.size), baseline=self.baseline, **self.options)
 
     def __call__(self, model: Any, subject: Subject) -> Any:
-        """Search one image; return a `jaxplain.sag.SearchResult`."""
+        """Search one image and return a `jaxplain.sag.SearchResult`."""
         return search_step(self._settings()).run(model, subject)
 
 
 def make_recipe(
     method: str, *, size: int | None = None, baseline: str = "blur", **options: Any
 ) -> MethodRecipe | SagRecipe:
-    """Return the recipe of a method of the registry, or of "sag".
+    """Return the recipe for a registered method or for "sag".
 
     Args:
-      method: its name.
-      size: rows and columns of the map; default: 28, and 7 patches for "sag".
+      method: name of the method.
+      size: number of rows and of columns of the map; default: 28, or 7 (patches per side) for "sag".
       baseline: name of the baseline; see `jaxplain.baseline`.
       **options: further options of the method.
 
     Raises:
-      ValueError, TypeError: an unknown name (suggests the nearest ones) or a number out of range.
+      ValueError, TypeError: a name is unknown (the message suggests the nearest) or a number is out of range.
 
     Example:
       >>> make_recipe("gradient", size=14).size
@@ -175,11 +175,11 @@ def make_recipe(
 
 
 def image_key(seed: int, image: np.ndarray) -> Array:
-    """Return the random key that an explain function gets for an image, to reproduce its result.
+    """Return the random key passed to an explain function for an image, to reproduce its result.
 
     Args:
-      seed: of the run.
-      image: as in its `Example`: uint8 pixels or floats in model space, [H, W, C].
+      seed: the run's random seed.
+      image: the image as in its `Example`, [H, W, C]: uint8 pixels, or floats in model space.
 
     Example:
       >>> bool(image_key(0, np.zeros((4, 4, 3))) == image_key(0, np.zeros((4, 4, 3))))
@@ -196,40 +196,40 @@ def image_key(seed: int, image: np.ndarray) -> Array:
 class ExplainedBatch(NamedTuple):
     """The output of a step for B images."""
 
-    target: Array  # int32 [B], explained class
-    score: Array  # float32 [B], its softmax probability; for a score, its value
+    target: Array  # int32 [B], the explained class
+    score: Array  # float32 [B], the class's softmax probability; for a score, its value
     result: Any  # leaves [B, ...]
 
 
 class ShardedStep(NamedTuple):
-    """A compiled step with the model's parameters on its devices."""
+    """A compiled step, with the model's parameters on the devices."""
 
-    run: Callable[[Request], ExplainedBatch]  # returns at once, while the devices work
+    run: Callable[[Request], ExplainedBatch]  # returns immediately, while the devices are still working
     size: int  # B
     compile_seconds: float
 
 
 def default_per_device_batch() -> int:
-    """Return the images per device per step: 1 on a CPU, where more is not faster, 16 on an accelerator."""
+    """Return the number of images per device per step: 1 on a CPU (more is not faster), else 16."""
     return 1 if jax.default_backend() == "cpu" else 16
 
 
 def local_mesh(mesh: Mesh | None) -> Mesh:
-    """Return this host's part of a mesh; None: one axis over all its devices.
+    """Return this host's part of `mesh`. If `mesh` is None, return a one-axis mesh over all its devices.
 
     Raises:
-      ValueError: a mesh of several axes none of which is called "data".
+      ValueError: the mesh has several axes, none of them named "data".
     """
     if mesh is None:
         return Mesh(np.array(jax.local_devices()), (DATA,))
     names = mesh.axis_names
     if DATA not in names and len(names) != 1:
-        raise ValueError(f"mesh must have an axis called {DATA!r} or a single axis, got {names}.")
+        raise ValueError(f"mesh must have an axis named {DATA!r} or a single axis, got {names}.")
     return Mesh(mesh.local_mesh.devices, names if DATA in names else (DATA,))
 
 
 def check_model(model: Any, image_format: ImageFormat) -> None:
-    """Raise a TypeError for pixels that the model cannot normalize."""
+    """Raise a TypeError if images are pixels and the model cannot normalize them."""
     if image_format.dtype == "uint8" and not hasattr(model, "normalize"):
         raise TypeError(
             "uint8 pixels need a model with normalize(pixels), such as those of jaxplain.zoo; for your own "
@@ -240,16 +240,17 @@ def check_model(model: Any, image_format: ImageFormat) -> None:
 def result_leaves(
     explain: "ExplainFunction | Recipe", model: Any, image_format: ImageFormat
 ) -> dict[str, LeafSpec]:
-    """Return name, shape and dtype of each array that `explain` returns, without running it.
+    """Return the name, shape and dtype of each array that `explain` returns, without running it.
 
     Raises:
-      ValueError: it returns none; or whatever `explain` raises for such an image.
+      ValueError: `explain` returns no arrays.
+      Exception: any error that `explain` raises for such an image.
     """
     shapes = jax.eval_shape(partial(_explain_share, explain), model, jnp.uint32(0), _shapes(image_format, 1))
     leaves = leaves_of(shapes.result)
     if not leaves:
         raise ValueError(
-            "explain returned nothing to keep: it must return arrays, such as the importance of a heatmap."
+            "explain returned nothing to store: it must return arrays, such as the importance of a heatmap."
         )
     return {name: LeafSpec(leaf.shape[1:], str(leaf.dtype)) for name, leaf in leaves.items()}
 
@@ -271,7 +272,7 @@ def compile_step(
         mesh=mesh,
         in_specs=(whole, whole, rows),
         out_specs=rows,
-        check_vma=False,  # devices share nothing to check
+        check_vma=False,  # nothing is shared between devices, so there is nothing to check
     )
     sharded = NamedSharding(mesh, rows)
     start = time.perf_counter()
@@ -283,7 +284,7 @@ def compile_step(
     compiled = jax.jit(step).lower(parameters, seed_array, shapes).compile()
 
     def run(batch: Request) -> ExplainedBatch:
-        # The copy to the devices starts while they still work on the previous batch.
+        # The copy to the devices starts while they are still working on the previous batch.
         return compiled(parameters, seed_array, jax.device_put(batch, sharded))
 
     return ShardedStep(run, size, time.perf_counter() - start)
@@ -322,13 +323,16 @@ def _explain_one(explain: "ExplainFunction | Recipe", model: Any, subject: Subje
 
 
 def _model_batch(images: int) -> int:
-    """Return the largest divisor up to the default batch; a remainder would compile the network twice."""
+    """Return the largest divisor of `images` that is at most the default batch size.
+
+    A partial batch would force a second compilation of the network.
+    """
     largest = min(images, funnel.default_batch_size())
     return next(size for size in range(largest, 0, -1) if images % size == 0)
 
 
 def _storable(leaf: Array) -> Array:
-    """Convert bfloat16, which Zarr lacks."""
+    """Convert bfloat16, which Zarr does not support."""
     return leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf
 
 
@@ -337,24 +341,23 @@ def _storable(leaf: Array) -> Array:
 
 
 def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Join the processes of a run, on one machine or many; call it before anything else uses a device.
+    """Connect this process to the other processes in a run; call it before anything else uses a device.
 
     Args:
-      coordinator: "host:port" of process 0; None: from the environment (SLURM, Open MPI, Cloud TPU, GKE).
-      processes: how many there are; None: from the environment.
-      process: which of them this one is, from 0; None: from the environment.
+      coordinator: "host:port" of process 0. If None, all three arguments are taken from the environment
+        (SLURM, Open MPI, Cloud TPU, GKE).
+      processes: number of processes.
+      process: index of this process, starting at 0.
 
     Raises:
-      ValueError: only some are given, or one is malformed.
-      RuntimeError: the others cannot be reached, the environment does not describe them, or devices were
-        used before.
+      ValueError: only some of the arguments are given, or one is malformed.
+      RuntimeError: the other processes cannot be reached, the environment does not describe them, or a
+        device has already been used.
     """
     given = [value is not None for value in (coordinator, processes, process)]
     if any(given) and not all(given):
-        raise ValueError(
-            "coordinator, processes and process must be given together, or all left to the environment."
-        )
-    # JAX's own errors for these are cryptic, or it hangs.
+        raise ValueError("coordinator, processes and process must be given together, or all omitted.")
+    # JAX's own errors for these cases are cryptic, or it hangs.
     if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
         raise ValueError(f"coordinator must be host:port, such as 10.0.0.1:1234, got {coordinator!r}.")
     if processes is not None and process is not None and not 0 <= process < processes:
@@ -370,11 +373,11 @@ def is_first_process() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Wait until every process reaches the point of this name."""
+    """Wait until every process reaches the barrier with this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def own_chunks(store: ResultStore) -> range:
-    """Return the chunks of this process: every n-th, so that pending rows are shared evenly on resuming."""
+    """Return this process's chunks: every n-th one, so that resumed runs share pending rows evenly."""
     return store.chunks[jax.process_index() :: jax.process_count()]

@@ -1,4 +1,4 @@
-"""Sinks: destinations of the results of a run. Folders per photo for people, rows and maps for programs."""
+"""Sinks for a run's results: one folder per photo, for people; rows and maps, for programs."""
 
 import hashlib
 import itertools
@@ -27,12 +27,12 @@ def write_folder(folder: Path, contents: Mapping[str, bytes], marker: str) -> No
     """Write a folder of results, atomically.
 
     Args:
-      folder: created, or replaced if it holds an older result.
-      contents: bytes by file name.
+      folder: the output folder; created, or replaced if it contains an earlier result.
+      contents: the files, as a mapping from file name to bytes.
       marker: name of the file that marks a folder as a result.
 
     Raises:
-      OutputError: the folder cannot be written, or holds something that is not an older result.
+      OutputError: the folder cannot be written, or exists and is not an earlier result.
     """
     with staged_folder(folder, marker=marker) as staging:
         for name, content in contents.items():
@@ -40,16 +40,16 @@ def write_folder(folder: Path, contents: Mapping[str, bytes], marker: str) -> No
 
 
 class PhotoFolders:
-    """One output folder per photo, which never replaces the result of another photo.
+    """One output folder per photo; another photo's result is never replaced.
 
-    A photo's folder is named after the file's stem, or its whole name where the run has that stem twice.
-    If that name holds the result of a different photo from an earlier run, a number is appended; the older
-    result of the same photo (by its bytes) is replaced.
+    A photo's folder is named after the file's stem, or after the full file name if two photos in the run have
+    the same stem. If that folder contains another photo's result from an earlier run, a number is appended to
+    the name. An earlier result for the same photo (compared by its bytes) is replaced.
 
     Args:
-      root: folder of the folders.
-      paths: the photos of the run.
-      record: the JSON file that marks a folder as a result; it has the photo's digest.
+      root: parent folder.
+      paths: the run's photos.
+      record: name of the JSON file that marks a folder as a result and contains the photo's digest.
     """
 
     def __init__(self, root: Path, paths: Iterable[Path], record: str) -> None:
@@ -58,7 +58,7 @@ class PhotoFolders:
         self._planned = {_same(name) for name in self._names.values()}
 
     def folder(self, photo: Photo) -> Path:
-        """Return the folder for a photo of this run."""
+        """Return the folder for one of the run's photos."""
         name = self._names[photo.path]
         free = (other for other in _numbered(name) if other == name or _same(other) not in self._planned)
         return next(
@@ -69,7 +69,7 @@ class PhotoFolders:
 
 
 def folder_names(paths: Iterable[Path]) -> dict[Path, str]:
-    """Return a folder name for each path; all differ, even ignoring case."""
+    """Return a folder name for each path; names are unique, even ignoring case."""
     paths = list(dict.fromkeys(paths))
     stems = Counter(_same(path.stem) for path in paths)
     names: dict[Path, str] = {}
@@ -90,7 +90,7 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def _of_another(path: Path, sha256: str) -> bool:
-    """Return whether this is the record of a different photo; assume so if it is damaged."""
+    """Return whether a record belongs to a different photo; a damaged record is assumed to."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
@@ -106,28 +106,28 @@ def _of_another(path: Path, sha256: str) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """The measures of one map, or why there are none."""
+    """The measures of one map, or the reason why there are none."""
 
     photo: str  # file name
-    sha256: str  # of the file
+    sha256: str  # digest of the file
     model: str
     weights: str  # digest
     method: str
     size: int
     status: str  # "ok" or "failed"
-    reason: str = ""  # of a failure
-    label: str = ""  # of the explained class
+    reason: str = ""  # reason for a failure
+    label: str = ""  # name of the explained class
     probability: float | None = None
-    seconds: float | None = None  # of the explanation, compiled
-    evaluations: int | None = None  # images through the model
-    values: Mapping[str, float | None] = field(default_factory=dict)  # by measure
-    fraction: list[float | None] = field(default_factory=list)  # of the curves
+    seconds: float | None = None  # run time of the explanation, without compilation
+    evaluations: int | None = None  # number of images passed through the model
+    values: Mapping[str, float | None] = field(default_factory=dict)  # values by measure
+    fraction: list[float | None] = field(default_factory=list)  # x values of the curves
     deletion: list[float | None] = field(default_factory=list)
     insertion: list[float | None] = field(default_factory=list)
 
     @property
     def key(self) -> RowKey:
-        """Identifies the row within its run."""
+        """Key that identifies the row within its run."""
         return self.sha256, self.model, self.weights, self.method, self.size
 
 
@@ -135,17 +135,17 @@ _FIELDS = {part.name for part in fields(Row)}
 
 
 class RowFile:
-    """The rows of a comparison, in a file with one line of JSON per row after a line with the settings.
+    """A comparison's rows, in a JSON Lines file: a line with the settings, then one line per row.
 
-    An interrupted run resumes with the missing rows; an incomplete line counts as missing.
+    An interrupted run resumes with the missing rows; a row whose line is incomplete counts as missing.
 
     Args:
-      path: the file; its folder must exist. None keeps the rows in memory only.
-      settings: shared by all rows.
+      path: path of the file; its folder must exist. If None, rows are kept in memory only.
+      settings: the settings shared by all rows.
 
     Raises:
-      ValueError: the file holds the rows of another run; names what differs.
-      OSError: it cannot be read or written.
+      ValueError: the file belongs to a run with other settings; the message names the difference.
+      OSError: the file cannot be read or written.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
@@ -167,7 +167,9 @@ class RowFile:
         try:
             head = json.loads(line)["jaxplain_comparison"]
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{self.path} is not a file of rows; choose another name with --out.") from None
+            raise ValueError(
+                f"{self.path} is not a jaxplain results file; choose another name with --out."
+            ) from None
         for name in {**expected, **head}:  # the version of jaxplain comes first
             if expected.get(name) != head.get(name):
                 raise ValueError(
@@ -179,14 +181,14 @@ class RowFile:
         return iter(list(self._rows.values()))  # a copy: an interrupted run may still be adding
 
     def done(self, key: RowKey) -> bool:
-        """Return whether there is a row that need not be computed again."""
+        """Return whether this row exists and does not need to be recomputed."""
         return key in self._rows and self._rows[key].status == OK
 
     def add(self, row: Row) -> None:
         """Add a row; it is on disk when this returns.
 
         Raises:
-          OutputError: the file cannot be written; it then ends with the previous row.
+          OutputError: the file cannot be written; in that case it ends with the previous row.
         """
         if self.path is not None:
             append_durably(self.path, (json.dumps(asdict(row), allow_nan=False) + "\n").encode())
@@ -202,7 +204,7 @@ def _complete_lines(path: Path) -> list[str]:
 
 
 def _parsed(line: str) -> Row | None:
-    """Parse a row; None for a damaged line, whose row is then computed again."""
+    """Parse a row; return None for a damaged line, so that its row is recomputed."""
     try:
         entry = json.loads(line)
         return Row(**{name: value for name, value in entry.items() if name in _FIELDS})
@@ -215,7 +217,7 @@ def _parsed(line: str) -> Row | None:
 
 
 class MapFolder:
-    """The maps of some rows, for contact sheets: one file each. Without a path they are kept in memory."""
+    """Maps for contact sheets, in one file per row, or in memory if there is no path."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -230,7 +232,7 @@ class MapFolder:
             write_atomic(self.path / name, npy(self._maps[name]))
 
     def get(self, key: RowKey) -> np.ndarray | None:
-        """Return the map of a row; None if it was not stored."""
+        """Return a row's map, or None if it was not stored."""
         name = _file_name(key)
         if name not in self._maps and self.path is not None:
             try:

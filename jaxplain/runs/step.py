@@ -1,7 +1,7 @@
-"""The run engine: one classifier, the programs compiled for it, and the photos it is run on.
+"""The run engine: compiles steps for one classifier and runs them on photos.
 
-A run is a `Subject` x a `Step` x a sink. The engine makes the subjects and runs the steps; sinks are in
-`jaxplain.runs.sinks`.
+A run combines subjects (`Subject`), steps (`Step`) and a sink. The engine makes the subjects and runs the
+steps; sinks are in `jaxplain.runs.sinks`.
 """
 
 import time
@@ -28,44 +28,44 @@ class View(NamedTuple):
     """A photo as the classifier sees it."""
 
     pixels: np.ndarray  # uint8 [H, W, 3]
-    subject: Subject  # on the device
+    subject: Subject  # arrays on the device
 
     @property
     def target(self) -> int:
-        """Index of the explained class."""
+        """The explained class's index."""
         return int(self.subject.target)
 
     @property
     def probability(self) -> float:
-        """Softmax probability of the explained class."""
+        """The explained class's softmax probability."""
         return float(self.subject.probability)
 
 
 class Step(NamedTuple):
-    """A computation for every subject."""
+    """A computation to run on every subject."""
 
-    name: str  # identifies the program, so it must include all that the program depends on
+    name: str  # identifies the program, so it must include everything that the program depends on
     run: Callable[[Any, Subject], Any]  # (classifier, subject) -> pytree, traced by JAX
 
 
 class Program(NamedTuple):
-    """A compiled step, used for every subject of the run."""
+    """A compiled step, reused for every subject in a run."""
 
     step: Step
     run: Callable[..., Any]  # (classifier, subject) -> pytree on the device
     compile_seconds: float
-    shapes: Any = None  # of the result: the same pytree of `jax.ShapeDtypeStruct`
+    shapes: Any = None  # the result's shapes, as a pytree of `jax.ShapeDtypeStruct`
 
 
 class Outcome(NamedTuple):
-    """The result of a step for one subject."""
+    """A step's result for one subject."""
 
     value: Any  # pytree of NumPy arrays
-    seconds: float  # of the compiled run
+    seconds: float  # run time, without compilation
 
 
 class Measured(NamedTuple):
-    """Measures of one map."""
+    """The measures of one map."""
 
     curves: metrics.Curves
     confidence: metrics.Confidence | None  # None if not requested
@@ -74,23 +74,23 @@ class Measured(NamedTuple):
 class _Pending(NamedTuple):
     """A program that is being compiled."""
 
-    shapes: Any  # of the result
+    shapes: Any  # the result's shapes
     started: float
-    compiled: Future[tuple[Callable[..., Any], float]]  # and its completion time
+    compiled: Future[tuple[Callable[..., Any], float]]  # the program and its completion time
 
 
 class Engine:
-    """A classifier and everything that is compiled for it; each program is compiled once.
+    """A classifier and the programs compiled for it; each program is compiled once.
 
     Args:
-      classifier: of the zoo, or anything callable from images to logits with the attributes `spec`, `labels`,
-        `normalize` and `crop_and_resize`.
+      classifier: a classifier from the zoo, or any callable from images to logits with the attributes `spec`,
+        `labels`, `normalize` and `crop_and_resize`.
       baseline: name of the baseline; see `jaxplain.baseline`.
-      seed: of all random keys.
-      batch_size: images per model call when maps are measured; None chooses by platform.
+      seed: random seed from which all keys are derived.
+      batch_size: images per model call when maps are measured. If None, chosen by platform.
 
     Raises:
-      ValueError: an unknown baseline (suggests the nearest) or a seed out of range.
+      ValueError: the baseline is unknown (the message suggests the nearest) or the seed is out of range.
     """
 
     def __init__(
@@ -100,19 +100,19 @@ class Engine:
         check_seed(seed)
         self.classifier, self.baseline, self.seed = classifier, baseline, seed
         self.batch_size = check_batch_size(batch_size)
-        self.compile_seconds = 0.0  # spent on compiling so far, as the caller waited for it
+        self.compile_seconds = 0.0  # time that callers have spent waiting for compilation
         self._programs: dict[Hashable, _Pending] = {}
         self._pool: ThreadPoolExecutor | None = None
 
     def view(self, rgb: np.ndarray, target: int | None = None) -> View:
-        """Prepare a photo: crop, normalize, choose target, baseline and key.
+        """Prepare a photo: crop and normalize it, and choose its target, baseline and key.
 
         Args:
-          rgb: uint8 [H, W, 3], any size.
-          target: class index; None: the top prediction.
+          rgb: the photo, uint8 [H, W, 3], any size.
+          target: class index. If None, the top prediction.
 
         Raises:
-          ValueError: the target is not a class.
+          ValueError: the target is not one of the classifier's classes.
         """
         self.check_target(target)
         pixels = self.classifier.crop_and_resize(rgb)
@@ -120,15 +120,15 @@ class Engine:
         return View(pixels, run(self.classifier, np.uint32(self.seed), request(pixels, target)))
 
     def compile(self, step: Step, *, n_steps: int | None = None, confidence: bool = False) -> Program:
-        """Compile a step, once, and in parallel the program that `view` needs.
+        """Compile a step, if not compiled yet, in parallel with the program that `view` needs.
 
         Args:
-          step: what to compile.
-          n_steps: also compile the measures of the step's map, with curves of this many steps.
-          confidence: as in `measure`; with `n_steps`.
+          step: the step to compile.
+          n_steps: if given, also compile the measures of the step's map, with this many steps per curve.
+          confidence: as in `measure`; used only if `n_steps` is given.
 
         Raises:
-          Exception: whatever tracing the step raises.
+          Exception: any error raised while the step is traced.
         """
         step_key = self._start(("step", step.name), step.run, self._subject_shapes())
         shapes = self._programs[step_key].shapes
@@ -141,16 +141,16 @@ class Engine:
         return Program(step, run, seconds, shapes)
 
     def knows(self, step: Step) -> bool:
-        """Return whether a step was compiled before."""
+        """Return whether a step has been compiled."""
         return ("step", step.name) in self._programs
 
     def run(self, step: Step, view: View, classifier: Any = None) -> Outcome:
         """Run a step on a photo.
 
         Args:
-          step: compiled now unless it was before.
-          view: the photo.
-          classifier: another one of the same structure, such as one with shuffled parameters.
+          step: the step to run; compiled first if necessary.
+          view: the prepared photo.
+          classifier: a different classifier with the same structure, such as one with shuffled parameters.
         """
         program = self.compile(step)
         start = time.perf_counter()
@@ -162,13 +162,13 @@ class Engine:
     def measure(
         self, view: View, importance: np.ndarray, n_steps: int = 50, *, confidence: bool = True
     ) -> Measured:
-        """Measure a map on the softmax probability of the explained class; a pytree of NumPy arrays.
+        """Measure a map on the explained class's softmax probability; return a pytree of NumPy arrays.
 
         Args:
-          view: the photo.
-          importance: [h, w], high = important.
-          n_steps: of the deletion and insertion curves.
-          confidence: also measure the confidence on the explanation.
+          view: the prepared photo.
+          importance: the map, [h, w], high = important.
+          n_steps: number of steps in the deletion and insertion curves.
+          confidence: whether to also measure the classifier's confidence on the explanation.
         """
         importance = np.asarray(importance, np.float32)
         check_positive_int(n_steps, "n_steps")
@@ -176,7 +176,7 @@ class Engine:
         return jax.tree_util.tree_map(np.asarray, run(self.classifier, view.subject, importance))
 
     def check_target(self, target: int | None) -> None:
-        """Raise a ValueError unless the target is a class of the classifier, or None."""
+        """Raise a ValueError unless the target is None or one of the classifier's classes."""
         if target is not None:
             check_target(target, len(self.classifier.labels))
 
@@ -184,7 +184,7 @@ class Engine:
         """Return the name of the explained class."""
         return self.classifier.labels[view.target]
 
-    # Compilation: traced here, under this thread's JAX settings; XLA compiles in other threads.
+    # Compilation: tracing happens here, under this thread's JAX settings; XLA compiles in other threads.
 
     def _subject_shapes(self) -> Subject:
         image: Any = jax.ShapeDtypeStruct((*self.classifier.spec.size, 3), jnp.float32)
@@ -207,7 +207,7 @@ class Engine:
         return self._start(key, function, self._subject_shapes(), importance)
 
     def _start(self, key: Hashable, function: Callable[..., Any], *shapes: Any) -> Hashable:
-        """Trace a function of the classifier and begin to compile it, unless that was done before."""
+        """Trace a function of the classifier and start compiling it, unless this has already been done."""
         if key not in self._programs:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(thread_name_prefix="compile")
@@ -219,7 +219,7 @@ class Engine:
         return key
 
     def _finished(self, key: Hashable) -> tuple[Callable[..., Any], float]:
-        """Wait for a program; return it with the seconds from its tracing to its end."""
+        """Wait for a program; return it with the time from tracing to completion, in seconds."""
         pending = self._programs[key]
         start = time.perf_counter()
         run, end = pending.compiled.result()
@@ -252,16 +252,16 @@ def explain_step(
     *,
     kind: str = "probability",
 ) -> Step:
-    """Make the step that explains a subject with a method; its value is an `Explanation`.
+    """Return the step that explains a subject with a method; its value is an `Explanation`.
 
     Args:
-      name: of the method; with the photo and the seed it determines the random key.
-      method: of the registry, or a function of your own; see `jaxplain.explanation.Method`.
-      options: for the method; those it does not have are dropped.
-      kind: of the score; see `jaxplain.class_score`.
+      name: name of the method; together with the photo and the seed, it determines the random key.
+      method: a registered method or a custom function; see `jaxplain.explanation.Method`.
+      options: options for the method; those that the method does not have are dropped.
+      kind: kind of score; see `jaxplain.class_score`.
 
     Raises:
-      ValueError: an unknown kind of score; suggests the nearest.
+      ValueError: the kind of score is unknown; the message suggests the nearest.
     """
     check_choice(kind, KINDS, "score kind")
 

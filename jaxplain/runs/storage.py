@@ -1,4 +1,4 @@
-"""Parts of a result store: location, lock, readable errors, columns of text."""
+"""Components of a result store: its location, lock, error messages and text columns."""
 
 import json
 import os
@@ -22,11 +22,11 @@ _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 
 
 class StoreError(ValueError):
-    """A store that does not fit the run; the message states the difference and what to do."""
+    """Raised if a store does not match the run; the message states the difference and what to do."""
 
 
 class StoreLocation:
-    """Location of a store: a folder, or a URL that TensorStore understands ("gs://bucket/results.zarr")."""
+    """Location of a store: a folder, or a URL that TensorStore supports ("gs://bucket/results.zarr")."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fspath(path)
@@ -34,21 +34,21 @@ class StoreLocation:
 
     @property
     def folder(self) -> Path | None:
-        """The folder; None for a URL."""
+        """The folder, or None if the location is a URL."""
         return None if "://" in self.name else Path(self.name)
 
     def spec(self, array: str = "") -> dict[str, Any] | str:
-        """Return TensorStore's specification of the whole store, or of one array in it."""
+        """Return the TensorStore spec of the whole store, or of one array in it."""
         ending = f"{array}/" if array else ""
         if "://" in self.name:
             return f"{self.name.rstrip('/')}/{ending}"
         # TensorStore's lock files are not safe: one left behind by a killed process is overwritten without
-        # being truncated, and its last bytes end up in the chunk. A chunk has one writer and needs no lock.
+        # being truncated, and its last bytes end up in the chunk. Chunks have one writer, so need no lock.
         path = f"{Path(self.name).absolute()}/{ending}"
         return {"driver": "file", "path": path, "file_io_locking": {"mode": "none"}}
 
     def store(self) -> ts.KvStore:
-        """Return the whole store as a mapping of keys to bytes."""
+        """Return the whole store as a mapping from keys to bytes."""
         if self._store is None:
             with plain_errors(self.name):
                 self._store = ts.KvStore.open(self.spec()).result()
@@ -57,10 +57,10 @@ class StoreLocation:
 
 @contextmanager
 def exclusively(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep other runs from writing to a folder, and remove files that a killed run left incomplete.
+    """Lock a folder against writes by other runs, and remove incomplete files left by a killed run.
 
-    Two runs that write to the same chunk would overwrite each other's rows. The operating system releases the
-    lock when the process ends. A URL cannot be locked.
+    Two runs writing to the same chunk would overwrite each other's rows. The operating system releases the
+    lock when the process exits. URLs are not locked.
 
     Raises:
       StoreError: another run holds the lock.
@@ -75,8 +75,10 @@ def exclusively(path: str | os.PathLike[str]) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreError(f"another run is writing to {folder}; wait until it ends, or stop it.") from None
-        for leftover in folder.rglob("*.__lock"):  # TensorStore's name for files that are being written
+            raise StoreError(
+                f"another run is writing to {folder}; wait for it to finish, or stop it."
+            ) from None
+        for leftover in folder.rglob("*.__lock"):  # TensorStore's name for files being written
             leftover.unlink(missing_ok=True)
         yield
     finally:
@@ -111,21 +113,22 @@ def finished_io(future: Any, path: str) -> Any:
 
 
 class TextColumn:
-    """An array [N] of text in a Zarr v3 store, which TensorStore cannot write itself.
+    """A text array [N] in a Zarr v3 store; TensorStore itself cannot write text.
 
-    The format is Zarr's `string` type with the codec `vlen-utf8`; see `encode_texts`. Unwritten rows are "".
+    The format is Zarr's `string` data type with the `vlen-utf8` codec; see `encode_texts`. Unwritten rows
+    are "".
 
     Args:
-      store: of the group.
-      name: of the array.
-      chunk_rows: texts per chunk.
+      store: the group's store.
+      name: name of the array.
+      chunk_rows: rows per chunk.
     """
 
     def __init__(self, store: ts.KvStore, name: str, chunk_rows: int) -> None:
         self._store, self._name, self._chunk_rows = store, name, chunk_rows
 
     def create(self) -> None:
-        """Create the column without rows, deleting whatever was there before."""
+        """Create the column with no rows, deleting any existing data."""
         self._store.delete_range(ts.KvStore.KeyRange(f"{self._name}/c/", f"{self._name}/c0")).result()
         self.resize(0)
 
@@ -145,19 +148,19 @@ class TextColumn:
         self._store.write(f"{self._name}/zarr.json", json.dumps(metadata).encode()).result()
 
     def read(self, rows: int) -> list[str]:
-        """Return the texts of rows 0..rows-1; "" where a chunk is missing or damaged."""
+        """Return the text of rows 0..rows-1; "" for rows whose chunk is missing or damaged."""
         chunks = range(-(-rows // self._chunk_rows))
         return [text for chunk in chunks for text in self._chunk(chunk)][:rows]
 
     def write(self, texts: Mapping[int, str]) -> None:
-        """Write texts by row."""
+        """Write the given rows."""
         by_chunk: dict[int, dict[int, str]] = {}
         for row, text in texts.items():
             by_chunk.setdefault(row // self._chunk_rows, {})[row % self._chunk_rows] = text
         for chunk, changes in by_chunk.items():
             before = self._chunk(chunk)
             after = [changes.get(index, text) for index, text in enumerate(before)]
-            if after != before:  # most reasons are "" and stay so
+            if after != before:  # most reasons are "" and never change
                 self._store.write(self._key(chunk), encode_texts(after)).result()
 
     def _chunk(self, chunk: int) -> list[str]:
@@ -170,9 +173,9 @@ class TextColumn:
 
 
 def encode_texts(texts: Sequence[str]) -> bytes:
-    """Return the bytes of a chunk: the number of texts, then the length and the UTF-8 bytes of each.
+    """Encode a chunk: the number of strings, then the length and the UTF-8 bytes of each string.
 
-    All lengths are little-endian uint32.
+    The count and the lengths are little-endian uint32.
 
     Example:
       >>> encode_texts(["a"])
@@ -185,7 +188,7 @@ def encode_texts(texts: Sequence[str]) -> bytes:
 
 
 def decode_texts(data: bytes) -> list[str] | None:
-    """Return the texts of a chunk; None if it is damaged.
+    """Decode a chunk into its strings; return None if it is damaged.
 
     Example:
       >>> decode_texts(encode_texts(["a", "ü"])), decode_texts(b"\\x01\\x00\\x00\\x00\\x05")

@@ -1,4 +1,4 @@
-"""Results of a batch run: a Zarr v3 group with one array per leaf of the result and one row per image.
+"""Results of a batch run: a Zarr v3 group with one array per result leaf and one row per image.
 
     results.zarr/zarr.json      the run's configuration, in the group's attributes under "jaxplain"
     results.zarr/row_identity   [N] text         results.zarr/row_status   [N] a RowStatus
@@ -6,8 +6,9 @@
     results.zarr/<leaf>         [N, ...]         results.zarr/row_score    [N] score of the image
 
 A row is committed when its status is written, which happens after its data has reached the disk. Files are
-replaced atomically and chunks carry checksums, so a killed run leaves rows that are complete or pending. All
-arrays are divided into the same chunks of rows; each chunk has one writer, so hosts never share a file.
+replaced atomically and chunks have checksums, so after a run is killed every row is either complete or
+pending. All arrays are divided into the same chunks of rows; each chunk has one writer, so no two hosts
+write to the same file.
 """
 
 import json
@@ -24,32 +25,32 @@ import tensorstore as ts
 from jaxplain.files import check_writable
 from jaxplain.runs.storage import ROW, StoreError, StoreLocation, TextColumn, finished_io, plain_errors
 
-FORMAT = 2  # 1 was written by jaxplain 0.1: other array names, keys from names instead of contents
+FORMAT = 2  # format 1 (jaxplain 0.1) had other array names, and derived keys from names, not contents
 IDENTITY, REASON = "row_identity", "row_reason"
 STATUS, TARGET, SCORE = "row_status", "row_target", "row_score"
 _RESERVED = "row_"
 _CHUNK_BYTES = 8 * 2**20
-_CHUNK_ROWS = 512  # at most
+_CHUNK_ROWS = 512  # maximum
 _CHUNKS_PER_WRITER = 4
 _CODECS: list[dict[str, Any]] = [
     {"name": "bytes", "configuration": {"endian": "little"}},
     {"name": "zstd", "configuration": {"level": 1}},
     {"name": "crc32c"},  # a damaged chunk raises an error instead of returning wrong numbers
 ]
-_NORMAL_95 = 1.96  # standard errors; the mean of thousands of rows is nearly normal
+_NORMAL_95 = 1.96  # in standard errors; the mean of thousands of rows is nearly normal
 _FILLS = {"f": "NaN", "i": 0, "u": 0, "b": False}
 
 
 class RowStatus(IntEnum):
-    """State of a row."""
+    """Status of a row."""
 
     PENDING = 0
     OK = 1
-    FAILED = 2  # no image, or no finite score; `row_reason` has the cause
+    FAILED = 2  # no readable image, or no finite score; see `row_reason`
 
 
 class LeafSpec(NamedTuple):
-    """Shape and dtype of one array of a result, without the row axis."""
+    """Shape and dtype of one result array, without the row axis."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -62,8 +63,8 @@ class FinishedRows(NamedTuple):
     status: np.ndarray  # int8 [R]
     target: np.ndarray  # int32 [R]; -1 if unknown
     score: np.ndarray  # float32 [R]
-    reasons: dict[int, str]  # by row; "" where nothing failed
-    leaves: Mapping[str, np.ndarray]  # [R, ...] by name; empty if all failed
+    reasons: dict[int, str]  # reasons by row; "" for rows that did not fail
+    leaves: Mapping[str, np.ndarray]  # arrays [R, ...] by name; empty if all rows failed
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -91,32 +92,32 @@ class ResultStore:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration of the run that created it."""
+        """Configuration of the run that created the store."""
         return self.record["config"]
 
     @property
     def chunks(self) -> range:
-        """Numbers of the chunks."""
+        """The indices of all chunks."""
         return range(-(-len(self) // self.chunk_rows))
 
     def rows_of(self, chunk: int) -> slice:
-        """Return the rows of a chunk."""
+        """Return the rows in a chunk."""
         start = chunk * self.chunk_rows
         return slice(start, min(start + self.chunk_rows, len(self)))
 
     def read(self, name: str, rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """Return rows of an array (default: all, [N, ...]); unwritten values are NaN, 0 or False.
+        """Read rows from an array (default: all, [N, ...]); unwritten values are NaN, 0 or False.
 
         Raises:
-          StoreError: no array of this name.
-          OutputError: it cannot be read, or is damaged.
+          StoreError: there is no array with this name.
+          OutputError: the array cannot be read or is damaged.
         """
         if name not in self._arrays:
             raise StoreError(f"{self.path} has no array {name!r}, only {', '.join(self._arrays)}.")
         return finished_io(self._arrays[name][rows].read(), self.path)
 
     def status(self) -> np.ndarray:
-        """Return the `RowStatus` of every row, int8 [N]; rows whose status cannot be read are pending."""
+        """Return every row's `RowStatus`, int8 [N]; rows whose status cannot be read count as pending."""
         status = np.full(len(self), RowStatus.PENDING, np.int8)
         for rows in map(self.rows_of, self.chunks):
             view = self._arrays[STATUS][rows]
@@ -125,18 +126,18 @@ class ResultStore:
         return status
 
     def identities(self) -> list[str]:
-        """Return the identity of every row; "" where it cannot be read."""
+        """Return every row's identity, or "" if it cannot be read."""
         return self._identity.read(len(self))
 
     def reasons(self) -> list[str]:
-        """Return why each row failed; "" where it did not."""
+        """Return the reason why each row failed, or "" if it did not fail."""
         return self._reason.read(len(self))
 
     def add(self, identities: Sequence[str]) -> int:
-        """Assign rows to further images: first rows that have lost their identity, then new ones at the end.
+        """Assign rows to additional images: first rows that lost their identity, then new rows at the end.
 
         Returns:
-          How many finished rows had lost their identity to a damaged file; they are pending again.
+          The number of finished rows that lost their identity to a damaged file and are now pending again.
 
         Raises:
           OutputError: the disk is full or not writable.
@@ -147,17 +148,17 @@ class ResultStore:
         if lost.size:
             self._finish(self._arrays[STATUS][lost].write(np.full(lost.size, RowStatus.PENDING, np.int8)))
         start = len(self)
-        # Always resize: a killed run may have grown only some of the arrays.
+        # Always resize, because a killed run may have grown only some of the arrays.
         self.resize(start + max(0, len(identities) - len(free)))
         self.write_identities(dict(zip([*free, *range(start, len(self))], identities, strict=False)))
         return lost.size
 
     def write_identities(self, identities: Mapping[int, str]) -> None:
-        """Write identities by row; raises an `OutputError` if the disk is full or not writable."""
+        """Write the identities of rows; raise an `OutputError` if the disk is full or not writable."""
         self._plainly(self._identity.write, identities)
 
     def write(self, finished: FinishedRows) -> None:
-        """Write rows: first their data and then, once that is on the disk, their status.
+        """Write rows: first their data and then, once the data is on disk, their status.
 
         Raises:
           OutputError: the disk is full or not writable; rows committed before are safe.
@@ -174,7 +175,7 @@ class ResultStore:
         self._finish(self._arrays[STATUS][rows].write(finished.status))
 
     def resize(self, rows: int) -> None:
-        """Set the number of rows: adds pending ones, or removes unwritten ones from the end."""
+        """Set the number of rows, by adding pending rows or removing unwritten ones at the end."""
         for name, array in self._arrays.items():
             shape = [rows, *array.shape[1:]]
             self._arrays[name] = self._finish(array.resize(exclusive_max=shape, expand_only=False))
@@ -182,7 +183,7 @@ class ResultStore:
         self._plainly(self._reason.resize, rows)
 
     def repair(self, chunks: Iterable[int]) -> int:
-        """Delete damaged chunks, so that their rows are pending again; return how many rows were lost."""
+        """Delete damaged chunks so that their rows are pending again; return the number of rows lost."""
         return sum(self._repair_chunk(chunk) for chunk in chunks)
 
     def _repair_chunk(self, chunk: int) -> int:
@@ -192,7 +193,7 @@ class ResultStore:
             return 0
         size = rows.stop - rows.start
         lost = size if STATUS in damaged else int(np.count_nonzero(self.read(STATUS, rows)))
-        for name in dict.fromkeys([STATUS, *damaged]):  # status first: none may remain without its data
+        for name in dict.fromkeys([STATUS, *damaged]):  # status first: no row may keep it without data
             zeros = ["0"] * (self._arrays[name].rank - 1)
             self._finish(self._location.store().write("/".join([name, "c", str(chunk), *zeros]), None))
         return lost
@@ -212,25 +213,25 @@ def create_store(
     *,
     chunk_rows: int,
 ) -> None:
-    """Create an empty store; its metadata is written last, so an incomplete one counts as missing.
+    """Create an empty store; its metadata is written last, so an incomplete store counts as missing.
 
     Args:
-      path: a folder, or a URL that TensorStore understands ("gs://bucket/results.zarr").
-      leaves: the arrays, by name.
-      config: configuration of the run, JSON-serializable.
+      path: a folder, or a URL that TensorStore supports ("gs://bucket/results.zarr").
+      leaves: shape and dtype of each array, by name.
+      config: the run's configuration, JSON-serializable.
       chunk_rows: see `rows_per_chunk`.
 
     Raises:
       ValueError: a leaf's name or dtype cannot be stored.
-      StoreError: the folder holds other files.
+      StoreError: the folder contains other files.
       OutputError: the location is not writable.
     """
     for name, leaf in leaves.items():
         if name.startswith(_RESERVED) or "/" in name:
-            raise ValueError(f"an array of a result may not be called {name!r}; rename it.")
+            raise ValueError(f"a result array may not be named {name!r}; rename it.")
         if _kind(leaf.dtype) not in _FILLS:
             raise ValueError(
-                f"array {name!r} of the result has dtype {leaf.dtype}, but only numbers and booleans can be "
+                f"the result array {name!r} has dtype {leaf.dtype}, but only numbers and booleans can be "
                 "stored."
             )
     location = StoreLocation(path)
@@ -260,8 +261,8 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
     """Open the results of a batch run.
 
     Raises:
-      FileNotFoundError: nothing is there, or a store whose creation was interrupted.
-      StoreError: something else is there, or a store of another format.
+      FileNotFoundError: the path does not exist, or creation of the store was interrupted.
+      StoreError: the path contains something else, or a store in another format.
     """
     location = StoreLocation(path)
     answer = finished_io(location.store().read("zarr.json"), location.name)
@@ -274,8 +275,8 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
         stored_format = record["format"]
     except (ValueError, KeyError, TypeError):
         raise StoreError(
-            f"{location.name} does not hold results of jaxplain batch; name a new folder, or one of an "
-            "earlier run."
+            f"{location.name} does not contain results from jaxplain batch; name a new folder, or one from "
+            "an earlier run."
         ) from None
     if stored_format != FORMAT:
         writer = record.get("config", {}).get("jaxplain", "another version")
@@ -288,7 +289,7 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
 
 
 def leaves_of(result: Any) -> dict[str, Any]:
-    """Return the arrays of a result by name; a result that is a single array is called "result".
+    """Return a result's arrays by name; if the result is a single array, its name is "result".
 
     Example:
       >>> leaves_of({"map": 1, "curves": (2, 3)})
@@ -299,11 +300,11 @@ def leaves_of(result: Any) -> dict[str, Any]:
 
 
 def check_location(path: str | os.PathLike[str]) -> None:
-    """Refuse a location where no store can be created, as far as can be checked without creating anything.
+    """Reject a location where no store can be created, as far as this can be checked without writing.
 
     Raises:
-      StoreError: other files are there.
-      OutputError: nothing can be written there.
+      StoreError: the location contains other files.
+      OutputError: the location is not writable.
     """
     location = StoreLocation(path)
     if location.folder is not None:
@@ -315,8 +316,9 @@ def check_location(path: str | os.PathLike[str]) -> None:
 def rows_per_chunk(leaves: Mapping[str, LeafSpec], rows: int | None, writers: int = 1) -> int:
     """Return the number of rows per chunk.
 
-    The largest leaf's file has a few megabytes, and each writer gets several chunks of a run of `rows` images
-    (None: unknown), but no more files than necessary.
+    Chunks are sized so that the largest leaf's files are a few megabytes each and every writer gets several
+    chunks, without creating more files than necessary. `rows` is the number of images in the run, or None if
+    unknown.
 
     Example:
       >>> rows_per_chunk({"map": LeafSpec((224, 224), "float32")}, 50_000), rows_per_chunk({}, 80, writers=2)
@@ -328,21 +330,21 @@ def rows_per_chunk(leaves: Mapping[str, LeafSpec], rows: int | None, writers: in
 
 
 def _check_empty(location: StoreLocation, known: set[str] | None) -> None:
-    """Refuse a folder that holds more than the arrays (those known, or any) of an incomplete store."""
+    """Reject a folder that contains anything but arrays of an incomplete store (`known`, or any if None)."""
     if location.folder is None or not location.folder.is_dir():
         return
     names = {path.name for path in location.folder.iterdir() if known is not None or not path.is_dir()}
     others = sorted(names - (known or set()))
     if others:
         raise StoreError(
-            f"{location.name} holds {others[0]!r} but no results; choose a new or an empty folder."
+            f"{location.name} contains {others[0]!r} but no results; choose a new or an empty folder."
         )
 
 
 def _kind(dtype: str) -> str:
     try:
         return np.dtype(dtype).kind
-    except TypeError:  # for example a random key
+    except TypeError:  # such as a random key
         return ""
 
 
@@ -375,20 +377,20 @@ class MeanOfRows(NamedTuple):
     mean: float
     low: float
     high: float
-    rows: int  # with a finite value
+    rows: int  # number of rows with a finite value
 
 
 class BatchReport(NamedTuple):
     """Summary of a store."""
 
     config: dict[str, Any]  # configuration of the run
-    rows: dict[str, int]  # count by the lower-case name of a `RowStatus`
-    means: dict[str, MeanOfRows]  # of the score and of every array with one number per row
-    reasons: dict[str, int]  # why rows failed, most frequent first
+    rows: dict[str, int]  # number of rows, by lower-case `RowStatus` name
+    means: dict[str, MeanOfRows]  # means of the score and of every array with one number per row
+    reasons: dict[str, int]  # number of failed rows by reason, most frequent first
 
 
 def report_on(store: ResultStore) -> BatchReport:
-    """Summarize a store; reads its scalars, but no maps.
+    """Summarize a store, reading its scalars but no maps.
 
     Raises:
       OutputError: an array is damaged; running `explain_dataset` again repairs it.

@@ -1,7 +1,7 @@
-"""Subjects: one image prepared for a method.
+"""Subjects: images prepared for a method.
 
-Its key, baseline and target are chosen here and nowhere else, so that the same photo, method and seed give
-the same map in every command.
+An image's key, baseline and target are chosen only here, so that the same photo, method and seed give the
+same map in every command.
 """
 
 import hashlib
@@ -15,61 +15,61 @@ from jax import Array
 
 from jaxplain.perturb import baseline as make_baseline
 
-TOP = -1  # stands for "the top prediction" as a target of a compiled program
+TOP = -1  # target value that means "the top prediction" in a compiled program
 
 
 class Request(NamedTuple):
-    """The input of a compiled program for one image; with a leading axis under vmap and sharding."""
+    """Input to a compiled program for one image; has a leading axis under vmap and sharding."""
 
     image: Any  # [H, W, C], uint8 pixels or float32 in model space
-    target: Any  # int32 [], class index or TOP
+    target: Any  # int32 [], class index, or TOP for the top prediction
     words: Any  # uint32 [2], digest of the image; see `content_words`
 
 
 class Subject(NamedTuple):
-    """One image as one classifier sees it, ready for a method."""
+    """An image as the classifier sees it, ready for a method."""
 
     image: Array  # float32 [H, W, C], model space
-    baseline: Any  # float32 [H, W, C], replaces hidden pixels; None if not requested
+    baseline: Any  # float32 [H, W, C], replacement for hidden pixels; None if not requested
     target: Array  # int32 [], the explained class
-    probability: Array  # float32 [], its softmax probability; for a score that is not a classifier, the score
-    key: Array  # the image's random key, for methods; see `method_key`
+    probability: Array  # float32 [], the class's softmax probability, or the score if there are no classes
+    key: Array  # the image's random key for methods; see `method_key`
 
 
 def content_words(image: np.ndarray) -> np.ndarray:
-    """Return an image's part of its random key: uint32 [2] from the SHA-256 of its values and shape."""
+    """Return the words folded into an image's random key: uint32 [2] from the SHA-256 of values and shape."""
     array = np.ascontiguousarray(image)
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes()).digest()
     return np.frombuffer(digest[:8], "<u4").astype(np.uint32)
 
 
 def request(image: np.ndarray, target: int | None = None) -> Request:
-    """Make the request for one image, uint8 pixels as the classifier sees them or floats in model space."""
+    """Return the request for an image: uint8 pixels as the classifier sees them, or floats in model space."""
     array = np.asarray(image)
     array = array if array.dtype == np.uint8 else array.astype(np.float32)
     return Request(array, np.int32(TOP if target is None else target), content_words(array))
 
 
 def image_key(seed: Array | int, words: Array) -> Array:
-    """Return an image's random key, from the seed and its content: independent of order, name and batch."""
+    """Derive an image's random key from the seed and its content, independent of order, name and batch."""
     key = jax.random.key(jnp.asarray(seed, jnp.uint32))
     return jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
 
 
 class SubjectKeys(NamedTuple):
-    """The two random keys made of an image's key."""
+    """The two random keys derived from an image's key."""
 
-    baseline: Array  # of a random baseline
-    methods: Array  # `Subject.key`
+    baseline: Array  # key for a random baseline
+    methods: Array  # key for methods, `Subject.key`
 
 
 def subject_keys(seed: Array | int, words: Array) -> SubjectKeys:
-    """Split an image's random key into that of its baseline and that of methods."""
+    """Split an image's random key into one for its baseline and one for methods."""
     return SubjectKeys(*jax.random.split(image_key(seed, words)))
 
 
 def method_key(key: Array, name: str) -> Array:
-    """Return the random key of a method on an image: it depends on the name, not the position in a list."""
+    """Return a method's random key for an image; it depends on the method's name, not its list position."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -77,10 +77,10 @@ def make_subject(model: Any, seed: Array, asked: Request, *, baseline: str | Non
     """Prepare an image for a method; traced by JAX.
 
     Args:
-      model: a classifier, images [N, H, W, C] -> logits [N, K], or a score, images -> [N].
-      seed: uint32 [].
-      asked: the image and the class.
-      baseline: name of the baseline (static), see `jaxplain.baseline`; None: no baseline.
+      model: a classifier (images [N, H, W, C] -> logits [N, K]) or a score (images -> [N]).
+      seed: random seed, uint32 [].
+      asked: the image and its target.
+      baseline: name of the baseline (static); see `jaxplain.baseline`. If None, no baseline is made.
     """
     normalize: Any = getattr(model, "normalize", None)
     image = normalize(asked.image) if asked.image.dtype == jnp.uint8 else asked.image

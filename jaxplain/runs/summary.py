@@ -1,4 +1,4 @@
-"""Summaries of a comparison: means over photos with bootstrap intervals, as Markdown, CSV and JSON."""
+"""Summaries of comparisons: means over photos with bootstrap intervals, as Markdown, CSV and JSON."""
 
 import csv
 import io
@@ -28,31 +28,31 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
-    images: int  # photos with a value
+    images: int  # number of photos with a value
 
 
 class MethodSummary(NamedTuple):
-    """The means of one method's measures at one size."""
+    """Mean measures of one method at one size."""
 
     model: str
     method: str
     size: int
     measures: dict[str, Interval]
-    seconds: float  # median; NaN where nothing was explained
-    evaluations: float  # mean; NaN where the method does not count them
-    images: int  # photos that were explained
+    seconds: float  # median; NaN if no photo was explained
+    evaluations: float  # mean; NaN if the method does not count them
+    images: int  # number of explained photos
     failed: int
 
 
 def bootstrap(values: Sequence[float], seed: int = 0) -> Interval:
-    """Return the mean and its percentile bootstrap interval (2,000 resamples of the photos, 95%).
+    """Return the mean and its 95% percentile bootstrap interval (2,000 resamples of the photos).
 
-    The resamples depend on the seed and the number of values only, so methods on the same photos share
-    their resamples.
+    The resamples depend only on the seed and the number of values, so methods measured on the same photos
+    share their resamples.
 
     Args:
-      values: one per photo; NaN is ignored.
-      seed: of the resamples.
+      values: one value per photo; NaN is ignored.
+      seed: random seed for the resamples.
 
     Example:
       >>> bootstrap([0.5, 0.5, 0.5])
@@ -73,7 +73,7 @@ def _resamples(count: int, seed: int) -> np.ndarray:
 
 
 def summarize_rows(rows: Iterable[Row], measures: Iterable[str]) -> list[MethodSummary]:
-    """Return one summary for each classifier, method and size, in the order of the rows."""
+    """Return one summary per classifier, method and size, in row order."""
     measures = list(measures)
     groups: dict[tuple[str, str, int], list[Row]] = {}
     for row in rows:
@@ -103,9 +103,9 @@ def _value(row: Row, measure: str) -> float:
 
 
 def difference(rows: Iterable[Row], measure: str, one: str, other: str, size: int) -> Interval:
-    """Return the mean of one method's measure minus another's, paired over the photos that both explained.
+    """Return the mean difference between two methods' measures, paired over the photos that both explained.
 
-    If the interval excludes 0, its sign shows which of the two is better on such photos. The two methods' own
+    If the interval excludes 0, its sign shows which method is better on such photos. The methods' own
     intervals may still overlap, because photos differ more than methods do.
 
     Example:
@@ -131,7 +131,7 @@ class MeanCurves(NamedTuple):
 
 
 def mean_curves(rows: Iterable[Row]) -> dict[str, MeanCurves]:
-    """Return mean curves by method, from rows of one classifier and size."""
+    """Return mean curves by method, from rows for one classifier and size."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.status == OK:
@@ -147,7 +147,7 @@ def mean_curves(rows: Iterable[Row]) -> dict[str, MeanCurves]:
 
 
 def best(summaries: Iterable[MethodSummary], measure: str) -> float:
-    """Return the best mean of a measure among methods; NaN where none has one."""
+    """Return the best mean of a measure over all methods; NaN if no method has one."""
     means = [summary.measures[measure].mean for summary in summaries]
     known = [mean for mean in means if np.isfinite(mean)]
     return (min if MEASURES[measure].better == "low" else max)(known, default=np.nan)
@@ -167,7 +167,7 @@ def groups(summaries: Iterable[MethodSummary]) -> Iterator[tuple[str, int, list[
 
 
 def heading(name: str) -> str:
-    """Return a measure's name with an arrow in the better direction."""
+    """Return a measure's name with an arrow that shows which direction is better."""
     return f"{name.replace('_', ' ')} {_ARROWS[MEASURES[name].better]}"
 
 
@@ -187,7 +187,7 @@ def format_mean(name: str, value: float) -> str:
 
 
 def markdown(comparison: "Comparison") -> str:
-    """Return tables of means with their intervals, the best in bold, and a table of failures."""
+    """Return Markdown tables of means with their intervals, the best in bold, and a table of failures."""
     measures = comparison.settings.measures
     lines = ["# Comparison of explanations", "", *_facts(comparison), ""]
     for model, size, members in groups(summarize_rows(comparison.rows, measures)):
@@ -241,12 +241,12 @@ def _failures(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """Escape characters that would break the table; names and reasons may hold any."""
+    """Escape characters that would break the table; names and reasons may contain any character."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
 def summary_csv(comparison: "Comparison") -> str:
-    """Return one line for each classifier, size, method and measure."""
+    """Return the summary as CSV, with one line per classifier, size, method and measure."""
     head = ["model", "size", "method", "measure", "better", "mean", "low", "high", "photos", "failed"]
     lines = (
         [
@@ -261,7 +261,7 @@ def summary_csv(comparison: "Comparison") -> str:
 
 
 def photos_csv(comparison: "Comparison") -> str:
-    """Return one line for each photo, classifier, size and method."""
+    """Return the results as CSV, with one line per photo, classifier, size and method."""
     columns = ["photo", "sha256", "model", "size", "method", "status", "reason", "label", "probability"]
     columns += ["seconds", "evaluations"]
     measures = comparison.settings.measures
@@ -280,7 +280,7 @@ def _csv(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def comparison_json(comparison: "Comparison") -> str:
-    """Return settings, summaries, and every row with its curves."""
+    """Return the settings, the summaries, and all rows with their curves."""
     measures = comparison.settings.measures
     record = {
         "settings": comparison.settings.record(),

@@ -1,4 +1,4 @@
-"""A thread that writes results from the devices to the store."""
+"""A background thread that writes results from the devices to the store."""
 
 import threading
 import time
@@ -14,23 +14,23 @@ from jaxplain.runs.sharding import ExplainedBatch
 from jaxplain.runs.store import FinishedRows, ResultStore, RowStatus, leaves_of
 from jaxplain.runs.subject import TOP
 
-_QUEUED_STEPS = 2  # that may wait for the writer, holding device memory
-_COMMIT_SECONDS = 1.0  # between commits, so that fast methods do not spend their time writing files
-_ROWS_PER_COMMIT = 1024  # at most
+_QUEUED_STEPS = 2  # maximum number of steps waiting for the writer; each occupies device memory
+_COMMIT_SECONDS = 1.0  # time between commits, so that fast methods do not spend their time writing files
+_ROWS_PER_COMMIT = 1024  # maximum
 _NOT_FINITE = "the score of the image is NaN or infinite; check the model, its input and the target"
 
 
 class _QueuedStep(NamedTuple):
     group: LoadedGroup
-    explained: ExplainedBatch | None  # of the readable images; None if there are none
+    explained: ExplainedBatch | None  # results for the readable images; None if there are none
 
 
 class ResultWriter:
-    """Commits results in a separate thread, at most once per second, while the devices keep working.
+    """Commits results from a separate thread, at most once per second, while the devices keep working.
 
     Args:
-      store: the destination.
-      on_commit: called with the rows of each commit.
+      store: the store to write to.
+      on_commit: called after each commit with its rows.
     """
 
     def __init__(self, store: ResultStore, on_commit: Callable[[FinishedRows], None]) -> None:
@@ -44,17 +44,17 @@ class ResultWriter:
         self._thread.start()
 
     def put(self, group: LoadedGroup, explained: ExplainedBatch | None) -> None:
-        """Hand over a step; blocks while too many are queued, and raises what an earlier one raised."""
+        """Queue a step; block while the queue is full, and raise any error from an earlier step."""
         self.check()
         self._queue.put(_QueuedStep(group, explained))
 
     def check(self) -> None:
-        """Raise the exception that ended the thread, if any."""
+        """Raise the exception that ended the thread, if there was one."""
         if self._error is not None:
             raise self._error
 
     def close(self) -> None:
-        """Commit everything handed over and end the thread; then call `check`."""
+        """Commit all queued steps and end the thread; call `check` afterwards."""
         self._queue.put(None)
         self._thread.join()
 
@@ -64,13 +64,13 @@ class ResultWriter:
                 if self._is_due():
                     self._commit()
             self._commit()
-        except BaseException as error:  # raised again in the thread that calls `put`
+        except BaseException as error:  # raised again in the thread that calls `put` or `check`
             self._error = error
             while not self._closed:  # keep emptying the queue, or `put` and `close` would block forever
                 self._closed = self._queue.get() is None
 
     def _take(self) -> bool:
-        """Fetch the next step, or wait until a commit is due; return False at the end."""
+        """Take the next step, or wait until a commit is due; return False at the end."""
         try:
             step = self._queue.get(timeout=self._seconds_until_commit())
         except Empty:
@@ -101,13 +101,13 @@ class ResultWriter:
 
 
 def _finished_rows(step: _QueuedStep) -> list[FinishedRows]:
-    """Return the rows of a step; waits for the devices."""
+    """Return a step's rows, after waiting for the devices."""
     parts = [_failed_rows(step.group)] if step.group.failed else []
     if step.explained is None:
         return parts
     explained = jax.device_get(step.explained)
     rows = np.array([image.row for image in step.group.ready])
-    count = len(rows)  # of B; the rest is padding
+    count = len(rows)  # the first of B; the rest is padding
     score = np.asarray(explained.score[:count])
     finite = np.isfinite(score)
     ready = FinishedRows(

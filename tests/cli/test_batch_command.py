@@ -97,7 +97,10 @@ def test_options_reach_the_results():
         (("--coordinator", "a:1", "--processes", "2", "--process", "2"), "process must be in 0..1"),
         (("--dtype", "float8"), "unknown dtype 'float8': did you mean 'float32'"),
         (("--seed", "-1"), "seed must be in 0..4294967295"),
-        (("--out", "photos"), "photos holds 'photo000.png' but no results; choose a new or an empty folder"),
+        (
+            ("--out", "photos"),
+            "photos contains 'photo000.png' but no results; choose a new or an empty folder",
+        ),
         (("--out", "photos/photo000.png"), "a file exists where a folder is needed. Move it or choose"),
         (("--out", "nosuch://x"), "cannot read or write nosuch://x"),
         (("--size", "33"), "finer than the image of 32 x 32 pixels; choose at most that"),
@@ -117,7 +120,7 @@ def test_invalid_options_are_refused_before_anything_is_compiled(monkeypatch, ar
 def test_too_many_failures_end_it():
     done = run("batch", "photos", *QUICK, "--max-failures", "0")
     assert done.exit_code == 1
-    assert "1 image failed, more than max_failures = 0; 9 images explained in results.zarr" in flat(
+    assert "1 image failed, more than max_failures = 0; 9 images explained, saved in results.zarr" in flat(
         done.stderr
     )
     assert "Run jaxplain batch-report to see the reasons" in flat(done.stderr)

@@ -161,13 +161,13 @@ def test_wrong_input_to_explain_and_report_is_explained(fitted):
     for args, message in (
         (
             ("explain", "nowhere", photo),
-            "nowhere holds no xnn.json: name a folder that jaxplain xnn fit wrote",
+            "nowhere contains no xnn.json: name a folder written by jaxplain xnn fit",
         ),
         (
             ("explain", "nets", photo, "--class", "dodo"),
             "unknown class with a network 'dodo': choose from auk, crow",
         ),
-        (("report", "birds"), "birds holds no xnn.json"),
+        (("report", "birds"), "birds contains no xnn.json"),
         (("report", "nets", "--pairs", "auk"), f"{different} 'auk'"),
         (("report", "nets", "--pairs", "auk:dodo"), "unknown class with a network 'dodo'"),
         (("report", "nets", "--pairs", "auk:auk"), different),
@@ -199,7 +199,7 @@ def test_a_damaged_folder_is_explained(fitted):
     Path("nets", RECORD).write_text("{}")
     assert "is damaged" in message()
     Path("nets", RECORD).write_text(record.replace('"weights_digest": "', '"weights_digest": "0'))
-    assert "made with other weights of tiny" in message()
+    assert "made with weights of tiny that differ" in message()
 
 
 def test_missing_training_photos_are_skipped(fitted):

@@ -350,7 +350,7 @@ def refused(value):
         ({"per_device_batch": 0}, ValueError, "per_device_batch"),
         ({"threads": 0}, ValueError, "threads"),
         ({"dtype": "float8"}, ValueError, "dtype"),
-        ({"function": refused(lambda image, key: None)}, ValueError, "nothing to keep"),
+        ({"function": refused(lambda image, key: None)}, ValueError, "nothing to store"),
         ({"function": refused(lambda image, key: {"row_status": image})}, ValueError, "row_status"),
         ({"function": refused(lambda image, key: {"key": key})}, ValueError, "only numbers and booleans"),
         ({"out": "photos"}, StoreError, "photo000.png"),
@@ -462,7 +462,7 @@ def test_results_of_other_settings_are_refused_by_name(explain):
         ({"function": make_recipe("gradient", size=5)}, "explain.size 4, not 5"),
         ({"function": make_recipe("occlusion", size=4)}, "explain.method 'gradient', not 'occlusion'"),
         ({"function": colors}, "explain 'colors'|explain None, not 'colors'|explain.function"),
-        ({"resume": False}, "already holds results"),
+        ({"resume": False}, "already contains results"),
     ]:
         with pytest.raises(StoreError, match=message):
             explain(**({"function": recipe} | change))

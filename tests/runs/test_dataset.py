@@ -85,7 +85,7 @@ def test_the_format_is_that_of_the_first_usable_image():
             assert [example.identity for example in again] == ["bad", "good"]
     with pytest.raises(ValueError, match=r"\[H, W, C\]"):
         probe_format(as_dataset([bad], None))
-    with pytest.raises(ValueError, match="none of 1 images is usable"):
+    with pytest.raises(ValueError, match=r"none of the images tried \(1\) is usable"):
         probe_format(Stream([bad]))
 
 
@@ -94,7 +94,7 @@ def test_the_format_is_that_of_the_first_usable_image():
     [
         (
             np.zeros((2, 3, 3), np.uint8),
-            r"uint8 \(2, 3, 3\), but the first image of the run is uint8 \(2, 2, 3\)",
+            r"uint8 \(2, 3, 3\), but the first image in the run is uint8 \(2, 2, 3\)",
         ),
         (np.zeros((2, 2, 3)), "float32"),
         (np.zeros((2, 2, 3), int), "TypeError: an image must be uint8 pixels or floats"),

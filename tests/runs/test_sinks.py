@@ -102,7 +102,7 @@ def test_rows_of_another_run_are_refused(tmp_path):
     with pytest.raises(ValueError, match="made with seed 1, not 2"):
         RowFile(path, {"jaxplain": "0.2.0", "seed": 2})
     path.write_text("something else\n")
-    with pytest.raises(ValueError, match="is not a file of rows"):
+    with pytest.raises(ValueError, match="is not a jaxplain results file"):
         RowFile(path, {"jaxplain": "0.2.0", "seed": 2})
     assert path.read_text() == "something else\n"
 

@@ -117,7 +117,7 @@ def test_a_store_of_the_first_format_is_refused_by_name(tmp_path):
 
 def test_something_else_is_not_a_store(tmp_path):
     (tmp_path / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
-    with pytest.raises(StoreError, match="does not hold results of jaxplain"):
+    with pytest.raises(StoreError, match="does not contain results from jaxplain"):
         open_store(tmp_path)
 
 
@@ -201,7 +201,7 @@ def test_one_run_at_a_time(tmp_path):
 
 @pytest.mark.parametrize("name", ["row_map", "a/b"])
 def test_names_that_cannot_be(tmp_path, name):
-    with pytest.raises(ValueError, match="may not be called"):
+    with pytest.raises(ValueError, match="may not be named"):
         create_store(tmp_path / "r", {name: LeafSpec((), "float32")}, {}, chunk_rows=1)
 
 
