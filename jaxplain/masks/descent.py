@@ -198,7 +198,10 @@ class FixedStep:
 @partial(jax.tree_util.register_dataclass, data_fields=["step"], meta_fields=[])
 @dataclass(frozen=True)
 class Nesterov:
-    """Nesterov's accelerated gradient, fixed step: `v' = m - step * g`, `m' = v' + t / (t + 3) * (v' - v)`."""
+    """Nesterov's accelerated gradient with a fixed step.
+
+    The update is `v' = m - step * g`, then `m' = v' + t / (t + 3) * (v' - v)`.
+    """
 
     step: float | Array = 1000.0
 

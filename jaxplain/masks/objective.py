@@ -25,8 +25,8 @@ from jaxplain.perturb import blend, upsample
 def magnitude(values: Array) -> Array:
     """Return |x| with derivative 0 at x = 0, where the derivative of `jnp.abs` is 1.
 
-    Every mask starts at exactly 1, where the penalty |1 - m| has its kink. A derivative of 1 would lower every
-    cell in the first step; in the published code (PyTorch) it is 0. With the fixed step of 1000, this
+    Every mask starts at exactly 1, where the penalty |1 - m| has its kink. A derivative of 1 would lower all
+    cells in the first step; in the published code (PyTorch) it is 0. With the fixed step of 1000, this
     difference alone raised the deletion AUC of iGOS++ from .25 to .44 on one photo.
     """
     return values * jnp.sign(values)

@@ -258,7 +258,7 @@ def igos_pp(
     rescue: bool = False,
     init: Array | None = None,
 ) -> Explanation:
-    """Explain with iGOS++: optimize a mask x for deletion, a mask y for insertion, and their product z = x * y.
+    """Explain with iGOS++: optimize masks x for deletion and y for insertion, and their product z = x * y.
 
     Minimizes `w * (F(x) - G(y) + F(z) - G(z)) + l1 * mean|1 - z| + l2 * BTV(z)`. F and G are defined as in
     `igos_plus` and weighted by `deletion` and `insertion`; w is `score_weight`, 1/2 by default. The step
