@@ -138,7 +138,7 @@ def center_crop(image: Rgb, fraction: float) -> Rgb:
       fraction: fraction of the shorter side to keep, above 0 and at most 1.
 
     Returns:
-      A new uint8 array `[side, side, 3]`. If the margin is odd, the extra pixel is cut at the bottom or right.
+      A new uint8 array `[side, side, 3]`. If a margin is odd, the extra pixel is cut at the bottom or right.
 
     Raises:
       TypeError: if `image` is not uint8.

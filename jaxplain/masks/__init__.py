@@ -1,4 +1,4 @@
-"""Mask optimization: recipes that share one engine (engine, objective, descent), and extremal perturbation."""
+"""Mask optimization: recipes that share one engine, and extremal perturbation."""
 
 from jaxplain.masks.descent import BestStep as BestStep
 from jaxplain.masks.descent import FixedStep as FixedStep

@@ -1,7 +1,7 @@
 """Sets of patches: numbering, rendering, packing into words, and ordering.
 
-A grid of rows x cols patches covers the image; they are numbered 0..P-1 in row-major order. A *patch set* is a
-bool array [P]: True if the patch is shown, False if the baseline replaces it. In shapes, N is the number of
+A grid of rows x cols patches covers the image; they are numbered 0..P-1 in row-major order. A *patch set* is
+a bool array [P]: True if the patch is shown, False if the baseline replaces it. In shapes, N is the number of
 sets and W the number of 32-bit words per packed set.
 """
 

@@ -289,7 +289,7 @@ def _candidates(candidates: int | None, patches: int, has_proposal: bool) -> int
 
 
 def _budget(max_evaluations: int | None, patches: int, successor_count: int) -> int:
-    """Return the evaluation budget; the default allows for all successors and three times as many removals."""
+    """Return the evaluation budget; the default covers all successors and three times as many removals."""
     if max_evaluations is None:
         generous = 2 + 4 * successor_count
         return generous if patches > 30 else min(generous, 2**patches)  # all sets of a small grid
@@ -348,7 +348,7 @@ def _has_room(settings: _SearchSettings, state: _SearchState) -> Array:
 def _search_size(
     settings: _SearchSettings, problem: _SearchProblem, state: _SearchState, size: Array
 ) -> tuple[_SearchState, SearchHistory]:
-    """Score the sets of one size, reduce the sufficient ones, and choose the next beam; a no-op once done."""
+    """Score the sets of one size, reduce those that are sufficient, and choose the next beam."""
     unfinished = jnp.any(state.alive) & _has_room(settings, state)
     start = state._replace(
         phase=jnp.where(unfinished, _EXPAND, _DONE).astype(jnp.int32),
@@ -374,7 +374,7 @@ def _score_batch(
         jnp.where(expanding, _pad(larger, count), _pad(smaller, count))
         for larger, smaller in zip(expanded, removed, strict=True)
     )
-    # Under vmap a finished search still executes with the others; it must make no model calls.
+    # Under vmap, a finished search still runs along with the others, but must not call the model.
     wanted = wanted & (state.phase != _DONE)
     memory, scored = score_sets(
         problem.score,
@@ -393,7 +393,7 @@ def _score_batch(
         sets,
         scored,
     )
-    # A batch that was not scored ends the search; sets that are still active then are not minimal.
+    # A batch that was not scored ends the search; sets that are still active at that point are not minimal.
     finished = ~jnp.any(state.group.active) | memory.overdrawn
     return jax.tree_util.tree_map(partial(jnp.where, finished), _next_group(settings, state), state)
 
@@ -407,7 +407,7 @@ def _expansion(
 ) -> tuple[Array, Array]:
     """Return the sets of one size to score and which of them exist: bool [M, P], bool [M].
 
-    At size 0 these are the empty set (the baseline) and the set of all patches (the image).
+    At size 0, these are the empty set (the baseline) and the set of all patches (the image).
     """
     count, patches = settings.proposed, problem.proposal.shape[0]
     larger, unused = successors(state.beam, problem.proposal, settings.candidates)
