@@ -232,8 +232,8 @@ def criterion(
 ) -> Array:
     """Return the criterion that `select_n_features` minimizes, a scalar.
 
-    It is sum_k (mean_i E_ik w_k)^2 + p0 * loss + p1 * n - p2 * (number of positive x-features), where the loss
-    is the validation loss of the best epoch. Contributions are in standard deviations of the logit, so that
+    It is sum_k (mean_i E_ik w_k)^2 + p0 * loss + p1 * n - p2 * (number of positive x-features), where loss is
+    the best epoch's validation loss. Contributions are in standard deviations of the logit, so that
     p0, p1 and p2 are comparable across models. Terms are averaged over classes.
 
     Args:

@@ -75,11 +75,12 @@ def fit(
     """Fit an SRAE to a layer's features and a class's logit.
 
     An SRAE has a few x-features that predict the logit, differ from one another, and reconstruct some of the
-    layer's features. This function pretrains layer by layer, initializes the x-features, regresses the head, and minimizes the loss over all
-    parameters for `epochs` epochs. If the result fails the published acceptance rule (the second largest mean
-    contribution of an x-feature must be at least 0.3 of the largest), training is repeated with 1.2 times the
-    reconstruction weight and 0.8 times the pull-away weight, up to `max_rounds` rounds. All of this is one
-    compiled program under `jax.jit`, and `jax.vmap` works over keys and loss weights.
+    layer's features. This function pretrains layer by layer, initializes the x-features, fits the head by
+    regression, and minimizes the loss over all parameters for `epochs` epochs. If the result fails the
+    published acceptance rule (the second largest mean contribution of an x-feature must be at least 0.3 times
+    the largest), training is repeated with 1.2 times the reconstruction weight and 0.8 times the pull-away
+    weight, for up to `max_rounds` rounds. All of this is one compiled program under `jax.jit`, and `jax.vmap`
+    works over keys and loss weights.
 
     Features and logits are standardized first, so that loss weights are comparable across models.
 
@@ -237,7 +238,7 @@ def _after_round(state: _FitState, trained: TrainedRound, share: Array, accepted
 
 
 def _second_share(srae: SRAE, train: TrainingData) -> tuple[Array, Array]:
-    """Return the worst class's ratio of second largest to largest mean contribution, and whether it passes."""
+    """Return the worst class's ratio of second-largest to largest mean contribution, and if it passes."""
     means = srae.encode(train.features).mean(0)[:, None] * srae.kernel  # [n, K]
     if means.shape[0] < 2:
         return jnp.float32(1), (means > 0).all()

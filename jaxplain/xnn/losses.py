@@ -1,7 +1,7 @@
 """Loss terms of an explanation network, as pure functions, and their weighted sum.
 
-In shapes, N is the number of images, D the number of features, n the number of x-features, and K the number of
-classes.
+In shapes, N is the number of images, D the number of features, n the number of x-features, and K the number
+of classes.
 """
 
 from typing import NamedTuple
@@ -90,7 +90,7 @@ def dominance_loss(contributions: Array) -> Array:
 
 
 def is_dead(contributions: Array) -> Array:
-    """Return which x-features contribute less than 1% of an equal share to any class.
+    """Return which x-features contribute less than 1% of an equal share to each class.
 
     Shapes: [N, n, K] -> bool [n].
 

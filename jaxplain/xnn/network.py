@@ -132,7 +132,10 @@ class ExplanationNetwork(nnx.Module):
         return self.srae(self.trunk(images))
 
     def significant(self, images: Array, target: int | None = None) -> Array:
-        """Return the fewest x-features that make up 90% of positive contributions: -> bool [N, n]."""
+        """Return the fewest x-features that make up 90% of the positive contributions.
+
+        Shapes: [N, H, W, C] -> bool [N, n].
+        """
         return significant(self.contributions(images, target))
 
     def replace_logit(self, logits: Array, images: Array) -> Array:

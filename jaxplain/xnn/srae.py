@@ -152,7 +152,10 @@ class SRAE(nnx.Module):
         return self.encode(self.standardize(features))
 
     def contributions(self, features: Array, target: Array | int = 0) -> Array:
-        """Return each x-feature's contribution to a logit: [N, D] -> [N, n]; logit = sum + `bias`."""
+        """Return each x-feature's contribution to a logit: [N, D] -> [N, n].
+
+        The contributions and `bias` sum to the logit.
+        """
         return self.x_features(features) * self.weights[:, target][None]
 
     @property

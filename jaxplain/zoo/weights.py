@@ -148,7 +148,7 @@ def _read_file(path: Path) -> bytes:
 
 def _find_state_dict(top: object) -> dict[str, Tensor]:
     if not isinstance(top, dict):
-        raise WeightsError(f"holds {kind(top)} instead of a state dict; {RESAVE}")
+        raise WeightsError(f"contains {kind(top)} instead of a state dict; {RESAVE}")
     chosen = next((top[key] for key in _WRAPPERS if _has_tensors(top.get(key))), top)
     tensors = {}
     for name, value in chosen.items():
@@ -156,10 +156,10 @@ def _find_state_dict(top: object) -> dict[str, Tensor]:
             tensors[name] = value
         elif not isinstance(value, str | int | float | None):
             raise WeightsError(
-                f"does not hold a flat state dict: the entry {short(name)} is {kind(value)}; {RESAVE}"
+                f"does not contain a flat state dict: the entry {short(name)} is {kind(value)}; {RESAVE}"
             )
     if not tensors:
-        raise WeightsError(f"holds no tensors, only {kind(chosen)}")
+        raise WeightsError(f"contains no tensors, only {kind(chosen)}")
     if all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors
