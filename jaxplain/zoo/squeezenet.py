@@ -49,7 +49,8 @@ class SqueezeNet(ZooClassifier):
     """SqueezeNet 1.0; last fire module 13 x 13 x 512 at 227 pixels.
 
     It classifies every position and averages the results, so the logits depend on the complete maps: `pool`
-    only flattens them, position by position, and `head` restores them. The weights are named as in torchvision.
+    only flattens them, position by position, and `head` restores them. The weights are named as in
+    torchvision.
     """
 
     def __init__(self, name: str, labels: tuple[str, ...], *, rngs: nnx.Rngs):
