@@ -1,6 +1,6 @@
-"""Atomic writes of files and folders, and output errors that suggest a remedy.
+"""Atomic writing of files and folders, with error messages that suggest a remedy.
 
-A crash, a full disk or Ctrl-C leaves the previous result unchanged; readers never see a partial file.
+After a crash, a full disk or Ctrl-C, the previous result is unchanged; readers never see a partial file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REASONS = {
     errno.EACCES: "no permission to write there. Change the permissions or choose another folder.",
     errno.EPERM: "no permission to write there. Change the permissions or choose another folder.",
     errno.EROFS: "the file system is read-only. Choose another folder.",
-    errno.ENOTDIR: "a part of this path is a file, not a folder. Choose another folder.",
+    errno.ENOTDIR: "part of this path is a file, not a folder. Choose another folder.",
     errno.EEXIST: "a file exists where a folder is needed. Move it or choose another folder.",
     errno.EISDIR: "this is a folder, not a file. Choose another file name.",
     errno.ENOENT: "the folder does not exist. Create it first.",
@@ -31,10 +31,10 @@ _REASONS = {
 
 
 class OutputError(OSError):
-    """Results cannot be written to a path. The message names the path, the reason and a remedy.
+    """Raised if results cannot be written to a path; the message gives the path, the reason and a remedy.
 
     Attributes:
-      errno: the system's error number, or None if jaxplain itself refuses the path.
+      errno: the system's error number, or None if jaxplain itself rejected the path.
     """
 
     def __init__(self, message: str, number: int | None = None) -> None:
@@ -43,18 +43,18 @@ class OutputError(OSError):
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file so that readers see either the old or the new content, never part of it.
+    """Write a file atomically: readers see either the old or the new contents, never a partial file.
 
-    The bytes are written and synced to a temporary file in the same folder, which is then renamed. After any
+    The data is written and synced to a temporary file in the same folder, which is then renamed. After any
     failure, including Ctrl-C, the temporary file is removed and an existing file is unchanged. If `path` is a
     symbolic link, its target is replaced.
 
     Args:
-      path: the file; its folder must exist.
-      data: the complete content.
+      path: the file to write; its folder must exist.
+      data: the complete contents.
 
     Raises:
-      OutputError: the folder is missing, not writable or full, or `path` is a folder.
+      OutputError: if the folder is missing or not writable, the disk is full, or `path` is a folder.
 
     Example:
       >>> write_atomic("/tmp/mask.bin", b"abc")
@@ -74,14 +74,14 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def append_durably(path: str | os.PathLike[str], data: bytes) -> None:
-    """Append bytes to a file: all of them, synced to the disk, or none.
+    """Append data to a file and sync it to disk; after an error, the file is unchanged.
 
     Args:
-      path: the file; created if it is missing.
+      path: the file to append to; created if it does not exist.
       data: the bytes to append.
 
     Raises:
-      OutputError: the folder is missing, not writable or full, or `path` is a folder.
+      OutputError: if the folder is missing or not writable, the disk is full, or `path` is a folder.
 
     Example:
       >>> append_durably("rows.txt", b"one more")
@@ -105,26 +105,25 @@ def append_durably(path: str | os.PathLike[str], data: bytes) -> None:
 def staged_folder(
     final: str | os.PathLike[str], *, marker: str | os.PathLike[str] | None = None
 ) -> Iterator[Path]:
-    """Fill a folder that replaces the previous one only when everything is written.
+    """Write results to a temporary folder that replaces `final` only once everything has been written.
 
     The body of the `with` statement writes into a temporary sibling folder. If it succeeds, an existing
-    folder is moved aside, the new one takes its name, and the old one is deleted; if that swap fails, the old
-    one is moved back. After any exception in the body, including Ctrl-C, the temporary folder is removed and
-    `final` is unchanged. (No portable system call swaps two folders: a power failure between the two renames
-    leaves the old result next to `final`, under a name starting with `.jaxplain-`.)
+    folder is moved aside, the temporary folder is renamed to `final`, and the old folder is deleted; if the
+    swap fails, the old folder is moved back. After any exception in the body, including Ctrl-C, the temporary
+    folder is removed and `final` is unchanged. (No portable system call swaps two folders, so a power failure
+    between the two renames leaves the old result next to `final`, under a name starting with `.jaxplain-`.)
 
     Args:
       final: the folder to create or replace; missing parents are created.
-      marker: a file name (relative to the folder) that identifies a result folder. If given, an existing
-        folder that is neither empty nor holds this file is refused, so that a mistyped output folder
-        cannot delete other data.
+      marker: a file name (relative to the folder) that identifies a result folder. If given, a non-empty
+        folder without this file is not replaced, so that a mistyped path cannot delete other data.
 
     Yields:
-      The temporary folder to write into.
+      The temporary folder to write to.
 
     Raises:
-      OutputError: `final` is a file, contains or is the current folder, or lacks the marker; its parent
-        is not writable; or the disk filled up while the body was writing.
+      OutputError: if `final` is a file, is or contains the current folder, or lacks the marker; if its parent
+        is not writable; or if the disk fills up while the body is writing.
 
     Example:
       >>> with staged_folder("/tmp/jaxplain-doc", marker="result.json") as folder:
@@ -138,7 +137,7 @@ def staged_folder(
         yield staging
         _swap(staging, final, aside)
     except OSError as error:
-        # Only a full disk certainly concerns the output; other errors are the body's own.
+        # Only a full disk is certain to concern the output; other errors may come from the body itself.
         if error.errno in _FULL and not isinstance(error, OutputError):
             raise _output_error(final, error) from error
         raise
@@ -150,10 +149,10 @@ def staged_folder(
 
 
 def check_writable(folder: str | os.PathLike[str]) -> Path:
-    """Check that results can be written, before hours of work depend on that.
+    """Check that results can be written to a folder, before starting a long computation.
 
-    Creates the folder if needed, then writes and removes a small file: permission bits are meaningless for
-    root and on network disks, and do not reflect free space.
+    Creates the folder if needed, then writes and removes a small file. Checking permission bits would not be
+    enough: they are meaningless for root and on network drives, and do not reflect free space.
 
     Args:
       folder: the output folder.
@@ -162,7 +161,8 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
       The folder as a `Path`.
 
     Raises:
-      OutputError: it cannot be created, is not a folder, or is read-only, inaccessible or full.
+      OutputError: if the folder cannot be created, is not a folder, is read-only or inaccessible, or the disk
+        is full.
 
     Example:
       >>> check_writable("/tmp/jaxplain-doc").name
@@ -186,14 +186,14 @@ def check_writable(folder: str | os.PathLike[str]) -> Path:
 
 
 def check_replaceable(final: str | os.PathLike[str], marker: str | os.PathLike[str] | None) -> None:
-    """Refuse to replace anything but a previous result; `staged_folder` calls this itself.
+    """Check that a folder may be replaced because it is a previous result; called by `staged_folder`.
 
     Args:
       final: the folder to be replaced.
-      marker: a file name that identifies a result folder; None accepts any folder.
+      marker: a file name that identifies a result folder. If None, any folder may be replaced.
 
     Raises:
-      OutputError: `final` is a file, contains or is the current folder, or lacks the marker.
+      OutputError: if `final` is a file, is or contains the current folder, or lacks the marker.
 
     Example:
       >>> check_replaceable("/tmp/jaxplain-nothing-here", "result.json")
@@ -210,7 +210,7 @@ def check_replaceable(final: str | os.PathLike[str], marker: str | os.PathLike[s
             )
     if marker is not None and not (final / marker).exists() and any(final.iterdir()):
         raise OutputError(
-            f"cannot replace {final}: it holds files but no {os.fspath(marker)}, so it is not a result. "
+            f"cannot replace {final}: it contains files but no {os.fspath(marker)}, so it is not a result. "
             "Choose a new or an empty folder."
         )
 
@@ -222,7 +222,7 @@ def _output_error(path: Path, error: OSError) -> OutputError:
 
 
 def _sibling(path: Path) -> Path:
-    """Return a new hidden path next to `path`; not derived from its name, which may have maximal length."""
+    """Return a new hidden path next to `path`; it omits the name, which may already have maximum length."""
     return path.parent / f".jaxplain-{secrets.token_hex(8)}.tmp"
 
 
@@ -235,9 +235,9 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Sync a file's data or a folder's entries to the disk.
+    """Sync a file's data or a folder's entries to disk.
 
-    Some systems cannot sync a folder, which is ignored; only errors that mean lost data are raised.
+    Some systems cannot sync a folder; this is ignored, and only errors that mean lost data are raised.
     """
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -251,7 +251,7 @@ def _sync(path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    """Sync all files of a folder: a rename may reach the disk before the data, so the data goes first."""
+    """Sync all files in a folder before it is renamed; otherwise, the rename could reach the disk first."""
     for parent, _, names in os.walk(folder):
         for path in (Path(parent) / name for name in names):
             if path.is_file():  # opening a pipe would block forever
@@ -260,7 +260,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _make_folder(staging: Path, final: Path) -> None:
-    """Create the temporary folder and its missing parents; errors name `final`, which the user chose."""
+    """Create the temporary folder and missing parents; errors name `final`, the path the user chose."""
     try:
         staging.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()

@@ -1,6 +1,6 @@
-"""Loading of photos as plain arrays: every file becomes uint8 RGB [H, W, 3], or raises `ImageError`.
+"""Load photos as uint8 RGB arrays [H, W, 3]; files that cannot be loaded raise `ImageError`.
 
-Nothing here depends on models or on JAX; a model's own `preprocess` takes the arrays. Color profiles are
+This module does not depend on models or on JAX; pass the arrays to a model's `preprocess`. Color profiles are
 ignored, as in most image loaders: samples are assumed to be sRGB.
 """
 
@@ -27,7 +27,7 @@ _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
 }
 
-# Vector drawings, not photos; Pillow would run an external program (Ghostscript) on the file to render them.
+# Vector graphics, not photos; Pillow would run an external program (Ghostscript) to render them.
 _VECTOR_FORMATS = frozenset({"EPS", "WMF"})
 
 _EXIF_ORIENTATION = 0x0112
@@ -37,31 +37,31 @@ _TIFF_WHITE_IS_ZERO = 0
 
 
 class ImageError(ValueError):
-    """A file that cannot be used as a photo. The message names the path, the reason and a remedy."""
+    """Raised if a file cannot be used as a photo; the message gives the path, the reason and a remedy."""
 
 
 def load_image(path: str | os.PathLike[str]) -> Rgb:
-    """Read a photo as uint8 RGB, upright, from any kind of image file.
+    """Load a photo from an image file as an upright uint8 RGB array.
 
     The EXIF orientation is applied. Grayscale, palette, 1-bit and CMYK/YCCK files are converted to RGB (CMYK
     JPEGs may have inverted samples, as Adobe writes them). Transparent pixels are composited over white.
-    Grayscale of more than 8 bits is rescaled, not clipped: the white level is 65535, or 4095 in a 12-bit
-    TIFF; a file of 32-bit integers is read as if it held 16-bit samples. Only the first frame of an animation
-    or a multi-page file is read.
+    Grayscale images with more than 8 bits are rescaled, not clipped: the white level is 65535, or 4095 for a
+    12-bit TIFF, and 32-bit integers are treated as 16-bit samples. Only the first frame or page of a file is
+    read.
 
-    A truncated file is rejected, never loaded partially (unless the program itself has set
+    A truncated file is rejected, never loaded partially (unless the calling program has set
     `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`).
 
     Args:
       path: a file in any raster format that Pillow reads (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, ...).
 
     Returns:
-      uint8 `[H, W, 3]`, values 0 to 255, a new C-contiguous array.
+      A new C-contiguous uint8 array `[H, W, 3]` with values from 0 to 255.
 
     Raises:
-      ImageError: the path is missing or not a file; the file is empty, not an image, damaged, truncated,
-        without pixels, a vector drawing, has floating-point samples or integers outside 0 to 65535, or
-        is larger than `PIL.Image.MAX_IMAGE_PIXELS` (the guard against decompression bombs).
+      ImageError: if the path does not exist or is not a file; or if the file is empty, not an image, damaged,
+        truncated, without pixels or a vector drawing, has floating-point samples or integers outside 0 to
+        65535, or exceeds `PIL.Image.MAX_IMAGE_PIXELS` (the guard against decompression bombs).
 
     Example:
       >>> photo = load_image("cat.jpg")  # doctest: +SKIP
@@ -73,10 +73,10 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
 
 
 def read_image_file(path: Path) -> bytes:
-    """Return the bytes of a photo's file, for `decode_image` and hashing.
+    """Return an image file's contents, for decoding with `decode_image` and for hashing.
 
     Raises:
-      ImageError: the path is missing, not a regular file, empty, or not readable.
+      ImageError: if the file does not exist, is not a regular file, is empty, or cannot be read.
     """
     _check_file(path)
     try:
@@ -86,7 +86,7 @@ def read_image_file(path: Path) -> bytes:
 
 
 def decode_image(data: bytes, path: Path) -> Rgb:
-    """Decode the bytes of a photo's file as `load_image` does; the path is for error messages."""
+    """Decode an image file's contents as `load_image` does; `path` is used in error messages."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             _check_header(image, path)
@@ -94,7 +94,7 @@ def decode_image(data: bytes, path: Path) -> Rgb:
             upright = _apply_orientation(_to_rgb(image, path), _orientation(image))
     except ImageError:
         raise
-    except Exception as error:  # Pillow's forty decoders each raise their own exceptions for bad data
+    except Exception as error:  # each of Pillow's forty decoders raises its own exceptions for bad data
         raise ImageError(f"{path}: {_explain(error)}") from error
     # Pillow's own buffer is read-only, and applying the orientation only creates views.
     return np.array(upright, order="C")
@@ -107,15 +107,15 @@ def resize(image: Rgb, size: tuple[int, int], *, method: ResizeMethod = "bilinea
 
     Args:
       image: uint8 `[H, W, 3]`.
-      size: `(height, width)` of the result in pixels, both at least 1.
+      size: `(height, width)` of the result in pixels; both must be at least 1.
       method: "bilinear", "bicubic", "lanczos" or "nearest".
 
     Returns:
-      uint8 `[height, width, 3]`, always a new array.
+      A new uint8 array `[height, width, 3]`.
 
     Raises:
-      TypeError: `image` is not uint8.
-      ValueError: `image` is not `[H, W, 3]`, a size below 1, or an unknown method.
+      TypeError: if `image` is not uint8.
+      ValueError: if `image` is not `[H, W, 3]`, a side is below 1, or the method is unknown.
 
     Example:
       >>> resize(np.zeros((300, 451, 3), np.uint8), (224, 224), method="bicubic").shape
@@ -131,18 +131,18 @@ def resize(image: Rgb, size: tuple[int, int], *, method: ResizeMethod = "bilinea
 
 
 def center_crop(image: Rgb, fraction: float) -> Rgb:
-    """Crop the central square with a side of `round(fraction * min(H, W))` pixels, at least 1.
+    """Crop the central square; its side is `round(fraction * min(H, W))` pixels, but at least 1.
 
     Args:
       image: uint8 `[H, W, 3]`.
       fraction: fraction of the shorter side to keep, above 0 and at most 1.
 
     Returns:
-      uint8 `[side, side, 3]`, a copy. If the margin is odd, the extra pixel is cut at the bottom or right.
+      A new uint8 array `[side, side, 3]`. If a margin is odd, the extra pixel is cut at the bottom or right.
 
     Raises:
-      TypeError: `image` is not uint8.
-      ValueError: `image` is not `[H, W, 3]`, or `fraction` is not in (0, 1].
+      TypeError: if `image` is not uint8.
+      ValueError: if `image` is not `[H, W, 3]`, or `fraction` is not in (0, 1].
 
     Example:
       >>> center_crop(np.zeros((300, 451, 3), np.uint8), 0.875).shape
@@ -158,27 +158,27 @@ def center_crop(image: Rgb, fraction: float) -> Rgb:
 
 
 def check_rgb(image: Rgb) -> None:
-    """Check that an array is a photo.
+    """Check that an array is a uint8 RGB image.
 
     Args:
-      image: expected to be uint8 `[H, W, 3]`, H and W at least 1.
+      image: array to check; must be uint8 `[H, W, 3]`, with H and W at least 1.
 
     Raises:
-      TypeError: not uint8 (the range of floats is never guessed).
-      ValueError: another shape.
+      TypeError: if the array is not uint8 (the range of float arrays would be ambiguous).
+      ValueError: if the array has any other shape.
 
     Example:
       >>> check_rgb(np.zeros((2, 2, 3), np.uint8))
     """
     dtype = getattr(image, "dtype", type(image).__name__)
     if dtype != np.uint8:
-        raise TypeError(f"expected a uint8 RGB image of values 0 to 255; got {dtype}")
+        raise TypeError(f"expected a uint8 RGB image with values 0 to 255; got {dtype}")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"expected an RGB image of shape [H, W, 3]; got {image.shape}")
 
 
 def _check_file(path: Path) -> None:
-    """Check a path; Pillow's own errors are cryptic."""
+    """Check that a path is a non-empty regular file; Pillow's own errors are cryptic."""
     if os.path.isdir(path):
         raise ImageError(f"{path}: is a folder, not an image. Name the files in it, such as {path}/*.jpg.")
     if not os.path.lexists(path):
@@ -190,13 +190,13 @@ def _check_file(path: Path) -> None:
 
 
 def _check_header(image: Image.Image, path: Path) -> None:
-    """Check the header, before a decompression bomb is decoded."""
+    """Check the image header before decoding, to guard against decompression bombs."""
     if image.format in _VECTOR_FORMATS:
         raise ImageError(f"{path}: {image.format} is a vector drawing. Export it as PNG or JPEG first.")
     if image.width < 1 or image.height < 1:
         raise ImageError(f"{path}: the image has no pixels ({image.width} x {image.height}). Save it again.")
-    # Pillow only warns up to twice its limit. Turning that warning into an error with warnings.catch_warnings
-    # would not be thread-safe, so the limit is checked here as well.
+    # Up to twice its limit, Pillow only warns. Turning the warning into an error with warnings.catch_warnings
+    # would not be thread-safe, so the limit is also checked here.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise ImageError(
@@ -209,7 +209,7 @@ _BOMB_ADVICE = "Scale the image down first, or raise PIL.Image.MAX_IMAGE_PIXELS 
 
 
 def _explain(error: Exception) -> str:
-    """Return the reason and the remedy for an exception from Pillow."""
+    """Describe the reason for an exception from Pillow, and a remedy."""
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"{str(error).rstrip('.')}. {_BOMB_ADVICE}"
     if isinstance(error, UnidentifiedImageError):
@@ -241,7 +241,7 @@ def _to_rgb(image: Image.Image, path: Path) -> Rgb:
 
 
 def _wide_gray(image: Image.Image, path: Path) -> Rgb:
-    """Rescale grayscale of more than 8 bits to uint8 [H, W]; Pillow's own conversion clips at 255."""
+    """Rescale grayscale with more than 8 bits to uint8 [H, W]; Pillow's own conversion clips at 255."""
     samples = np.asarray(image).astype(np.int64)
     tags = getattr(image, "tag_v2", {})
     white = 4095 if tags.get(_TIFF_BITS_PER_SAMPLE) == (12,) else 65535
@@ -260,14 +260,14 @@ def _wide_gray(image: Image.Image, path: Path) -> Rgb:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8; 1 (upright) if it is missing or damaged, as image viewers do."""
+    """Return the EXIF orientation (1 to 8), or 1 (upright) if it is missing or damaged."""
     with contextlib.suppress(Exception):
         return int(image.getexif().get(_EXIF_ORIENTATION, 1))
     return 1
 
 
 def _apply_orientation(rgb: Rgb, orientation: int) -> Rgb:
-    """Rotate stored pixels upright. Orientations 5 to 8 swap height and width."""
+    """Rotate the stored pixels upright; orientations 5 to 8 swap height and width."""
     if orientation in (5, 6, 7, 8):
         rgb = rgb.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):  # after the transpose, mirror left-right ...

@@ -1,4 +1,4 @@
-"""Mask optimization: one engine (engine, objective, descent) with recipes, and extremal perturbation."""
+"""Mask optimization: recipes that share one engine, and extremal perturbation."""
 
 from jaxplain.masks.descent import BestStep as BestStep
 from jaxplain.masks.descent import FixedStep as FixedStep

@@ -1,7 +1,8 @@
-"""Mask updates: line search, best of several steps, a fixed step, Nesterov, optax; all project onto [0, 1].
+"""Update rules for masks: line search, best of several steps, fixed step, Nesterov, and optax.
 
-A descent is a frozen dataclass and a pytree whose leaves are its numbers, so that a sweep is one vmap.
-The engine calls `init` once and `move` on masks [M, h, w] once per iteration.
+All of them project the masks onto [0, 1]. An update rule is a frozen dataclass and a pytree whose leaves are
+its numeric settings, so that a sweep over them is a single `vmap`. The engine calls `init` once, and `move`
+on masks [M, h, w] in every iteration.
 """
 
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from jax import Array
 
 
 class Start(NamedTuple):
-    """The input of a move."""
+    """The input to a move."""
 
     masks: Array  # [M, h, w]
     grads: Array  # [M, h, w]
-    loss: Array  # [], measured at `masks`
+    loss: Array  # [], loss at `masks`
     iteration: Array  # int32 []
 
 
@@ -27,28 +28,28 @@ class Move(NamedTuple):
     """The result of a move."""
 
     masks: Array  # [M, h, w]
-    loss: Array  # [], measured at `masks`
+    loss: Array  # [], loss at `masks`
     step: Array  # [], step size taken; 0 if the masks did not change
-    trials: Array  # int32 [], number of candidate masks measured
+    trials: Array  # int32 [], number of candidate masks evaluated
     state: Any
 
 
 class CandidateLosses(Protocol):
-    """The loss of candidate masks."""
+    """A function that computes the losses of candidate masks."""
 
     def __call__(self, candidates: Array, needed: Array | None = None) -> Array:
-        """Candidates [A, M, h, w] -> losses [A].
+        """Return the losses of the candidates: [A, M, h, w] -> [A].
 
-        If `needed`, a bool [], is False, nothing is measured and the losses are NaN. This saves time in
-        loops: under `jax.vmap` their body runs for every row until the last one has finished.
+        If `needed` (a bool scalar) is False, the model is not evaluated and the losses are NaN. This saves
+        time in loops: under `jax.vmap`, the loop body runs for every row until the last row has finished.
         """
         ...
 
 
 class Descent(Protocol):
-    """The interface of every descent, including custom ones.
+    """The interface that every update rule implements, including custom ones.
 
-    Each call of `measure` adds a copy of the model to the compiled program, so `move` should call it in only
+    Each call to `measure` adds a copy of the model to the compiled program, so `move` should call it in only
     one place.
     """
 
@@ -57,7 +58,7 @@ class Descent(Protocol):
         ...
 
     def move(self, start: Start, state: Any, measure: CandidateLosses) -> Move:
-        """Move the masks once."""
+        """Update the masks once."""
         ...
 
 
@@ -73,10 +74,11 @@ def project(masks: Array) -> Array:
 )
 @dataclass(frozen=True)
 class LineSearch:
-    """Backtracking: the first step `first_step * decay^k` that lowers the loss by `beta * step * |g|^2`.
+    """Backtracking line search: take the first step that lowers the loss by at least `beta * step * |g|^2`.
 
-    If none above `min_step` does, the last one tried is taken, as in the authors' code. The search always
-    ends after `max_trials`, so that no setting (a decay of 1, a min_step of 0) makes it loop forever.
+    Steps are `first_step * decay^k` for k = 0, 1, ... If no step above `min_step` lowers the loss enough, the
+    last step tried is taken, as in the authors' code. The search always ends after `max_trials` steps, so it
+    cannot loop forever, even with a decay of 1 or a min_step of 0.
     """
 
     first_step: float | Array = 1000.0
@@ -90,7 +92,7 @@ class LineSearch:
         return ()
 
     def move(self, start: Start, state: tuple, measure: CandidateLosses) -> Move:
-        """Try steps one after the other, each measured only if the one before failed."""
+        """Try steps one at a time until one lowers the loss enough."""
         slope = jnp.sum(start.grads**2)
 
         def is_searching(trial: _Trial) -> Array:
@@ -111,7 +113,7 @@ class LineSearch:
 
 
 class _Trial(NamedTuple):
-    """The carry of the line search: the latest step."""
+    """Carry of the line search: the last step tried."""
 
     step: Array  # []
     masks: Array  # [M, h, w]
@@ -126,13 +128,13 @@ class _Trial(NamedTuple):
 )
 @dataclass(frozen=True)
 class BestStep:
-    """The best of `candidates` steps, all measured as one flat batch, without a loop.
+    """Take the best of `candidates` steps, all evaluated as one flat batch without a loop.
 
-    A step is specified by the mean change of a mask cell that it causes (before projection), not by a factor
-    on the gradient: the same numbers then suit masks of any size and scores of any scale. The
-    candidates are `center * decay^k`; the center starts at `first_change` and follows the last step taken
-    (`width` candidates are longer), so that a few suffice. If none lowers the loss, the masks stay unchanged
-    and the next candidates are shorter.
+    Step sizes are given as the mean absolute change in the mask cells (before projection) rather than as a
+    multiple of the gradient, so the same settings work for masks of any size and scores of any scale. The
+    candidates are `center * decay^k`. The center starts at `first_change` and then follows the last step
+    taken (`width` candidates are longer), so a few candidates are enough. If none lowers the loss, the masks
+    stay unchanged and the next candidates are shorter.
     """
 
     first_change: float | Array = 0.1
@@ -142,11 +144,11 @@ class BestStep:
     width: int = 1
 
     def init(self, masks: Array) -> Array:
-        """Return the change at the center: []."""
+        """Return the initial center, a scalar."""
         return jnp.asarray(self.first_change, jnp.float32)
 
     def move(self, start: Start, state: Array, measure: CandidateLosses) -> Move:
-        """Measure all candidates and take the lowest."""
+        """Evaluate all candidates and take the one with the lowest loss."""
         powers = jnp.arange(self.candidates) - self.width
         changes = state * jnp.asarray(self.decay**powers, jnp.float32)  # [A]
         steps = changes / _at_least_tiny(jnp.mean(jnp.abs(start.grads)))
@@ -164,25 +166,25 @@ class BestStep:
 
 
 def _at_least_tiny(size: Array) -> Array:
-    """Return a nonzero divisor, so that the steps of a zero gradient change nothing."""
+    """Keep a divisor above zero, so that a zero gradient leaves the masks unchanged."""
     return jnp.maximum(size, 1e-30)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["first_change"], meta_fields=[])
 @dataclass(frozen=True)
 class FixedStep:
-    """Plain gradient descent, for ablations: the same factor on every gradient, without a search.
+    """Plain gradient descent with a fixed step size, for ablations.
 
-    The factor is chosen so that the first move changes a mask cell by `first_change` on average: a number
-    that suits masks of any size and scores of any scale, unlike the published factor of 1000. (One photo,
-    iGOS++ at 28 x 28, deletion / insertion: .056 / .388 with 0.03, .132 / .192 with 0.1, .106 / .296 with the
-    factor 1000.)
+    The step size is set in the first iteration so that the mask cells change by `first_change` on average.
+    Unlike the published step size of 1000, this works for masks of any size and scores of any scale.
+    (Deletion / insertion on one photo, iGOS++ at 28 x 28: .056 / .388 with 0.03, .132 / .192 with 0.1,
+    .106 / .296 with the step size 1000.)
     """
 
     first_change: float | Array = 0.03
 
     def init(self, masks: Array) -> Array:
-        """Return the factor, unknown before the first gradient: []."""
+        """Return a placeholder for the step size, which is set at the first gradient."""
         return jnp.float32(0.0)
 
     def move(self, start: Start, state: Array, measure: CandidateLosses) -> Move:
@@ -196,12 +198,15 @@ class FixedStep:
 @partial(jax.tree_util.register_dataclass, data_fields=["step"], meta_fields=[])
 @dataclass(frozen=True)
 class Nesterov:
-    """Nesterov's accelerated gradient with a fixed step: `v' = m - step * g; m' = v' + t/(t+3) (v' - v)`."""
+    """Nesterov's accelerated gradient with a fixed step.
+
+    The update is `v' = m - step * g`, then `m' = v' + t / (t + 3) * (v' - v)`.
+    """
 
     step: float | Array = 1000.0
 
     def init(self, masks: Array) -> Array:
-        """Return the previous v: [M, h, w]."""
+        """Return the initial v: [M, h, w]."""
         return masks
 
     def move(self, start: Start, state: Array, measure: CandidateLosses) -> Move:
@@ -216,15 +221,15 @@ class Nesterov:
 @partial(jax.tree_util.register_dataclass, data_fields=[], meta_fields=["transformation"])
 @dataclass(frozen=True)
 class Optax:
-    """Any `optax.GradientTransformation`, followed by the projection.
+    """Any `optax.GradientTransformation`, followed by projection onto [0, 1].
 
-    The transformation is static: create it once and reuse the object, or every call compiles again.
+    The transformation is static: create it once and reuse the object to avoid recompilation.
     """
 
     transformation: optax.GradientTransformation
 
     def init(self, masks: Array) -> Any:
-        """Return the transformation's own state."""
+        """Return the transformation's initial state."""
         return self.transformation.init(masks)
 
     def move(self, start: Start, state: Any, measure: CandidateLosses) -> Move:

@@ -1,13 +1,12 @@
-"""The engine behind all mask recipes: optimizes masks for an objective with a descent.
+"""The engine behind all mask recipes: optimizes masks for an objective by gradient descent.
 
-The whole optimization is one `lax.scan` over iterations and one compiled program, which contains the
-model twice: once forward only, to measure candidate masks, and once with its backward pass, for the gradient.
+The whole optimization is one `lax.scan` over iterations in one compiled program. The program contains the
+model twice: forward only, to evaluate candidate masks, and with a backward pass, to compute the gradient.
 
-The result is not differentiable. It is the best of the masks that a search with discrete choices (the lowest
-of several losses, a line search) has visited, so its derivative with respect to the score's parameters, the
-image or the coefficients is not that of a minimizer. `jax.grad` and `jax.jvp` raise a TypeError instead of
-returning a wrong value; to use a mask as a constant in a differentiated function, pass
-`jax.lax.stop_gradient(score)`.
+The result is not differentiable. It is the best mask visited by a search with discrete choices (such as a
+line search), so its derivative with respect to the score's parameters, the image or the coefficients is not
+the derivative of a minimizer. `jax.grad` and `jax.jvp` raise a TypeError instead of returning a wrong value.
+To use a mask as a constant in a differentiated function, pass `jax.lax.stop_gradient(score)`.
 """
 
 from typing import Any, NamedTuple
@@ -23,35 +22,35 @@ from jaxplain.masks.descent import CandidateLosses, Descent, Start
 
 
 class MaskHistory(NamedTuple):
-    """The history of an optimization, one row per iteration (T rows)."""
+    """The optimization history: one row for each of the T iterations."""
 
-    loss: Array  # [T], of the masks after the iteration
-    deletion: Array  # [T], path-mean score of the deletion terms before it
-    insertion: Array  # [T], path-mean score of the insertion terms before it
-    l1: Array  # [T], of the explained mask after it
-    smoothness: Array  # [T], TV or BTV after it
+    loss: Array  # [T], loss after the iteration
+    deletion: Array  # [T], path-mean score of the deletion terms before the iteration
+    insertion: Array  # [T], path-mean score of the insertion terms before the iteration
+    l1: Array  # [T], L1 penalty of the resulting mask after the iteration
+    smoothness: Array  # [T], TV or BTV after the iteration
     step: Array  # [T], step size taken
-    trials: Array  # int32 [T], candidate masks measured
+    trials: Array  # int32 [T], number of candidate masks evaluated
 
 
 class MaskDetails(NamedTuple):
     """Details of mask optimization; the importance of the `Explanation` is `1 - mask`."""
 
-    mask: Array  # [h, w] in [0, 1], 1 keeps a pixel: low = important
-    masks: Array  # [M, h, w], the free masks, which combine to `mask`
-    loss: Array  # [], the lowest loss, that of `mask`
+    mask: Array  # [h, w] in [0, 1]; 1 keeps a pixel, so low values are important
+    masks: Array  # [M, h, w], the optimized masks, which are combined into `mask`
+    loss: Array  # [], the lowest loss, reached by `mask`
     image_score: Array  # []
     baseline_score: Array  # [], mean over baselines
     history: MaskHistory
 
 
 class _MaskState(NamedTuple):
-    """The carry of the loop over iterations."""
+    """Carry of the scan over iterations."""
 
     masks: Array  # [M, h, w]
-    loss: Array  # [], measured at `masks`
+    loss: Array  # [], loss at `masks`
     best_masks: Array  # [M, h, w]
-    best_loss: Array  # [], measured at `best_masks`
+    best_loss: Array  # [], loss at `best_masks`
     first_score: Array  # [], deletion score of the initial masks, for the rescue
     l1: Array  # []
     descent: Any
@@ -59,8 +58,8 @@ class _MaskState(NamedTuple):
 
 SEARCHES = ("endpoint", "path", "gradient")
 """Where the loss of candidate masks is measured: at the end of the path, or along the whole path. With
-"gradient" a move is not measured separately: its loss is computed with the next gradient, at no extra cost;
-only for a descent that compares no candidates."""
+"gradient", an update is not evaluated separately; its loss is computed along with the next gradient, at no
+extra cost. This works only with update rules that do not compare candidates."""
 
 
 class EngineChoices(NamedTuple):
@@ -85,15 +84,15 @@ def optimize_mask(
     Args:
       choices: the static options.
       problem: score, image, baselines, path and coefficients.
-      descent: how masks are updated.
+      descent: the rule that updates the masks.
       masks: the initial masks.
-      key: for noise and jitter; None when there is neither. Consumed.
+      key: random key for noise and jitter, or None if neither is used. Consumed.
 
     Returns:
-      An `Explanation` with `MaskDetails`; not differentiable, see the module docstring.
+      An `Explanation` with `MaskDetails`. It is not differentiable; see the module docstring.
 
     Raises:
-      TypeError: under `jax.grad` or `jax.jvp` with respect to any of the arguments.
+      TypeError: if differentiated with respect to any argument (`jax.grad`, `jax.jvp`).
     """
     problem, descent, masks = refuse_derivatives((problem, descent, masks), "an optimized mask")
 
@@ -158,7 +157,7 @@ def _iterate(
 
 
 def _keep_better(state: _MaskState, loss: Array) -> _MaskState:
-    """Update the best masks with the current ones, whose loss is now known."""
+    """Replace the best masks with the current masks if their loss, now known, is lower."""
     better = loss < state.best_loss  # False for NaN
     return state._replace(
         loss=loss,
@@ -170,7 +169,7 @@ def _keep_better(state: _MaskState, loss: Array) -> _MaskState:
 def _last_measured(
     choices: EngineChoices, problem: obj.Problem, end: _MaskState, history: MaskHistory, key: Array | None
 ) -> tuple[_MaskState, MaskHistory]:
-    """Measure the final masks, which no later gradient measures; shift losses by one iteration."""
+    """Evaluate the final masks, which no later gradient covers, and shift the losses by one iteration."""
     last_key, _ = _keys(key, jnp.int32(choices.iterations))
     problem = problem._replace(coefficients=problem.coefficients._replace(l1=end.l1))
     last = obj.path_losses(choices.setup(), problem, end.masks[None], last_key)
@@ -198,9 +197,9 @@ def _measure(choices: EngineChoices, problem: obj.Problem, key: Array | None) ->
 
 
 def _rescued(choices: EngineChoices, state: _MaskState, moved: Array, iteration: Array) -> _MaskState:
-    """Apply I-GOS's rescue: a smaller L1 weight for an image whose score has hardly changed.
+    """Apply the rescue from I-GOS: reduce the L1 weight for an image whose score has hardly changed.
 
-    The stored losses are adjusted to the new weight, so that they remain comparable with later ones.
+    The stored losses are adjusted to the new weight, so that they remain comparable with later losses.
     """
     half, late = choices.iterations // 2, int(choices.iterations / 1.25)
     l1 = jnp.where((iteration == half) & (moved <= 0.001), state.l1 / 10, state.l1)

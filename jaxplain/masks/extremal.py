@@ -1,7 +1,7 @@
-"""Extremal perturbation: the smooth mask of a given area whose content scores highest.
+"""Extremal perturbation: find the smooth mask of a given area that preserves the highest score.
 
-It does not use the engine of the other recipes: the area is enforced by a penalty of growing weight, the
-result is the last mask and not the best, and the optimized parameters become a mask through a smooth maximum.
+It does not share the other recipes' engine: the area is enforced by a penalty with increasing weight, the
+result is the last mask rather than the best, and a smooth maximum turns the optimized parameters into a mask.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,25 +30,25 @@ from jaxplain.explanation import Explanation, Status, finished
 from jaxplain.perturb import as_baseline, blend, upsample
 
 PUBLISHED_CELLS = 32 * 32  # one parameter every 7 pixels of 224
-SHARPNESS = 20.0  # of the smooth maximum
-REACH = 2.0  # radius of a parameter's influence, in sigma; its weight there is about 0.01
+SHARPNESS = 20.0  # sharpness of the smooth maximum
+REACH = 2.0  # radius of a parameter's influence, in units of sigma; the weight there is about 0.01
 MAX_NEIGHBORS = 2**24
 
 
 class ExtremalHistory(NamedTuple):
-    """The history of an optimization, one row per area (A rows), one column per iteration (T columns)."""
+    """The optimization history: one row for each of the A areas, one column for each of the T iterations."""
 
-    score: Array  # [A, T], of the preserved image before the iteration
-    miss: Array  # [A, T], mean squared distance of the sorted mask from the reference before it
+    score: Array  # [A, T], score of the preserved image before the iteration
+    miss: Array  # [A, T], mean squared distance between sorted mask and reference before the iteration
 
 
 class ExtremalDetails(NamedTuple):
     """Details of extremal perturbation, for A areas."""
 
-    masks: Array  # [A, h, w] in [0, 1], 1 keeps a pixel: high = important
-    areas: Array  # [A], requested
+    masks: Array  # [A, h, w] in [0, 1]; 1 keeps a pixel, so high values are important
+    areas: Array  # [A], requested areas
     reached: Array  # [A], mean of each mask
-    scores: Array  # [A], of the image that each mask preserves
+    scores: Array  # [A], score of the image preserved by each mask
     image_score: Array  # []
     baseline_score: Array  # []
     history: ExtremalHistory
@@ -70,46 +70,47 @@ def extremal_perturbation(
     momentum: float | Array = 0.9,
     sigma: float | None = None,
 ) -> Explanation:
-    """Explain with extremal perturbation: the mask of a fixed area that preserves the score best.
+    """Explain with extremal perturbation: find the mask of a fixed area that best preserves the score.
 
     Minimizes `-f(phi(m)) / range + weight_t * mean((sort(m) - r)^2)` by gradient descent with momentum. Here
-    r holds zeros, then ones in the last fraction `area` of its entries, `weight_t = weight * growth^t`, and
-    range is the image's score minus the baseline's. Each mask cell is a smooth maximum over the parameters
-    around it, each times a bell-shaped function of its distance. All areas are optimized in parallel in one
-    program. Edges stay soft: the fraction of cells above 1/2 is within a percent or so of the area; the
-    mask's mean is less close.
+    the last fraction `area` of the entries of r are ones and the others are zeros,
+    `weight_t = weight * growth^t`, and range is the image's score minus the baseline's. Each mask cell is a
+    smooth maximum over the nearby parameters, each multiplied by a bell-shaped function of its distance. All
+    areas are optimized in parallel in one program. Edges stay soft: the fraction of cells above 1/2 is within
+    about one percent of the area, but the mask's mean may be further from it.
 
-    Four things differ from the published code. (1) The score is divided by its range. The published weight is
-    300 and the rate 0.01 for logits; for a range of 20 those are 15 and 0.2, or 0.02 with an undamped
-    momentum. Without the division, a weight of 300 swamps a probability: on one photo the mask scored .0008,
-    and .52 with a weight of 15. (2) The mask is made at its own resolution and upsampled bilinearly, not made
-    pixel by pixel. (3) Cells of equal value share the mean reference of their ranks, so that a uniform start
-    favors no corner. (4) Hidden pixels show the given baseline, instead of one of 8 levels of blur chosen by
+    The implementation differs from the published code in four ways. (1) The score is divided by its range.
+    For logits, the published weight is 300 and the rate 0.01. With a range of 20, these correspond to 15 and
+    0.2, or 0.02 with undamped momentum. Without the division, a weight of 300 overwhelms a probability: on
+    one photo, the preserved image scored .0008, compared with .52 for a weight of 15. (2) The mask is
+    computed at its own resolution and upsampled bilinearly, instead of being computed for every pixel.
+    (3) Cells with equal values share the mean of their reference values, so that a uniform initial mask
+    favors no corner. (4) Hidden pixels show the given baseline, instead of one of 8 blur levels selected by
     the mask's value.
 
     Args:
-      score: what to explain, a callable pytree from images [N, H, W, C] to [N]; see `class_score`.
+      score: the score to explain, a callable pytree from images [N, H, W, C] to [N]; see `class_score`.
       image: [H, W, C] float, in the model's input space.
-      baseline: [H, W, C], replaces hidden pixels; None: the blurred image.
-      key: ignored; nothing is random.
-      batch_size: images per model call; None chooses by platform.
-      areas: fraction of the mask that is kept, one number or several [A] between 0 and 1; may be traced.
+      baseline: image that replaces hidden pixels, [H, W, C]; default: the blurred image.
+      key: ignored; the method is deterministic.
+      batch_size: images per model call; default: chosen for the platform.
+      areas: fraction of the mask to keep, between 0 and 1; a scalar or an array [A]. May be traced.
       size: rows and columns of the parameters and the mask (static).
       iterations: number of gradient steps (static).
-      weight: initial weight of the area constraint; may be traced, like the next three.
+      weight: initial weight of the area constraint; `weight`, `growth`, `rate` and `momentum` may be traced.
       growth: factor by which the weight grows in each iteration.
-      rate: learning rate for 32 x 32 parameters; gradients of other sizes are scaled accordingly.
-      momentum: 0 for plain gradient descent.
-      sigma: width of the bell in pixels (static); None: 3/32 of the longer side, which is 21 for 224.
+      rate: learning rate for 32 x 32 parameters; for other sizes, gradients are scaled accordingly.
+      momentum: momentum of the gradient descent; 0 disables it.
+      sigma: width of the bell in pixels (static); default: 3/32 of the image's longer side (21 for 224).
 
     Returns:
-      An `Explanation`: importance [h, w], the mean of the masks over the areas, and `ExtremalDetails`, whose
-      arrays have a leading axis of areas even for a single one. Not differentiable: `jax.grad` raises a
-      TypeError.
+      An `Explanation` with importance [h, w] (the mean of the masks over the areas) and `ExtremalDetails`,
+      whose arrays have a leading axis of areas even for a single area. It is not differentiable: `jax.grad`
+      raises a TypeError.
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options; NaN in the image or baseline. A score
-        that is NaN, or not above the baseline's, sets the status instead.
+      ValueError, TypeError: if shapes, dtypes or options are invalid, or the image or baseline contains NaN.
+        A score that is NaN or not above the baseline's sets the status instead.
 
     References:
       Fong, Patrick, Vedaldi. Understanding Deep Networks via Extremal Perturbations and Smooth Masks. ICCV
@@ -146,7 +147,7 @@ def extremal_perturbation(
 
 
 class _ExtremalChoices(NamedTuple):
-    """All options that change the compiled program; static."""
+    """All static options, which determine the compiled program."""
 
     iterations: int
     shape: tuple[int, int]
@@ -155,7 +156,7 @@ class _ExtremalChoices(NamedTuple):
 
 
 class _ExtremalProblem(NamedTuple):
-    """Everything that is constant during one optimization; traced."""
+    """The traced inputs, which stay constant during an optimization."""
 
     score: Any
     image: Array  # [H, W, C]
@@ -168,11 +169,11 @@ class _ExtremalProblem(NamedTuple):
 
 
 class _ExtremalState(NamedTuple):
-    """The carry of the loop over iterations."""
+    """Carry of the scan over iterations."""
 
     parameters: Array  # [A, h, w] in [0, 1]
     descent: Any
-    range: Array  # [], of the score, above 0
+    range: Array  # [], the score's range, above 0
 
 
 class _ExtremalStep(NamedTuple):
@@ -252,17 +253,17 @@ class _ExtremalItems(NamedTuple):
     """Images to score, one row per image."""
 
     area: Array  # int32 [N], index of the mask
-    is_flat: Array  # bool [N], drawn with a flat mask of the value `level` instead
+    is_flat: Array  # bool [N], whether to use a constant mask with value `level` instead
     level: Array  # [N]
 
 
 def _preserved_items(count: int) -> _ExtremalItems:
-    """Return one row per mask: the image that it preserves."""
+    """Return one row per mask, for the image that it preserves."""
     return _ExtremalItems(jnp.arange(count, dtype=jnp.int32), jnp.zeros(count, bool), jnp.zeros(count))
 
 
 def _end_items() -> _ExtremalItems:
-    """Return the image and the baseline."""
+    """Return the rows for the image and the baseline."""
     return _ExtremalItems(jnp.zeros(2, jnp.int32), jnp.ones(2, bool), jnp.array([1.0, 0.0]))
 
 
@@ -273,10 +274,10 @@ def _draw_extremal(masks: Array, pictures: tuple[Array, Array], item: _ExtremalI
 
 
 def area_miss(mask: Array, area: Array) -> Array:
-    """Return the distance of a mask [h, w] from a binary one of the given area: `mean((m - r)^2)`, [].
+    """Return the distance of a mask [h, w] from a binary mask r with the given area: `mean((m - r)^2)`.
 
-    r is 1 for the fraction `area` of the cells with the largest values and 0 for the others. Cells of equal
-    value share the mean of r over their ranks. The gradient treats r as a constant.
+    r is 1 for the fraction `area` of cells with the largest values and 0 for the others. Cells with equal
+    values share the mean of r over their ranks. The gradient treats r as a constant.
     """
     values = jax.lax.stop_gradient(mask.reshape(-1))
     ascending = jnp.sort(values)
@@ -289,7 +290,7 @@ def area_miss(mask: Array, area: Array) -> Array:
 
 
 def _smooth_maximum(places: np.ndarray, bell: np.ndarray, parameters: Array) -> Array:
-    """Average the neighbors times the bell, weighted by their softmax: [h, w] -> [h, w]."""
+    """Return the softmax-weighted mean of the bell-weighted neighbors: [h, w] -> [h, w]."""
     values = bell * parameters.reshape(-1)[places]  # [h * w, neighbors]
     return jnp.sum(jax.nn.softmax(SHARPNESS * values, axis=1) * values, axis=1).reshape(parameters.shape)
 
@@ -298,7 +299,7 @@ def _smooth_maximum(places: np.ndarray, bell: np.ndarray, parameters: Array) -> 
 def _neighbors(choices: _ExtremalChoices, image_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return the parameters that influence each cell, int32 [h * w, O], and their weights, float32 [1, O].
 
-    The weights are the same for all cells: parameters beyond the border repeat those on it.
+    The weights are the same for all cells: parameters on the border are repeated beyond it.
     """
     spacing = _spacing(choices.shape, image_shape)
     reach = [int(REACH * choices.sigma / gap) for gap in spacing]
@@ -315,7 +316,7 @@ def _neighbors(choices: _ExtremalChoices, image_shape: tuple[int, ...]) -> tuple
 
 
 def _spacing(shape: tuple[int, int], image_shape: tuple[int, ...]) -> list[float]:
-    """Return the distance between neighboring cells in pixels; the corners of mask and image coincide."""
+    """Return the spacing of mask cells in pixels; the corners of mask and image coincide."""
     return [
         (pixels - 1) / max(cells - 1, 1) or 1.0 for cells, pixels in zip(shape, image_shape, strict=False)
     ]

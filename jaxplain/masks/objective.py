@@ -1,8 +1,8 @@
-"""The objective of mask optimization: path-integrated scores, plus penalties on size and roughness.
+"""The objective for mask optimization: path-integrated scores plus penalties on size and roughness.
 
-M is the number of free masks, L of layers (the masks that the terms use), h, w a mask's rows and columns, H,
-W the image's, K the number of baselines, S of path nodes, A of candidate masks compared at once. A mask is 1
-where the pixel is kept.
+In shapes, M is the number of optimized masks, L the number of layers (masks used by the terms), h and w the
+mask's rows and columns, H and W the image's rows and columns, K the number of baselines, S the number of path
+nodes, and A the number of candidate masks compared at once. Mask values of 1 keep a pixel.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from jaxplain.paths import Path, add_noise
 from jaxplain.perturb import blend, upsample
 
 # ---------------------------------------------------------------------------------------------------------
-# Penalties: all are means, so that they do not depend on the resolution by themselves
+# Penalties. All are means, so that their scale does not depend on the resolution.
 
 
 def magnitude(values: Array) -> Array:
-    """Return |x|, with derivative 0 at x = 0, where JAX's own is 1.
+    """Return |x| with derivative 0 at x = 0, where the derivative of `jnp.abs` is 1.
 
-    Every mask starts at exactly 1, where the penalty |1 - m| has its kink. A derivative of 1 there pulls
-    every cell down at the very first step; in the published code (PyTorch) it is 0. With the fixed step of
-    1000 this alone raised the deletion AUC of iGOS++ from .25 to .44 on one photo.
+    Every mask starts at exactly 1, where the penalty |1 - m| has its kink. A derivative of 1 would lower all
+    cells in the first step; in the published code (PyTorch) it is 0. With the fixed step of 1000, this
+    difference alone raised the deletion AUC of iGOS++ from .25 to .44 on one photo.
     """
     return values * jnp.sign(values)
 
@@ -38,7 +38,7 @@ def l1(mask: Array) -> Array:
 
 
 def total_variation(mask: Array, power: float = 2.0) -> Array:
-    """Return the sum over both axes of the mean neighbor difference to a power, `mean |m[i+1] - m[i]|^b`."""
+    """Return the total variation, the sum over both axes of `mean(|m[i + 1] - m[i]|^power)`."""
     return _sum_of_means(*(_power(d, power) for d in _differences(mask)))
 
 
@@ -50,18 +50,19 @@ class EdgeWeights(NamedTuple):
 
 
 def edge_weights(image: Array, sigma: float | Array = 0.01) -> EdgeWeights:
-    """Return `exp(-d^2 / sigma)`; d^2 is the mean over channels of the squared neighbor difference.
+    """Return `exp(-d^2 / sigma)`, where d^2 is the squared neighbor difference averaged over channels.
 
-    The authors' code takes mean-then-square on one axis and square-exp-then-mean on the other; here both
-    axes are treated alike.
+    The authors' code averages before squaring on one axis, and after squaring and exponentiating on the
+    other; here both axes are treated alike.
     """
     return EdgeWeights(*(jnp.exp(-jnp.mean(d**2, axis=-1) / sigma) for d in _differences(image)))
 
 
 def bilateral_total_variation(mask: Array, edges: EdgeWeights, power: float = 2.0) -> Array:
-    """Return half the total variation of the mask plus half that of its upsampling, weighted by the edges.
+    """Return the mean of the mask's total variation and the edge-weighted variation of the upsampled mask.
 
-    BTV of iGOS++ (Khorram, Lawson, Fuxin, CHIL 2021): a mask may change where the image does.
+    This is the BTV from iGOS++ (Khorram, Lawson, Fuxin, CHIL 2021). It penalizes changes in the mask less
+    where the image changes too.
     """
     shape = edges.rows.shape[0] + 1, edges.rows.shape[1]
     rows, cols = (_power(d, power) for d in _differences(upsample(mask, shape)))
@@ -89,8 +90,8 @@ def _sum_of_means(rows: Array, cols: Array) -> Array:
 class Term(NamedTuple):
     """One path-integrated score.
 
-    Deletion: along the path from the baseline to the masked image, to be minimized. Insertion: along the path
-    from the image to the one that shows the mask's complement, to be maximized.
+    Deletion integrates along the path from the baseline to the masked image and is minimized. Insertion
+    integrates along the path from the image to the image masked by the complement, and is maximized.
     """
 
     layer: int
@@ -99,7 +100,7 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """The structure of an objective; static. Its numbers are in `Coefficients`."""
+    """The static structure of an objective; its numeric values are in `Coefficients`."""
 
     masks: int  # M
     combine: Callable[[Array], Array]  # [M, ...] -> [L, ...]; the last layer is the explanation
@@ -109,19 +110,21 @@ class Objective:
 
 
 class Coefficients(NamedTuple):
-    """The numbers of an objective; each may be traced."""
+    """The numeric values of an objective; each may be traced."""
 
     l1: Array
     l2: Array
-    noise: Array | None  # standard deviation along the path, model space; None omits it from the program
-    score_weight: Array  # of the score terms relative to the penalties; in the gradient, not in the loss
+    noise: (
+        Array | None
+    )  # standard deviation of noise along the path, model space; None omits it from the program
+    score_weight: Array  # weight of the score terms relative to the penalties; affects only the gradient
     deletion: Array  # weight of the deletion terms
     insertion: Array  # weight of the insertion terms
-    jitter: Array | None = None  # largest random shift of the image, pixels; None omits it
+    jitter: Array | None = None  # maximum random shift of the image in pixels; None omits it
 
 
 class Problem(NamedTuple):
-    """Everything that is constant during one optimization; traced."""
+    """The traced inputs, which stay constant during an optimization."""
 
     score: scores.Score
     image: Array  # [H, W, C]
@@ -132,7 +135,7 @@ class Problem(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """The static half of a problem."""
+    """The static part of a problem."""
 
     objective: Objective
     batch_size: int | None
@@ -140,35 +143,35 @@ class Setup(NamedTuple):
 
 
 def explained_mask(objective: Objective, masks: Array) -> Array:
-    """Return the mask that is the result: [M, h, w] -> [h, w]."""
+    """Combine the optimized masks into the resulting mask: [M, h, w] -> [h, w]."""
     return objective.combine(masks)[-1]
 
 
 def penalty(setup: Setup, problem: Problem, masks: Array) -> Array:
-    """Return `l1 * L1 + l2 * smoothness` of the explained mask: [M, h, w] -> []."""
+    """Return the resulting mask's penalty, `l1 * L1 + l2 * smoothness`: [M, h, w] -> []."""
     mask, numbers = explained_mask(setup.objective, masks), problem.coefficients
     return numbers.l1 * l1(mask) + numbers.l2 * smoothness(setup, problem, mask)
 
 
 def smoothness(setup: Setup, problem: Problem, mask: Array) -> Array:
-    """Return TV or BTV of one mask: [h, w] -> []."""
+    """Return the TV or BTV of a mask: [h, w] -> []."""
     if setup.objective.smoothness == "tv":
         return total_variation(mask, setup.objective.power)
     return bilateral_total_variation(mask, problem.edges, setup.objective.power)
 
 
 class Slopes(NamedTuple):
-    """Path-integrated objective and its gradient at given masks."""
+    """The path-integrated objective and its gradient."""
 
-    loss: Array  # [], without the score weight
+    loss: Array  # [], the score weight is not applied
     grads: Array  # [M, h, w]
     deletion: Array  # [], mean score of the deletion terms; NaN if there are none
-    insertion: Array  # [], mean score of the insertion terms
+    insertion: Array  # [], mean score of the insertion terms; NaN if there are none
     references: "References"
 
 
 class References(NamedTuple):
-    """Scores needed only once, at the initial masks; NaN where they were not requested."""
+    """Scores needed only once, at the initial masks; NaN if they were not requested."""
 
     image_score: Array  # []
     baseline_score: Array  # [], mean over baselines
@@ -179,13 +182,13 @@ def slopes(setup: Setup, problem: Problem, masks: Array, key: Array | None, with
     """Evaluate the path-integrated objective and its gradient at masks [M, h, w].
 
     Args:
-      setup: the static half of the problem.
-      problem: the traced half.
+      setup: the static part of the problem.
+      problem: the traced part of the problem.
       masks: [M, h, w].
-      key: for noise and jitter; None when there is neither. Consumed.
-      with_references: bool [], whether to score the images of `References`. They are extra rows of the same
-        batch, without a gradient, so that the program needs no extra copy of the model; if False they cost
-        nothing.
+      key: random key for noise and jitter, or None if neither is used. Consumed.
+      with_references: bool [], whether to score the images of `References`. They are extra rows in the same
+        batch, without a gradient, so the program needs no extra copy of the model. They cost nothing if this
+        is False.
     """
     on_path = _path_items(setup.objective, problem, 1, key)
     references = _reference_items(len(problem.baselines))
@@ -218,24 +221,24 @@ def slopes(setup: Setup, problem: Problem, masks: Array, key: Array | None, with
 def path_losses(
     setup: Setup, problem: Problem, candidates: Array, key: Array | None, needed: Array | None = None
 ) -> Array:
-    """Return the path-integrated objective of A candidates: [A, M, h, w] -> [A].
+    """Return the path-integrated objective for A candidates: [A, M, h, w] -> [A].
 
-    If `needed`, a bool [], is False, nothing is scored and the losses are NaN.
+    If `needed` (a bool scalar) is False, the model is not evaluated and the losses are NaN.
     """
     items = _path_items(setup.objective, problem, len(candidates), key)
     return _losses(setup, problem, candidates, items, needed)
 
 
 def endpoint_losses(setup: Setup, problem: Problem, candidates: Array, needed: Array | None = None) -> Array:
-    """Return the objective of A candidates at the end of the path, without noise: [A, M, h, w] -> [A].
+    """Return the objective for A candidates at the end of the path, without noise: [A, M, h, w] -> [A].
 
-    S times cheaper than `path_losses`, and deterministic.
+    This is S times cheaper than `path_losses`, and deterministic.
     """
     return _losses(setup, problem, candidates, _endpoint_items(setup, problem, len(candidates)), needed)
 
 
 def evaluations(setup: Setup, problem: Problem, *, endpoint: bool) -> int:
-    """Return the number of model evaluations of all terms for one candidate."""
+    """Return the number of model evaluations per candidate, over all terms."""
     nodes = 1 if endpoint else len(problem.path.nodes)
     return len(setup.objective.terms) * len(problem.baselines) * nodes
 
@@ -255,12 +258,12 @@ def _losses(
 
 
 def _layers(objective: Objective, masks: Array, shape: tuple[int, ...]) -> Array:
-    """Upsample and combine masks, [M, h, w] -> [L, H, W]: products are taken after upsampling."""
+    """Upsample masks, then combine them: [M, h, w] -> [L, H, W]."""
     return objective.combine(jax.vmap(lambda m: upsample(m, (shape[0], shape[1])))(masks))
 
 
 def _mean_scores(objective: Objective, problem: Problem, values: Array) -> tuple[Array, Array]:
-    """Return the mean scores of the deletion and of the insertion terms, from those of all path items."""
+    """Average the scores of all path items into a deletion and an insertion score."""
     by_term = values.reshape(len(objective.terms), len(problem.baselines), -1)
     means = jnp.mean(by_term, axis=1) @ problem.path.weights
     insertion = jnp.array([term.insertion for term in objective.terms])
@@ -276,24 +279,24 @@ def _mean_scores(objective: Objective, problem: Problem, values: Array) -> tuple
 
 
 Column = Array | np.ndarray
-"""One number per image; NumPy if it is known while tracing, and so a constant of the program."""
+"""One value per image; a NumPy array if it is known during tracing and so becomes a constant."""
 
 
 class _PathItems(NamedTuple):
-    """Images on the paths, one row per image (N of them)."""
+    """Images on the paths: one row for each of the N images."""
 
-    candidate: Column  # int32 [N], index of the masks
+    candidate: Column  # int32 [N], index of the candidate
     layer: Column  # int32 [N]
     insertion: Column  # bool [N]
-    node: Column  # [N], position on the path: 0 its start, 1 its end
+    node: Column  # [N], position on the path, from 0 (start) to 1 (end)
     baseline: Column  # int32 [N]
-    weight: Column  # [N], of the score in the objective
-    is_plain: Column  # bool [N], without noise, jitter and gradient
+    weight: Column  # [N], weight of the score in the objective
+    is_plain: Column  # bool [N], whether to omit noise, jitter and gradient
     key: Any = None  # random keys [N] for noise and jitter
 
 
 class _PathContext(NamedTuple):
-    """Inputs shared by all images of a batch."""
+    """Inputs shared by all images in a batch."""
 
     image: Array  # [H, W, C]
     baselines: Array  # [K, H, W, C]
@@ -307,7 +310,7 @@ def _context(problem: Problem) -> _PathContext:
 
 
 def _path_items(objective: Objective, problem: Problem, candidates: int, key: Array | None) -> _PathItems:
-    """Return one row per candidate, term, baseline and node."""
+    """Return one row for each combination of candidate, term, baseline and node."""
     layer = np.array([term.layer for term in objective.terms], np.int32)
     insertion = np.array([term.insertion for term in objective.terms])
     count, nodes = len(problem.baselines), len(problem.path.nodes)
@@ -331,14 +334,14 @@ def _path_items(objective: Objective, problem: Problem, candidates: int, key: Ar
 
 
 def _endpoint_items(setup: Setup, problem: Problem, candidates: int) -> _PathItems:
-    """Return one row per candidate, term and baseline, at the end of the path and without noise."""
+    """Return one row per candidate, term and baseline, at the end of the path, without noise."""
     one = jnp.ones(1, jnp.float32)
     items = _path_items(setup.objective, problem._replace(path=Path(one, one)), candidates, None)
     return items._replace(is_plain=np.ones(len(items.weight), bool))
 
 
 def _reference_items(baselines: int) -> _PathItems:
-    """Return the image (where insertion paths start) and the K baselines (where deletion paths start)."""
+    """Return rows for the image (the start of insertion paths) and the baselines (of deletion paths)."""
     place = np.arange(1 + baselines, dtype=np.int32)
     return _PathItems(
         candidate=np.zeros_like(place),
@@ -352,7 +355,7 @@ def _reference_items(baselines: int) -> _PathItems:
 
 
 def _joined(items: _PathItems, *others: _PathItems) -> _PathItems:
-    """Concatenate items; those after the first are plain and do not use their keys."""
+    """Concatenate groups of items; only the first group uses its keys, as the others are plain."""
     key = items.key
     parts = [part._replace(key=None) for part in (items, *others)]
     joined = jax.tree_util.tree_map(_concatenated, *parts)
@@ -372,7 +375,7 @@ def _render(items: _PathItems) -> funnel.Render:
 
 def _draw(layers: Array, context: _PathContext, item: _PathItems) -> Array:
     mask, baseline = layers[item.candidate, item.layer], context.baselines[item.baseline]
-    # At the ends of the path a score may have an infinite slope; times the weight 0 it would be NaN.
+    # At the ends of the path, a score's gradient may be infinite; multiplied by a weight of 0, it gives NaN.
     mask = jnp.where(item.is_plain, jax.lax.stop_gradient(mask), mask)
     # The insertion path is the deletion path with image and baseline swapped.
     end = jnp.where(item.insertion, baseline, context.image)
@@ -388,7 +391,7 @@ def _draw_random(layers: Array, context: _PathContext, item: _PathItems) -> Arra
 
 
 def _jittered(context: _PathContext, item: _PathItems) -> _PathContext:
-    """Shift image and baselines randomly under the fixed mask; border pixels are repeated."""
+    """Shift image and baselines randomly under the fixed mask, repeating border pixels."""
     if context.jitter is None:
         return context
     most = jnp.where(item.is_plain, 0.0, context.jitter).astype(jnp.int32)

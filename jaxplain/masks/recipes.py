@@ -1,7 +1,7 @@
 """I-GOS, iGOS+, iGOS++, meaningful perturbation and ablations: recipes for one shared engine.
 
-Static options (a new value recompiles): size, iterations, n_steps, rule, search, rescue, batch_size, the
-kind of `descent`. All others are numbers and may be traced, so that a sweep over them is one `jax.vmap`.
+The options size, iterations, n_steps, rule, search, rescue, batch_size and the type of `descent` are static:
+a new value triggers recompilation. All other options may be traced, so a sweep over them is one `jax.vmap`.
 """
 
 import inspect
@@ -36,11 +36,11 @@ from jaxplain.masks.engine import SEARCHES, EngineChoices, optimize_mask
 from jaxplain.masks.objective import Coefficients, Objective, Problem, Term, edge_weights
 from jaxplain.perturb import as_baselines
 
-# The defaults were chosen by deletion and insertion on real photos (benchmarks/heatmaps.py), with
-# EfficientNet-Lite0 and 28 x 28 masks. There, noise along the path made both measures worse, and candidates
-# measured at the end of the path, at a third of the cost, were good enough.
+# The defaults were tuned for deletion and insertion on real photos (benchmarks/heatmaps.py), with
+# EfficientNet-Lite0 and 28 x 28 masks. There, noise along the path worsened both metrics, and evaluating
+# candidates at the end of the path was good enough, at a third of the cost.
 _BEST_STEP = BestStep()
-_ADAM = Optax(optax.adam(0.1))  # created once, or every call would compile again
+_ADAM = Optax(optax.adam(0.1))  # created once, to avoid recompiling in every call
 
 
 def _single(masks: Array) -> Array:
@@ -119,48 +119,49 @@ def igos(
     rescue: bool = False,
     init: Array | None = None,
 ) -> Explanation:
-    """Explain with I-GOS: the smallest smooth mask whose removal destroys the score.
+    """Explain with I-GOS: find the smallest smooth region whose removal destroys the score.
 
     Minimizes `deletion * F(m) + l1 * mean|1 - m| + l2 * TV(m)` over one mask m, where F is the score
     integrated along the path from the baseline to the masked image. The published options are
     `PAPER["igos"]`.
 
     Args:
-      score: what to explain, a callable pytree from images [N, H, W, C] to [N]; see `class_score`. A plain
-        function works too.
+      score: the score to explain, a callable pytree from images [N, H, W, C] to [N]; see `class_score`. A
+        plain function also works.
       image: [H, W, C] float, in the model's input space.
-      baseline: replaces hidden pixels, [H, W, C], or K of them [K, H, W, C] to average over; None: the
-        blurred image.
-      key: random key for `noise` and `jitter`, consumed; not used if both are 0.
-      batch_size: images per model call; None chooses by platform.
-      size: rows and columns of the mask, at most the image's; one number sets both.
+      baseline: image that replaces hidden pixels, [H, W, C], or K images [K, H, W, C] to average over;
+        default: the blurred image.
+      key: random key for `noise` and `jitter`; consumed, but not needed if both are 0.
+      batch_size: images per model call; default: chosen for the platform.
+      size: rows and columns of the mask, at most the image's; a single number sets both.
       iterations: number of mask updates.
-      n_steps: number of nodes of the integration path.
-      rule: quadrature rule of the path: "riemann", "midpoint" or "gauss_legendre".
-      search: where the loss of candidate masks is measured: "endpoint" (of the path), "path", or "gradient"
-        (not separately, but with the next gradient; for a descent that compares no candidates).
-      descent: how the mask is updated: `BestStep`, `LineSearch`, `FixedStep`, `Nesterov` or `Optax`.
-      l1: weight of the mask's size; None: 10 if the mask's longer side is at least 224, otherwise 1
-        (published).
-      l2: weight of the mask's roughness; None: 20 * (longer side of the mask) / 224, because the
-        fraction of neighbors on the boundary of the masked region falls as 1 / side.
-      noise: standard deviation of Gaussian noise along the path, model space.
-      score_weight: weight of the score terms relative to the penalties in the gradient, not in the measured
-        loss.
+      n_steps: number of nodes on the integration path.
+      rule: quadrature rule for the path: "riemann", "midpoint" or "gauss_legendre".
+      search: where to evaluate the loss of candidate masks: at the end of the path ("endpoint"), along the
+        path ("path"), or together with the next gradient ("gradient", only for update rules that do not
+        compare candidates).
+      descent: rule that updates the mask: `BestStep`, `LineSearch`, `FixedStep`, `Nesterov` or `Optax`.
+      l1: weight of the size penalty. If None, the published value: 10 if the mask's longer side is at least
+        224, otherwise 1.
+      l2: weight of the smoothness penalty; default: 20 / 224 times the mask's longer side, because the
+        fraction of neighbors on the boundary of the masked region is proportional to 1 / side.
+      noise: standard deviation of the Gaussian noise along the path, in model space.
+      score_weight: weight of the score terms relative to the penalties; affects the gradient, but not the
+        measured loss.
       deletion: weight of the deletion terms.
-      insertion: weight of the insertion terms; I-GOS has none.
-      jitter: largest random shift of the image under the mask, whole pixels.
-      sigma: width of the edge weights of the bilateral total variation; I-GOS has none.
-      rescue: whether to lower l1 during the run for an image whose score hardly moves.
-      init: initial mask [h, w] in [0, 1]; None: ones. See `diverse_init`.
+      insertion: weight of the insertion terms; unused in I-GOS.
+      jitter: maximum random shift of the image under the mask, in whole pixels.
+      sigma: width of the edge weights in the bilateral total variation; unused in I-GOS.
+      rescue: whether to lower `l1` during the run if the score hardly changes.
+      init: initial mask [h, w] in [0, 1]; default: ones. See `diverse_init`.
 
     Returns:
-      An `Explanation`: importance [h, w] in [0, 1] and `MaskDetails`. Not differentiable: `jax.grad` with
-      respect to anything that the arguments depend on raises a TypeError.
+      An `Explanation` with importance [h, w] in [0, 1] and `MaskDetails`. It is not differentiable:
+      `jax.grad` with respect to anything the arguments depend on raises a TypeError.
 
     Raises:
-      ValueError, TypeError: invalid shapes, dtypes or options; NaN in the image or baseline. A score
-        that is NaN, or not above the baseline's, sets the status instead.
+      ValueError, TypeError: if shapes, dtypes or options are invalid, or the image or baseline contains NaN.
+        A score that is NaN or not above the baseline's sets the status instead.
 
     References:
       Qi, Khorram, Fuxin. Visualizing Deep Networks by Optimizing with Integrated Gradients. AAAI 2020.
@@ -205,13 +206,14 @@ def igos_plus(
     rescue: bool = False,
     init: Array | None = None,
 ) -> Explanation:
-    """Explain with iGOS+: one mask whose removal destroys the score and whose content alone restores it.
+    """Explain with iGOS+: find one region whose removal destroys the score and that alone restores it.
 
-    Minimizes `deletion * F(m) - insertion * G(m) + l1 * mean|1 - m| + l2 * BTV(m)`, with F as in `igos`, G
-    the score integrated along the path from the image to the one that shows the mask's complement, and a
-    total variation that is relaxed at the image's edges. The published options are `PAPER["igos+"]`.
+    Minimizes `deletion * F(m) - insertion * G(m) + l1 * mean|1 - m| + l2 * BTV(m)`. F is defined as in
+    `igos`, G is the score integrated along the path from the image to the image masked by the complement of
+    m, and BTV is a total variation that is relaxed at the image's edges. The published options are
+    `PAPER["igos+"]`.
 
-    Arguments, result, errors: see `igos`.
+    See `igos` for arguments, return value and errors.
 
     References:
       Khorram, Lawson, Fuxin. iGOS++: Integrated Gradient Optimized Saliency by Bilateral Perturbations.
@@ -256,14 +258,14 @@ def igos_pp(
     rescue: bool = False,
     init: Array | None = None,
 ) -> Explanation:
-    """Explain with iGOS++: a mask x for deletion, a mask y for insertion, and their product z = x * y.
+    """Explain with iGOS++: optimize masks x for deletion and y for insertion, and their product z = x * y.
 
-    Minimizes `w * (F(x) - G(y) + F(z) - G(z)) + l1 * mean|1 - z| + l2 * BTV(z)`, F and G as in `igos_plus`,
-    weighted by `deletion` and `insertion`, and w = 1/2 (`score_weight`). The step search compares the
-    sum without w, as the authors' code does. Products are taken after upsampling for the scores, before
-    it for the penalties. The result is z. The published options are `PAPER["igos++"]`.
+    Minimizes `w * (F(x) - G(y) + F(z) - G(z)) + l1 * mean|1 - z| + l2 * BTV(z)`. F and G are defined as in
+    `igos_plus` and weighted by `deletion` and `insertion`; w is `score_weight`, 1/2 by default. The step
+    search ignores w, as in the authors' code. The masks are multiplied after upsampling for the scores, and
+    before upsampling for the penalties. The result is z. The published options are `PAPER["igos++"]`.
 
-    Arguments, result, errors: see `igos`.
+    See `igos` for arguments, return value and errors.
 
     References:
       Khorram, Lawson, Fuxin. iGOS++: Integrated Gradient Optimized Saliency by Bilateral Perturbations.
@@ -309,18 +311,20 @@ def meaningful_perturbation(
     rescue: bool = False,
     init: Array | None = None,
 ) -> Explanation:
-    """Explain with meaningful perturbation: the smallest smooth mask whose removal destroys the score.
+    """Explain with meaningful perturbation: find the smallest smooth region whose removal destroys the score.
 
-    Minimizes `f(phi(m)) + l1 * mean|1 - m| + l2 * TV(m)`, with the power 3 in TV, by 300 steps of Adam
-    (rate 0.1) and a projection onto [0, 1]: I-GOS with the masked image itself in place of the path to it.
-    The weights suit penalties that are means over the mask's cells, as here; the paper uses sums.
+    Minimizes `f(phi(m)) + l1 * mean|1 - m| + l2 * TV(m)`, with an exponent of 3 in TV, by 300 steps of Adam
+    (learning rate 0.1), each projected onto [0, 1]. This is I-GOS with the masked image itself instead of the
+    path to it. The default weights assume that the penalties are means over the mask's cells, as implemented
+    here; the paper uses sums.
 
-    The result is the best mask visited. Losses are computed with the gradients, so nothing else is evaluated.
+    The result is the best mask visited. Losses are computed along with the gradients, at no extra cost.
 
-    `jitter=4` (off by default; needs a `key`) shifts the image under the mask by up to 4 pixels at random in
-    each iteration, as the paper does to avoid masks that fit single pixels; the losses are then noisy.
+    With `jitter=4` (off by default; requires a `key`), the image is shifted randomly under the mask by up to
+    4 pixels in each iteration. The paper does this to keep masks from fitting single pixels; it makes the
+    losses noisy.
 
-    Arguments, result, errors: see `igos`.
+    See `igos` for arguments, return value and errors.
 
     References:
       Fong, Vedaldi. Interpretable Explanations of Black Boxes by Meaningful Perturbation. ICCV 2017.
@@ -366,9 +370,10 @@ PAPER: dict[str, dict[str, Any]] = {
     "igos+": _published(score_weight=1.0),
     "igos++": _published(score_weight=0.5),
 }
-"""The published options, as keywords by registry name: `igos_pp(score, image, key=key, **PAPER["igos++"])`.
+"""The published options as keyword arguments, by name: `igos_pp(score, image, key=key, **PAPER["igos++"])`.
 
-They use noise, so a `key` is needed. `l1` is None: 10 for masks of 224 x 224 and larger, otherwise 1.
+They include noise, so a `key` is required. `l1` is None, which means 10 for masks of 224 x 224 and larger,
+and 1 otherwise.
 """
 
 
@@ -377,7 +382,7 @@ They use noise, so a `key` is needed. `l1` is None: 10 for masks of 224 x 224 an
 
 
 def _ablation(name: str, objective: Objective = IGOS_PP, **fixed: Any) -> Callable[..., Explanation]:
-    """Return `igos_pp` with another objective or fixed options, which are removed from its signature."""
+    """Return `igos_pp` with a different objective or with fixed options, removed from its signature."""
     full = inspect.signature(igos_pp)
     remaining = [parameter for parameter in full.parameters.values() if parameter.name not in fixed]
     signature = full.replace(parameters=remaining)
@@ -411,20 +416,19 @@ ABLATIONS: dict[str, Callable[..., Explanation]] = {
     "fixed-step": _ablation("fixed-step", descent=FixedStep()),
     "no-btv": _ablation("no-btv", l2=0.0),
 }
-"""iGOS++ with one part removed or replaced: functions with the signature of `igos_pp`, except for the option
-that the ablation fixes, which is not accepted.
+"""Ablations of iGOS++, by name. Each has the signature of `igos_pp`, without the option that it fixes.
 
-- "insertion-only", "deletion-only": one mask, one kind of score term, the bilateral penalty. The first
-  measures its candidates along the path: at its end, where nothing is shown yet, no small step restores
-  anything, and on 43 of 50 photos the mask did not change.
-- "naive-sum": both kinds for one mask, the objective of iGOS+ with the options of iGOS++.
-- "no-noise", "with-noise": standard deviation 0 and 0.2 along the path. The default is 0, and 0.2 in
-  `PAPER`, so each is an ablation under one and the full method under the other. "with-noise" needs a `key`.
-- "fixed-step": no step search, see `FixedStep`.
-- "no-btv": without the smoothness penalty, l2 = 0.
+- "insertion-only", "deletion-only": one mask, one type of score term, and the bilateral penalty. For
+  "insertion-only", candidates are evaluated along the path: at its end, where nothing is visible at first, no
+  small step restores anything, and the mask did not change on 43 of 50 photos.
+- "naive-sum": both types of score term for one mask, i.e. the iGOS+ objective with the iGOS++ options.
+- "no-noise", "with-noise": noise along the path with standard deviation 0 or 0.2. The default is 0 and
+  `PAPER` uses 0.2, so each is an ablation of one and identical to the other. "with-noise" requires a `key`.
+- "fixed-step": no step search; see `FixedStep`.
+- "no-btv": no smoothness penalty (l2 = 0).
 
-Published at 28 x 28 (ResNet50, deletion / insertion): full .0929 / .7284, insertion only .1321 / .7231,
-naive sum .2037 / .5103, no noise .0904 / .7108, fixed step .1052 / .7060, no BTV .0813 / .6825.
+Published results at 28 x 28 (ResNet50, deletion / insertion): full .0929 / .7284, insertion only .1321 /
+.7231, naive sum .2037 / .5103, no noise .0904 / .7108, fixed step .1052 / .7060, no BTV .0813 / .6825.
 
 References:
   Khorram, Lawson, Fuxin. iGOS++: Integrated Gradient Optimized Saliency by Bilateral Perturbations. ACM CHIL
@@ -447,10 +451,10 @@ Example:
 def diverse_init(
     size: Pair, grid: int, cell: tuple[int | Array, int | Array], value: float | Array = 0.5
 ) -> Array:
-    """Return an initial mask lowered by `value` in one cell of a grid x grid division: float32 [h, w].
+    """Return a mask of ones, lowered by `value` in one cell of a `grid` x `grid` partition: float32 [h, w].
 
-    Different cells lead to different explanations of one image. `cell` and `value` may be traced: a vmap over
-    cells is one compilation.
+    Starting from different cells leads to different explanations of an image. `cell` and `value` may be
+    traced, so a `vmap` over cells compiles only once.
 
     References:
       Jiang, Khorram, Fuxin. Diverse Explanations for Object Detectors with Nesterov-Accelerated iGOS++. BMVC
@@ -503,7 +507,7 @@ def _optimized(
 
 
 class _EngineArguments(NamedTuple):
-    """The traced half of a mask optimization."""
+    """The traced inputs to a mask optimization."""
 
     score: Any
     image: Array  # [H, W, C]
@@ -524,7 +528,7 @@ def _compiled_engine(choices: EngineChoices, inputs: _EngineArguments) -> Explan
 
 
 def _coefficients(options: MaskOptions, side: int) -> Coefficients:
-    """Check the coefficients; `side`, the mask's longer side, determines defaults."""
+    """Check the coefficients; their defaults depend on `side`, the mask's longer side."""
     l1 = (10.0 if side >= 224 else 1.0) if options.l1 is None else options.l1
     l2 = 20.0 * side / 224 if options.l2 is None else options.l2
     return Coefficients(
@@ -539,7 +543,7 @@ def _coefficients(options: MaskOptions, side: int) -> Coefficients:
 
 
 def _unless_zero(amount: float | Array, name: str) -> Array | None:
-    """Return a number, or None for a concrete 0, which then costs nothing."""
+    """Return the number, or None if it is a concrete 0, so that it costs nothing."""
     is_zero = not isinstance(amount, jax.core.Tracer) and np.all(np.asarray(amount) == 0)
     return None if is_zero else as_number(amount, name)
 

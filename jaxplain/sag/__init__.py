@@ -1,4 +1,4 @@
-"""Structured attention graphs: minimal sufficient explanations of an image and how they relate."""
+"""Structured attention graphs: an image's minimal sufficient explanations and how they relate."""
 
 from jaxplain.sag.analysis import DiverseSubset as DiverseSubset
 from jaxplain.sag.analysis import Statistics as Statistics

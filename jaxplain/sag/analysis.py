@@ -1,4 +1,4 @@
-"""Analysis of explanations: diverse subsets, statistics over images, counterfactuals."""
+"""Analysis of explanations: diverse subsets, statistics over images, and counterfactuals."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ from jaxplain.explanation import Status
 from jaxplain.sag.graph import AttentionGraph, Node, check_single
 from jaxplain.sag.search import SearchResult
 
-OVERLAPS = (0, 1, 2)  # patches that two explanations may share
+OVERLAPS = (0, 1, 2)  # maximum numbers of patches that two explanations may share
 LEVELS = (0.8, 0.7, 0.6, 0.5)  # fractions of the image's score
 
 # ---------------------------------------------------------------------------------------------------------
@@ -25,25 +25,27 @@ LEVELS = (0.8, 0.7, 0.6, 0.5)  # fractions of the image's score
 class DiverseSubset(NamedTuple):
     """Explanations that pairwise share at most `max_overlap` patches."""
 
-    result: SearchResult  # the input, with only the chosen rows valid
+    result: SearchResult  # the input, with only the chosen rows marked as valid
     chosen: np.ndarray  # bool [R]
-    exact: bool  # proved optimal; False if the time limit was reached first
+    exact: bool  # whether the subset is proved optimal; False if the time limit was reached first
 
 
 def diverse_subset(result: SearchResult, max_overlap: int = 1, *, time_limit: float = 20.0) -> DiverseSubset:
     """Choose the largest set of explanations that pairwise share at most `max_overlap` patches.
 
-    Of several such sets, the one with the highest total score is chosen. Solved exactly as an integer linear
-    program (HiGHS, through SciPy), with one constraint per `max_overlap + 1` patches: at most one of the
-    explanations that contain them all is chosen. Runs on the host.
+    If several sets are equally large, the one with the highest total score is chosen. The problem is solved
+    exactly, as an integer linear program (HiGHS, through SciPy) with one constraint for each combination of
+    `max_overlap + 1` shared patches: at most one explanation that contains all of them may be chosen. Runs on
+    the host.
 
     Args:
-      result: from `search`, for one image.
-      max_overlap: patches that two explanations may share; 0, 1 or 2 in the paper.
-      time_limit: seconds after which the best subset found so far is returned, marked as not exact.
+      result: search result for one image, from `search`.
+      max_overlap: maximum number of patches that two explanations may share; 0, 1 or 2 in the paper.
+      time_limit: time limit in seconds; once reached, the best subset so far is returned, with `exact` False.
 
     Raises:
-      TypeError, ValueError: a result of several images, or an overlap that is not a non-negative integer.
+      TypeError, ValueError: if `result` contains several images, or `max_overlap` is not a non-negative
+        integer.
 
     References:
       Shitole, Li, Kahng, Tadepalli, Fern. One Explanation is Not Enough. NeurIPS 2021.
@@ -67,9 +69,9 @@ def diverse_subset(result: SearchResult, max_overlap: int = 1, *, time_limit: fl
 
 
 def _conflicts(sets: np.ndarray, max_overlap: int) -> list[tuple[int, ...]]:
-    """Return groups of sets [R, P] of which at most one can be chosen: they share `max_overlap + 1` patches.
+    """Return groups of sets that share `max_overlap + 1` patches, so that only one per group can be chosen.
 
-    Pairwise constraints would suffice, but one constraint per group makes the program easier to solve.
+    Pairwise constraints on the sets [R, P] would suffice, but group constraints are easier to solve.
     """
     overlap = sets.astype(int) @ sets.T.astype(int)
     shared = {
@@ -83,7 +85,7 @@ def _conflicts(sets: np.ndarray, max_overlap: int) -> list[tuple[int, ...]]:
 def _largest_compatible(
     groups: list[tuple[int, ...]], scores: np.ndarray, time_limit: float
 ) -> tuple[np.ndarray, bool]:
-    """Return the indices of the chosen sets, and whether they are proved optimal."""
+    """Return the indices of the chosen sets and whether the choice is proved optimal."""
     count = len(scores)
     if not groups:
         return np.arange(count), True
@@ -93,7 +95,7 @@ def _largest_compatible(
     for row, group in zip(rows, groups, strict=True):
         row[list(group)] = 1
     at_most_one = LinearConstraint(rows, ub=1)
-    # Scaled to sum to less than 1, the scores only break ties between subsets of equal size.
+    # The scores are scaled to sum to less than 1, so they only break ties between subsets of equal size.
     values = np.where(np.isfinite(scores), scores, 0.0)
     tie_break = (values - values.min()) / max(np.ptp(values), 1e-12) / (2 * count)
     solution = milp(
@@ -119,15 +121,15 @@ class Summary:
     status: str
     patches: int  # in the grid
     sizes: tuple[int, ...]  # patches per explanation, ascending
-    diverse: tuple[int, ...]  # largest number of explanations that share at most 0, 1, 2 patches
+    diverse: tuple[int, ...]  # maximum number of explanations that pairwise share at most 0, 1, 2 patches
     sub_explanations: (
         tuple[int, ...] | None
-    )  # subsets scoring above .8, .7, .6, .5 of the image's score; None: not counted
-    exact: bool = True  # the diverse subsets are proved optimal
-    complete: bool = True  # the graph was not truncated or pruned, so all sub-explanations are counted
+    )  # number of subsets above .8, .7, .6, .5 of the image's score; None if not counted
+    exact: bool = True  # whether the diverse subsets are proved optimal
+    complete: bool = True  # whether all sub-explanations are counted (graph not truncated or pruned)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts as JSON-compatible types, for `from_dict`."""
+        """Return the summary as JSON-compatible types, for `from_dict`."""
         return asdict(self)
 
     @classmethod
@@ -135,42 +137,42 @@ class Summary:
         """Restore a summary from the output of `to_dict`.
 
         Raises:
-          ValueError: `read` is not the output of `to_dict`.
+          ValueError: if `read` is not an output of `to_dict`.
         """
         try:
             subs = read["sub_explanations"]
             counts = {"sizes": tuple(read["sizes"]), "diverse": tuple(read["diverse"])}
             return cls(**(dict(read) | counts | {"sub_explanations": None if subs is None else tuple(subs)}))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"this is not the summary of an image's explanations: {error}") from error
+            raise ValueError(f"not a valid summary of an image's explanations: {error}") from error
 
 
 @dataclass(frozen=True)
 class Statistics:
     """Explanation statistics over N images with P patches each; means are over all N images.
 
-    They serve to compare classifiers. A *compositional* classifier needs many parts at once: the score falls
-    gradually as patches are removed, so there are many sub-explanations. For a *disjunctive* one, any of
-    several parts is sufficient: there are many explanations and few sub-explanations.
+    They can be used to compare classifiers. A *compositional* classifier needs many parts at once: its score
+    falls gradually as patches are removed, so there are many sub-explanations. For a *disjunctive*
+    classifier, any one of several parts is sufficient: there are many explanations but few sub-explanations.
     """
 
     images: int  # N
     explained: np.ndarray  # [P + 1], fraction of images with an explanation of at most k = 0..P patches
     explanations: float  # mean number of explanations found
-    sizes: np.ndarray  # int [P + 1], number of explanations of k patches
-    diverse: tuple[float, ...]  # mean number of explanations that share at most 0, 1, 2 patches
-    sub_explanations: tuple[float, ...]  # mean number above .8, .7, .6, .5; NaN where none were counted
-    statuses: dict[str, int]  # number of images per status of the search
-    incomplete: int  # images whose counts are lower bounds: graph cut off or time limit reached
+    sizes: np.ndarray  # int [P + 1], number of explanations with k patches
+    diverse: tuple[float, ...]  # mean number of explanations that pairwise share at most 0, 1, 2 patches
+    sub_explanations: tuple[float, ...]  # mean number above .8, .7, .6, .5; NaN if never counted
+    statuses: dict[str, int]  # number of images per search status
+    incomplete: int  # number of images whose counts are lower bounds (incomplete graph or time limit)
 
     @property
     def mean_size(self) -> float:
-        """Mean number of patches over all explanations of all images; NaN where there are none."""
+        """Mean number of patches per explanation, over all images; NaN if there are no explanations."""
         total = int(self.sizes.sum())
         return float(self.sizes @ np.arange(len(self.sizes)) / total) if total else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the statistics as JSON-compatible types, with None for NaN."""
+        """Return the statistics as JSON-compatible types, with NaN replaced by None."""
         means = {name: [_or_none(v) for v in getattr(self, name)] for name in ("diverse", "sub_explanations")}
         arrays = {"explained": self.explained.tolist(), "sizes": self.sizes.tolist()}
         return asdict(self) | arrays | means | {"mean_size": _or_none(self.mean_size)}
@@ -180,13 +182,13 @@ def summarize(result: SearchResult, graph: AttentionGraph | None = None) -> Summ
     """Count the explanations and sub-explanations of one image.
 
     Args:
-      result: from `search`.
-      graph: the attention graph of the explanations, whose other nodes are counted as sub-explanations. Its
-        `expand_above` must be at most .5, or the counts would be too low. None: sub-explanations are not
-        counted.
+      result: search result for one image, from `search`.
+      graph: attention graph of the explanations; its other nodes are counted as sub-explanations. Its
+        `expand_above` must be at most .5; otherwise, the counts would be too low. If None, sub-explanations
+        are not counted.
 
     Raises:
-      ValueError: a graph with a larger `expand_above`, or a result of several images.
+      ValueError: if the graph's `expand_above` is too large, or `result` contains several images.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
@@ -212,7 +214,7 @@ def summarize(result: SearchResult, graph: AttentionGraph | None = None) -> Summ
 def _sub_explanations(graph: AttentionGraph) -> tuple[int, ...]:
     if graph.expand_above > min(LEVELS):
         raise ValueError(
-            f"counting sub-explanations above {min(LEVELS)} requires a graph with expand_above at most that, "
+            f"counting sub-explanations requires a graph with expand_above at most {min(LEVELS)}, "
             f"got {graph.expand_above}."
         )
     relative = [node.relative for node in graph.nodes if not node.is_explanation]
@@ -223,10 +225,10 @@ def statistics(summaries: Iterable[Summary]) -> Statistics:
     """Compute statistics over the summaries of many images.
 
     Args:
-      summaries: one per image, all with the same grid; see `summarize`.
+      summaries: one summary per image, all with the same grid; see `summarize`.
 
     Raises:
-      ValueError: no summaries, or different grids.
+      ValueError: if there are no summaries, or their grids differ.
 
     References:
       Jiang, Khorram, Fuxin. Comparing the Decision-Making Mechanisms by Transformers and CNNs via Explanation
@@ -243,7 +245,7 @@ def statistics(summaries: Iterable[Summary]) -> Statistics:
     if not images:
         raise ValueError("statistics need at least one image, got none.")
     if len(grids) > 1:
-        raise ValueError(f"statistics need images of one grid, got grids of {sorted(grids)} patches.")
+        raise ValueError(f"all images must have the same grid, got grids of {sorted(grids)} patches.")
     patches = grids.pop()
     smallest = np.array([min(image.sizes, default=patches + 1) for image in images])
     sizes = [size for image in images for size in image.sizes]
@@ -269,23 +271,23 @@ def _or_none(value: float) -> float | None:
 
 
 # ---------------------------------------------------------------------------------------------------------
-# Counterfactuals: the paper asked people which of two occluded versions of an image scores higher, given an
-# explanation. Here the answer is computed from the graph.
+# Counterfactuals. In the paper's user study, participants were given an explanation and asked which of two
+# occluded versions of an image scores higher. Here, the answer is computed from the graph.
 
 
 class Support(NamedTuple):
-    """Estimated score of an image with only some patches shown; supports compare as tuples."""
+    """Estimated score of an image if only some patches are shown; supports are compared as tuples."""
 
     best: float  # fraction of the image's score retained by the best explanation
     mean: float  # mean over the explanations; breaks ties in `best`
 
 
 def support(graph: AttentionGraph, shown: Iterable[int]) -> Support:
-    """Estimate from the graph what fraction of the image's score remains if only these patches are shown.
+    """Estimate the fraction of the image's score that remains if only these patches are shown.
 
-    Each explanation retains the score that the graph holds for its visible patches. If the graph does not
-    contain that set, each missing patch reduces the explanation's score by the factor measured when that
-    patch alone is removed. No explanation retains less than the baseline.
+    The estimate uses only the graph. Each explanation retains the score recorded for its visible patches. If
+    the graph does not contain that set, each missing patch reduces the explanation's score by the factor
+    measured when that patch alone is removed. No explanation retains less than the baseline's score.
 
     Args:
       graph: the image's attention graph.
@@ -308,7 +310,7 @@ def support(graph: AttentionGraph, shown: Iterable[int]) -> Support:
 
 
 def _retained(graph: AttentionGraph, explanation: Node, visible: frozenset[int]) -> float:
-    """Return the fraction of the image's score that an explanation retains."""
+    """Return the fraction of the image's score that an explanation's visible patches retain."""
     measured = graph.find(visible.intersection(explanation.patches))
     if measured is not None and not math.isnan(measured.relative):
         return measured.relative
@@ -318,7 +320,7 @@ def _retained(graph: AttentionGraph, explanation: Node, visible: frozenset[int])
 
 
 def _without(graph: AttentionGraph, explanation: Node, patch: int) -> float:
-    """Return the fraction of an explanation's score that remains without one patch; 0 if not measured."""
+    """Return the fraction of an explanation's score that remains without a patch, or 0 if not measured."""
     child = graph.find(set(explanation.patches) - {patch})
     left = 0.0 if child is None else child.relative / explanation.relative
     return min(1.0, max(0.0, left))
@@ -328,7 +330,7 @@ def which_scores_higher(graph: AttentionGraph, first: Iterable[int], second: Ite
     """Predict from the graph which of two sets of shown patches scores higher; see `support`.
 
     Returns:
-      1 for the first, -1 for the second, 0 if the graph does not distinguish them.
+      1 for the first, -1 for the second, or 0 if the graph does not distinguish between them.
 
     References:
       Shitole, Li, Kahng, Tadepalli, Fern. One Explanation is Not Enough. NeurIPS 2021 (the user study).

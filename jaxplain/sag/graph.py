@@ -19,9 +19,9 @@ from jaxplain.sag.patches import Scene
 from jaxplain.sag.search import SearchResult
 from jaxplain.scores import Score, as_pytree
 
-FORMAT = "jaxplain attention graph 2"  # of the JSON
-_FORMAT_1 = "jaxplain attention graph 1"  # a node's `is_explanation` was called `is_root`
-_CHUNK = 64  # sets per call of the compiled program; smaller batches are padded
+FORMAT = "jaxplain attention graph 2"  # format of the JSON
+_FORMAT_1 = "jaxplain attention graph 1"  # `Node.is_explanation` was named `is_root`
+_CHUNK = 64  # sets per call to the compiled program; smaller batches are padded
 
 PatchSet = frozenset[int]
 _Scores = dict[PatchSet, float]
@@ -29,41 +29,41 @@ _Scores = dict[PatchSet, float]
 
 @dataclass(frozen=True)
 class Node:
-    """A patch set of the graph."""
+    """A node of the graph: a set of patches."""
 
-    patches: tuple[int, ...]  # ascending indices from 0, in row-major order
+    patches: tuple[int, ...]  # zero-based indices in row-major order, ascending
     score: float  # NaN if the model's score was not finite
     relative: float  # fraction of the image's score
-    level: int  # number of patches fewer than in the largest explanations
-    is_explanation: bool  # a minimal sufficient explanation
+    level: int  # number of patches in the largest explanation minus number of patches in this set
+    is_explanation: bool  # whether the set is a minimal sufficient explanation
 
 
 @dataclass(frozen=True)
 class Edge:
-    """An edge from a patch set to the same set without one patch."""
+    """An edge from a patch set to the same set with one patch removed."""
 
     parent: int  # index into `nodes`
     child: int  # index into `nodes`
     patch: int  # the patch removed
-    drop: float  # score of the parent minus that of the child
+    drop: float  # the parent's score minus the child's
 
 
 @dataclass(frozen=True)
 class AttentionGraph:
-    """A structured attention graph: it starts from explanations, and each edge removes one patch.
+    """A structured attention graph, which starts from explanations and removes one patch per edge.
 
-    Equal sets are a single node, so the graph is acyclic but not a tree. It is host data without pixels.
+    Equal sets share a node, so the graph is acyclic but not a tree. It is plain host data, without pixels.
     """
 
-    grid: tuple[int, int]  # rows, columns of patches
+    grid: tuple[int, int]  # rows and columns of patches
     image_score: float
     baseline_score: float
     threshold: float  # fraction of the image's score that is sufficient
     expand_above: float  # nodes above this fraction of the image's score have children
-    nodes: tuple[Node, ...]  # by level, then by descending score
+    nodes: tuple[Node, ...]  # sorted by level, then by descending score
     edges: tuple[Edge, ...]
-    truncated: bool = False  # max_nodes was reached, so the lower levels are missing
-    max_children: int | None = None  # number of children retained per node; None: all
+    truncated: bool = False  # whether max_nodes was reached, so that the lower levels are missing
+    max_children: int | None = None  # number of children retained per node; None if all are retained
     _positions: Mapping[PatchSet, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -73,16 +73,16 @@ class AttentionGraph:
 
     @property
     def explanations(self) -> tuple[Node, ...]:
-        """The minimal sufficient explanations, in the order of the nodes."""
+        """The minimal sufficient explanations, in the same order as in `nodes`."""
         return tuple(node for node in self.nodes if node.is_explanation)
 
     def find(self, patches: Iterable[int]) -> Node | None:
-        """Return the node of a patch set, or None if it is not in the graph."""
+        """Return the node for a patch set, or None if the set is not in the graph."""
         index = self._positions.get(frozenset(patches))
         return None if index is None else self.nodes[index]
 
     def pruned(self, max_children: int) -> "AttentionGraph":
-        """Return the graph with at most `max_children` children per node, those with the largest drops."""
+        """Return a graph that retains at most `max_children` children per node, with the largest drops."""
         retained: dict[int, list[Edge]] = {}  # by parent
         for edge in sorted(self.edges, key=lambda edge: (math.isnan(edge.drop), -edge.drop)):
             if len(siblings := retained.setdefault(edge.parent, [])) < max_children:
@@ -101,9 +101,10 @@ class AttentionGraph:
         return replace(self, nodes=nodes, edges=tuple(edges), max_children=max_children)
 
     def logic_form(self) -> str:
-        """Return the explanations as a disjunction of conjunctions, such as "(P16 & P17 & P24) | (P9 & P10)".
+        """Return the explanations as a logical formula, such as "(P16 & P17 & P24) | (P9 & P10)".
 
-        It is "true" if the baseline alone is sufficient, and "false" if there is no explanation.
+        The formula is in disjunctive normal form. It is "true" if the baseline alone is sufficient, and
+        "false" if there are no explanations.
         """
         if any(not node.patches for node in self.explanations):
             return "true"
@@ -117,10 +118,10 @@ class AttentionGraph:
 
     @classmethod
     def from_json(cls, text: str) -> "AttentionGraph":
-        """Restore a graph from the output of `to_json`, including format 1 of jaxplain 0.1.
+        """Restore a graph from the output of `to_json`, including format 1 from jaxplain 0.1.
 
         Raises:
-          ValueError: not the JSON of an attention graph.
+          ValueError: if `text` is not the JSON of an attention graph.
         """
         try:
             content = json.loads(text)
@@ -136,7 +137,7 @@ class AttentionGraph:
             raise ValueError(f"this is not the JSON of an attention graph: {error}") from error
 
     def to_dot(self) -> str:
-        """Return the graph in Graphviz's DOT language, with relative scores and removed patches."""
+        """Return the graph in Graphviz's DOT language, labeled with relative scores and removed patches."""
         import graphviz
 
         drawing = graphviz.Digraph("sag", node_attr={"shape": "box", "style": "rounded"})
@@ -150,10 +151,12 @@ class AttentionGraph:
         return str(drawing.source)
 
     def to_networkx(self) -> Any:
-        """Return a `networkx.DiGraph`: nodes are tuples of patches, with the fields of `Node` and `Edge`.
+        """Return the graph as a `networkx.DiGraph`.
+
+        Nodes are tuples of patches; attributes are the fields of `Node` and `Edge`.
 
         Raises:
-          ImportError: networkx is not installed.
+          ImportError: if networkx is not installed.
         """
         import networkx
 
@@ -212,25 +215,26 @@ def graph(
     max_children: int | None = None,
     max_nodes: int = 1000,
 ) -> AttentionGraph:
-    """Build the attention graph of explanations: how the score falls as their patches are removed.
+    """Build the attention graph of an image, which shows how the score falls as patches are removed.
 
-    A node whose score exceeds `expand_above` times the image's is expanded: each child lacks one of its
-    patches. All new nodes of a level are scored as one batch. Runs on the host around one compiled program,
-    which is reused for all images of the same size and grid.
+    The graph starts from the image's explanations. A node whose score exceeds `expand_above` times the
+    image's score is expanded: each child lacks one of its patches. All new nodes in a level are scored as one
+    batch. The graph is built on the host around one compiled program, which is reused for all images of the
+    same size and grid.
 
     Args:
-      score: images [N, H, W, C] -> [N], as for `search`.
-      image: [H, W, C], model space.
-      baseline: [H, W, C]; None: the blurred image.
-      result: from `search`, or the `result` of `diverse_subset`, for this image.
-      batch_size: images per model call; None chooses by platform.
-      expand_above: fraction of the image's score above which a node is expanded, 0 to 1.
-      max_children: retain only this many children per node, those with the largest drops; None retains all.
+      score: the explained score, images [N, H, W, C] -> [N], as in `search`.
+      image: [H, W, C], in model space.
+      baseline: [H, W, C]; default: the blurred image.
+      result: search result for this image, from `search` or `diverse_subset(...).result`.
+      batch_size: images per model call; default: chosen for the platform.
+      expand_above: fraction of the image's score, 0 to 1, above which a node is expanded.
+      max_children: maximum number of children to retain per node, with the largest drops; default: all.
       max_nodes: maximum number of nodes; a larger graph is cut off and marked as `truncated`.
 
     Raises:
-      TypeError, ValueError: invalid shapes or options, a result of several images, or an image whose score is
-        not above zero.
+      TypeError, ValueError: if shapes or options are invalid, `result` contains several images, or the
+        image's score is not above zero.
 
     References:
       Shitole, Li, Kahng, Tadepalli, Fern. One Explanation is Not Enough. NeurIPS 2021.
@@ -250,7 +254,7 @@ def graph(
     fraction, image_score = float(as_number(expand_above, "expand_above", 0, 1)), float(result.image_score)
     if len(result) and not image_score > 0:
         raise ValueError(
-            f"the score of the image must be above zero, got {image_score}; choose another target, or "
+            f"the image's score must be above zero, got {image_score}; choose another target, or "
             'kind="probability".'
         )
     chunk = partial(
@@ -282,15 +286,15 @@ def graph(
 
 
 def check_single(result: SearchResult) -> None:
-    """Check that a result is of one image.
+    """Check that a search result is for a single image.
 
     Raises:
-      ValueError: it is of several images.
+      ValueError: if `result` contains several images.
     """
     if result.explanations.ndim != 2:
         raise ValueError(
-            f"result must be of one image, explanations [R, P], got {result.explanations.shape}: "
-            "pick one with jax.tree_util.tree_map(lambda leaf: leaf[0], result)."
+            f"result must be for one image, with explanations [R, P], got {result.explanations.shape}; "
+            "select one with jax.tree_util.tree_map(lambda leaf: leaf[0], result)."
         )
 
 
@@ -313,15 +317,15 @@ class _GraphLimits:
 class _GrowingGraph:
     """A graph under construction."""
 
-    scores: _Scores  # of its nodes
-    removed: list[tuple[PatchSet, int]]  # its edges: the parent and the patch removed
+    scores: _Scores  # the nodes and their scores
+    removed: list[tuple[PatchSet, int]]  # the edges: parent and removed patch
     truncated: bool = False
 
 
 def _grow(
     score_all: Callable[[list[PatchSet]], _Scores], explanations: _Scores, limits: _GraphLimits
 ) -> _GrowingGraph:
-    """Expand nodes from the largest sets down, one size at a time."""
+    """Expand nodes one set size at a time, starting with the largest sets."""
     grown = _GrowingGraph(dict(explanations), [])
     known = dict(explanations)  # includes children that are not retained
     for size in range(max(map(len, explanations), default=0), 0, -1):
@@ -339,7 +343,7 @@ def _grow(
 
 
 def _by_drop(s: PatchSet, known: _Scores) -> list[int]:
-    """Return the patches of a set, sorted by the score drop on removal, largest first."""
+    """Sort the patches of a set by how much the score drops when they are removed, largest drop first."""
     return sorted(s, key=lambda patch: (_nan_last(known[s - {patch}]), patch))
 
 
@@ -348,7 +352,7 @@ def _nan_last(value: float) -> float:
 
 
 def _score_all(chunk: Callable[[Array, Array], Array], patches: int, sets: list[PatchSet]) -> _Scores:
-    """Score sets with the compiled program, `_CHUNK` at a time."""
+    """Score sets with the compiled program, `_CHUNK` sets at a time."""
     scores: _Scores = {}
     for start in range(0, len(sets), _CHUNK):
         part = sets[start : start + _CHUNK]

@@ -1,4 +1,4 @@
-"""Reduction of sufficient sets to minimal ones: remove patches while the remaining set is sufficient."""
+"""Reduce sufficient sets to minimal sets, by removing patches for as long as the rest is sufficient."""
 
 from typing import NamedTuple
 
@@ -9,21 +9,21 @@ from jaxplain.sag import patches
 
 
 class Group(NamedTuple):
-    """G sufficient sets that are reduced together."""
+    """A group of G sufficient sets that are reduced together."""
 
     sets: Array  # bool [G, P]
     scores: Array  # [G]
-    member: Array  # bool [G], which rows hold a set
-    active: Array  # bool [G], which sets may still lose patches
+    member: Array  # bool [G], which rows are in use
+    active: Array  # bool [G], which sets may still be reduced
 
     @property
     def minimal(self) -> Array:
-        """Which sets are minimal, bool [G]: every single removal was scored and is insufficient."""
+        """Which sets are minimal, bool [G]: all single-patch removals were scored and are insufficient."""
         return self.member & ~self.active
 
 
 def removals(group: Group, max_size: int) -> tuple[Array, Array]:
-    """Return all single removals from the group's sets of at most `max_size` patches, as one batch.
+    """Return all single-patch removals from the group's sets (of at most `max_size` patches) as one batch.
 
     Returns the smaller sets, bool [G * max_size, P], and which of them to score, bool [G * max_size].
     """
@@ -33,15 +33,15 @@ def removals(group: Group, max_size: int) -> tuple[Array, Array]:
 
 
 def remove_best(group: Group, smaller: Array, scores: Array, sufficient_score: Array) -> Group:
-    """Remove from each active set the patch whose removal leaves the highest score, if that is sufficient.
+    """Remove the patch that leaves the highest score from each active set, if that score is sufficient.
 
-    Ties go to the lower patch index. A set that cannot lose any patch is no longer active.
+    Ties go to the lower patch index. A set from which no patch can be removed becomes inactive.
 
     Args:
       group: the sets before the removal.
-      smaller: bool [G * max_size, P], from `removals`.
-      scores: [G * max_size], scores of these sets.
-      sufficient_score: [], the lowest sufficient score.
+      smaller: sets from `removals`, bool [G * max_size, P].
+      scores: scores of these sets, [G * max_size].
+      sufficient_score: lowest score that is sufficient, a scalar.
     """
     groups, patch_count = group.sets.shape
     smaller, scores = smaller.reshape(groups, -1, patch_count), scores.reshape(groups, -1)

@@ -1,8 +1,8 @@
-"""Patches and sets of patches: numbering, rendering, packing into words, ordering.
+"""Sets of patches: numbering, rendering, packing into words, and ordering.
 
-A grid of rows x cols patches covers the image, numbered 0..P-1 in row-major order. A *patch set* is bool [P]:
-True where the patch is shown, False where the baseline replaces it. In shapes, N is the number of sets and
-W the number of 32-bit words per packed set.
+A grid of rows x cols patches covers the image; they are numbered 0..P-1 in row-major order. A *patch set* is
+a bool array [P]: True if the patch is shown, False if the baseline replaces it. In shapes, N is the number of
+sets and W the number of 32-bit words per packed set.
 """
 
 from functools import reduce
@@ -25,10 +25,10 @@ class Scene(NamedTuple):
 
 
 def show(scene: Scene, patches: Array, grid: tuple[int, int]) -> Array:
-    """Render a patch set, bool [P] -> [H, W, C]: the image in its patches, the baseline elsewhere.
+    """Render a patch set as an image, with the baseline outside its patches: bool [P] -> [H, W, C].
 
-    The set's indicator is upsampled bilinearly with aligned corners, so each patch is centered on its lattice
-    point and fades toward its neighbors' points; patches on the border are half as wide.
+    The set's indicator is upsampled bilinearly with aligned corners, so each patch is centered on its grid
+    point and fades out toward the neighboring points; patches on the border are half as wide.
     """
     image, baseline = scene
     mask = upsample(patches.reshape(grid).astype(image.dtype), (image.shape[0], image.shape[1]))
@@ -36,15 +36,16 @@ def show(scene: Scene, patches: Array, grid: tuple[int, int]) -> Array:
 
 
 def successors(sets: Array, proposal: Array, candidates: int) -> tuple[Array, Array]:
-    """Return each set extended by each of its best unused patches.
+    """Extend each set by each of its best unused patches.
 
     Args:
       sets: bool [N, P].
-      proposal: [P], higher is better; ties go to the lower patch index.
-      candidates: extensions per set (static).
+      proposal: priority of each patch, [P], highest first; ties go to the lower patch index.
+      candidates: number of extensions per set (static).
 
     Returns:
-      The larger sets, bool [N * candidates, P], and which of them exist: a set may have fewer unused patches.
+      The larger sets, bool [N * candidates, P], and which of them exist, because a set may have fewer than
+      `candidates` unused patches.
     """
     patches = sets.shape[1]
     _, chosen = jax.lax.top_k(jnp.where(sets, -jnp.inf, proposal[None]), candidates)  # [N, candidates]
@@ -54,9 +55,9 @@ def successors(sets: Array, proposal: Array, candidates: int) -> tuple[Array, Ar
 
 
 def removals(sets: Array, count: int) -> tuple[Array, Array]:
-    """Return each set without its 1st, 2nd, ... `count`-th patch, and which of these exist.
+    """Return each set without its 1st, 2nd, ..., `count`-th patch, and which of the results exist.
 
-    bool [N, P] -> bool [N, count, P], bool [N, count].
+    Shapes: bool [N, P] -> bool [N, count, P], bool [N, count].
     """
     exists, members = jax.lax.top_k(sets.astype(jnp.float32), count)  # equal values in ascending order
     stays = members[:, :, None] != jnp.arange(sets.shape[1])[None, None]
@@ -64,9 +65,9 @@ def removals(sets: Array, count: int) -> tuple[Array, Array]:
 
 
 def pack(sets: Array) -> Array:
-    """Pack sets into the bits of words, patch 0 the highest bit: bool [..., P] -> uint32 [..., W].
+    """Pack sets into 32-bit words, with patch 0 in the highest bit: bool [..., P] -> uint32 [..., W].
 
-    The order of packed sets is the lexicographic order of the sets.
+    Packed sets sort in the lexicographic order of the sets.
     """
     count = sets.shape[-1]
     words = -(-count // WORD)
@@ -78,16 +79,16 @@ def pack(sets: Array) -> Array:
 
 
 def contains_any(words: Array, others: Array, filled: Array) -> Array:
-    """Return which packed sets contain a filled row: uint32 [N, W], [R, W], bool [R] -> bool [N]."""
+    """Return which packed sets contain any filled row: uint32 [N, W], [R, W], bool [R] -> bool [N]."""
     pairs = zip(words.T, others.T, strict=True)
     inside = ((~word[:, None] & other[None]) == 0 for word, other in pairs)
     return jnp.any(reduce(jnp.logical_and, inside, filled[None]), axis=1)
 
 
 def find_rows(words: Array, rows: Array, filled: Array) -> Array:
-    """Return for each packed set the index of the first filled row equal to it, or R if there is none.
+    """Return, for each packed set, the index of the first filled row equal to it, or R if there is none.
 
-    uint32 [N, W], [R, W], bool [R] -> int32 [N].
+    Shapes: uint32 [N, W], [R, W], bool [R] -> int32 [N].
     """
     pairs = zip(words.T, rows.T, strict=True)
     equal = reduce(jnp.logical_and, (word[:, None] == row[None] for word, row in pairs), filled[None])
@@ -96,7 +97,7 @@ def find_rows(words: Array, rows: Array, filled: Array) -> Array:
 
 
 def places(flags: Array) -> Array:
-    """Return for each row how many earlier rows are flagged: bool [N] -> int32 [N].
+    """Return the number of flagged rows before each row: bool [N] -> int32 [N].
 
     A sum over pairs of rows compiles twice as fast as `jnp.cumsum`, and N is small.
     """
@@ -106,9 +107,9 @@ def places(flags: Array) -> Array:
 
 
 def best_first(groups: Array, scores: Array, words: Array) -> Array:
-    """Order sets by ascending group, then descending score, then earlier patches first.
+    """Sort sets by ascending group, then by descending score, then with earlier patches first.
 
-    int32 [N], float [N], uint32 [N, W] -> int32 [N] row indices.
+    Shapes: int32 [N], float [N], uint32 [N, W] -> int32 [N], the row indices.
     """
     rows = jnp.arange(scores.shape[0], dtype=jnp.int32)
     keys = (groups, -scores, *(~words).T)

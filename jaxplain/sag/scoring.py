@@ -1,4 +1,4 @@
-"""Scoring of patch sets with a cache of all scores so far, so that no set is evaluated twice."""
+"""Score patch sets, with a cache of all scores so far, so that no set is evaluated twice."""
 
 from functools import partial
 from typing import NamedTuple
@@ -18,22 +18,22 @@ class SetMemory(NamedTuple):
     """Cache of the sets scored so far: M rows, W words per set."""
 
     words: Array  # uint32 [M, W]
-    scores: Array  # [M], NaN where a score was not finite
-    used: Array  # int32 [], rows in use = model evaluations so far
-    overdrawn: Array  # bool [], a batch exceeded the budget; it and all later ones are not scored
-    not_finite: Array  # bool [], some score was NaN or infinite
+    scores: Array  # [M], NaN if a score was not finite
+    used: Array  # int32 [], number of rows in use, equal to the model evaluations so far
+    overdrawn: Array  # bool [], whether a batch exceeded the budget; it and later batches are not scored
+    not_finite: Array  # bool [], whether any score was NaN or infinite
 
 
 class SetScores(NamedTuple):
     """The scores of a batch of N sets."""
 
-    words: Array  # uint32 [N, W], the sets, packed
-    scores: Array  # [N]; NaN where not wanted, not finite, or over budget
-    first: Array  # bool [N], wanted and not equal to an earlier wanted set
+    words: Array  # uint32 [N, W], the packed sets
+    scores: Array  # [N]; NaN if not wanted, not finite, or over budget
+    first: Array  # bool [N], which sets are wanted and not equal to an earlier wanted set
 
 
 def empty_memory(capacity: int, patches: int) -> SetMemory:
-    """Return an empty cache for `capacity` sets, the budget of model evaluations, of `patches` patches."""
+    """Return an empty cache for up to `capacity` sets (the evaluation budget) over `patches` patches."""
     words = pack(jnp.zeros(patches, bool)).shape[0]
     return SetMemory(
         words=jnp.zeros((capacity, words), jnp.uint32),
@@ -47,7 +47,7 @@ def empty_memory(capacity: int, patches: int) -> SetMemory:
 def evaluate_sets(
     score: Score, scene: Scene, sets: Array, live: Array, grid: tuple[int, int], batch_size: int | None
 ) -> Array:
-    """Evaluate the model on the live sets among N, bool [N, P] -> scores [N], NaN where not live."""
+    """Score the live sets, and return NaN for the others: bool [N, P], bool [N] -> [N]."""
     render = partial(_render, grid)
     return funnel.evaluate(score, render, (), scene, sets, live=live, batch_size=batch_size)
 
@@ -66,7 +66,7 @@ def score_sets(
     grid: tuple[int, int],
     batch_size: int | None,
 ) -> tuple[SetMemory, SetScores]:
-    """Score the wanted sets among N, bool [N, P]; cached and repeated sets cost no model evaluation.
+    """Score the wanted sets [N, P], without evaluating the model for cached or repeated sets.
 
     A batch that does not fit into the cache is not scored at all.
     """
@@ -86,12 +86,12 @@ def score_sets(
 
 
 def _find(memory: SetMemory, words: Array) -> Array:
-    """Return the cache row of each set, or -1 if it is not cached: uint32 [N, W] -> int32 [N]."""
+    """Return the cache row of each set, or -1 if the set is not cached: uint32 [N, W] -> int32 [N]."""
     capacity = memory.words.shape[0]
     block = min(_BLOCK, capacity)
 
     def step(number: Array, found_row: Array) -> Array:
-        # The last block may overlap the one before it, which is harmless: a set occurs only once.
+        # The last block may overlap the previous block, which is harmless: a set occurs only once.
         start = jnp.minimum(number * block, capacity - block)
         rows = jax.lax.dynamic_slice_in_dim(memory.words, start, block)
         filled = start + jnp.arange(block) < memory.used
@@ -103,7 +103,7 @@ def _find(memory: SetMemory, words: Array) -> Array:
 
 
 def _append(memory: SetMemory, words: Array, scores: Array, new: Array) -> SetMemory:
-    """Append the new rows to the cache, which has room for them."""
+    """Append the new rows to the cache, which must have room for them."""
     capacity = memory.words.shape[0]
     rows = jnp.where(new, memory.used + places(new), capacity)
     return memory._replace(

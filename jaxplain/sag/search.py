@@ -1,7 +1,8 @@
-"""Beam search for minimal sufficient explanations: a `lax.scan` over the size of the patch sets.
+"""Beam search for minimal sufficient explanations, as a `lax.scan` over the size of the patch sets.
 
-The compiled search calls the model in one place. Each scan step handles one set size and loops over batches
-of patch sets: first the successors of the beam, then the single removals from groups of sufficient sets.
+The compiled search calls the model in only one place. Each scan step handles one set size and loops over
+batches of patch sets: first the successors of the beam, then single-patch removals from groups of sufficient
+sets.
 
 In shapes, P is the number of patches, B the beam width, R the maximum number of explanations, G the group
 size, and M the number of successors.
@@ -35,18 +36,18 @@ from jaxplain.sag.patches import Scene, best_first, contains_any, find_rows, pac
 from jaxplain.sag.scoring import SetMemory, SetScores, empty_memory, score_sets
 from jaxplain.scores import Score, as_pytree
 
-_CANDIDATES = 15  # default with a proposal map
+_CANDIDATES = 15  # default number of candidates with a proposal map
 
 
 class SearchHistory(NamedTuple):
-    """Progress of a search: one row per set size 0, 1, ..., `max_size`.
+    """Progress of a search, one row per set size 0, 1, ..., `max_size`.
 
     Row 0 is the empty set, i.e. the baseline. Rows beyond `SearchResult.levels` were not reached: their
-    `best_score` is NaN and their counts are the final ones.
+    `best_score` is NaN, and their counts are the final counts.
     """
 
     size: Array  # int32 [S], patches per set
-    best_score: Array  # [S], of the best set of that size, as a fraction of the image's score
+    best_score: Array  # [S], best score among sets of this size, as a fraction of the image's score
     explanations: Array  # int32 [S], explanations found so far
     evaluations: Array  # int32 [S], model evaluations so far
 
@@ -73,30 +74,30 @@ class SearchHistory(NamedTuple):
 class SearchResult:
     """Minimal sufficient explanations of one image, in up to R valid rows.
 
-    `search` fills the first `len(result)` rows, ordered by size and then by descending score. Each
-    explanation is sufficient, no single patch can be removed from it, and no two are equal.
+    `search` fills the first `len(result)` rows, sorted by size and then by descending score. Each explanation
+    is sufficient, no single patch can be removed from it, and no two explanations are equal.
     """
 
     explanations: Array  # bool [R, P], True where a patch is shown
-    scores: Array  # [R], NaN where not valid
+    scores: Array  # [R], NaN in rows that are not valid
     relative: Array  # [R], fraction of the image's score
     sizes: Array  # int32 [R], number of patches
-    valid: Array  # bool [R], which rows hold an explanation
+    valid: Array  # bool [R], which rows contain an explanation
     image_score: Array  # []
     baseline_score: Array  # []
     threshold: Array  # [], fraction of the image's score that is sufficient
     levels: Array  # int32 [], largest set size tried
-    evaluations: Array  # int32 [], distinct sets scored by the model, including image and baseline
+    evaluations: Array  # int32 [], number of distinct sets scored, including image and baseline
     status: Array  # int32 [], a `Status`
     history: SearchHistory
-    grid: tuple[int, int]  # rows, columns of patches; static
+    grid: tuple[int, int]  # rows and columns of patches; static
 
     def __len__(self) -> int:
-        """Return the number of explanations of one image; for concrete results."""
+        """Return the number of explanations; the result must be concrete."""
         return int(np.sum(self.valid))
 
     def patches(self, row: int) -> list[int]:
-        """Return the patch indices of one explanation, ascending; for concrete results of one image."""
+        """Return an explanation's patch indices, ascending; the result must be concrete and for one image."""
         return np.flatnonzero(np.asarray(self.explanations)[row]).tolist()
 
 
@@ -114,21 +115,21 @@ class _SearchSettings(NamedTuple):
 
     @property
     def proposed(self) -> int:
-        """M: sets per expansion; at size 0 these are the two references."""
+        """M, the number of sets per expansion; at size 0, these are the image and the baseline."""
         return max(2, self.beam_width * self.candidates)
 
     @property
     def group_size(self) -> int:
-        """G: sufficient sets that are reduced together."""
+        """G, the number of sufficient sets that are reduced together."""
         return min(self.max_explanations, self.beam_width * self.candidates)
 
 
 class _SearchProblem(NamedTuple):
-    """The traced inputs of a search, constant over all steps."""
+    """The traced inputs to a search, constant over all steps."""
 
     score: Score
     scene: Scene
-    proposal: Array  # [P], highest first
+    proposal: Array  # [P], priority of each patch, highest first
     threshold: Array  # []
     min_score: Array  # []
 
@@ -138,36 +139,36 @@ class _ExplanationBuffer(NamedTuple):
 
     sets: Array  # bool [R, P]
     scores: Array  # [R]
-    used: Array  # int32 [], rows in use
+    used: Array  # int32 [], number of rows in use
 
 
 class _Queue(NamedTuple):
-    """The successors of one size, and the order in which the sufficient ones are reduced."""
+    """The successors of one size, and the order in which to reduce those that are sufficient."""
 
     sets: Array  # bool [M, P]
     scores: Array  # [M]
     order: Array  # int32 [M + G - 1], rows of the sufficient sets first, best first
-    length: Array  # int32 [], sufficient sets
-    start: Array  # int32 [], position in `order` of the next group
+    length: Array  # int32 [], number of sufficient sets
+    start: Array  # int32 [], position of the next group in `order`
 
 
 class _SearchState(NamedTuple):
-    """The carry of the scan over set sizes, and of the loop over the batches of one size."""
+    """Carry of the scan over set sizes and of the loop over the batches of one size."""
 
     beam: Array  # bool [B, P], insufficient sets to expand
-    alive: Array  # bool [B], which rows of the beam hold a set
-    phase: Array  # int32 [], of the current size
+    alive: Array  # bool [B], which rows of the beam are in use
+    phase: Array  # int32 [], phase of the current size
     queue: _Queue
     group: Group
     buffer: _ExplanationBuffer
     memory: SetMemory
     image_score: Array  # [], NaN until size 0 is done
     baseline_score: Array  # []
-    best_score: Array  # [], of the sets of the current size
+    best_score: Array  # [], best score among the sets of the current size
     levels: Array  # int32 [], largest size tried
 
 
-_EXPAND, _REDUCE, _DONE = range(3)  # phases of a size: score successors, score removals, nothing left
+_EXPAND, _REDUCE, _DONE = range(3)  # phases for each size: score successors, score removals, done
 
 
 def search(
@@ -188,46 +189,46 @@ def search(
     max_evaluations: int | None = None,
     reduce_supersets: bool = False,
 ) -> SearchResult:
-    """Search for minimal sufficient explanations (MSEs) of one image, by beam search over sets of patches.
+    """Find minimal sufficient explanations (MSEs) of an image, by beam search over sets of patches.
 
-    A set of patches is shown and the baseline replaces the others. The set is *sufficient* if its score is at
-    least `threshold` times the image's, and *minimal* if no single patch can be removed. Starting from the
-    empty set, each of the `beam_width` best insufficient sets of a size is extended by each of its
-    `candidates` best unused patches, and all these successors are scored as one batch. The sufficient ones
-    are reduced to minimal sets and recorded (see `reduce_supersets`); of the others, the `beam_width` sets
-    with the highest scores form the next beam (ties go to the set with earlier patches). No set is scored
-    twice, and a finished search makes no more model calls.
+    A set of patches is shown, and the baseline replaces all other patches. The set is *sufficient* if its
+    score is at least `threshold` times the image's score, and *minimal* if no single patch can be removed.
+    The search starts from the empty set. For each size, the `beam_width` best insufficient sets are extended
+    by each of their `candidates` best unused patches, and all of these successors are scored as one batch.
+    Sufficient successors are reduced to minimal sets and recorded (see `reduce_supersets`). From the others,
+    the `beam_width` sets with the highest scores form the next beam (ties go to the set with earlier
+    patches). No set is scored twice, and a finished search makes no further model calls.
 
     Args:
       score: the score to explain, a callable pytree from images [N, H, W, C] to [N], above 0 for the image;
-        see `class_score`. A plain function works, but every new function object is recompiled.
+        see `class_score`. A plain function works, but every new function object triggers recompilation.
       image: [H, W, C] float, in the model's input space.
-      baseline: [H, W, C], replaces hidden patches; None: the blurred image.
+      baseline: image that replaces hidden patches, [H, W, C]; default: the blurred image.
       key: ignored; the search is deterministic.
-      batch_size: images per model call (static); None chooses by platform.
-      grid: rows and columns of patches, one number or both (static); no finer than the image.
-      beam_width: sets expanded at each size (static).
-      candidates: extensions per beam set (static); None: all, or 15 with a proposal map.
-      threshold: in (0, 1]; may be traced.
-      max_size: largest set size tried (static); at most the number of patches.
-      max_explanations: the search stops when it has found this many (static).
-      proposal: priority of each patch, [P] or [rows, cols], highest first; see `proposal_map`. None: all
+      batch_size: images per model call (static); default: chosen for the platform.
+      grid: rows and columns of patches, as one number or a pair (static); no finer than the image.
+      beam_width: number of sets expanded at each size (static).
+      candidates: number of extensions per set (static); default: all patches, or 15 with a proposal map.
+      threshold: fraction of the image's score that is sufficient, in (0, 1]; may be traced.
+      max_size: largest set size to try (static); at most the number of patches.
+      max_explanations: maximum number of explanations (static); the search stops when it is reached.
+      proposal: priority of each patch, [P] or [rows, cols], highest first; see `proposal_map`. If None, all
         patches are tried.
-      min_score: an image that scores below this counts as scoring zero, and there is no search.
-      max_evaluations: budget of model evaluations (static), and the capacity of the cache of scored sets;
-        None: a generous default. When it is spent, the search stops and returns the explanations so far.
-      reduce_supersets: also reduce sufficient sets that contain an explanation found at a smaller size
-        (static). Such a set is not minimal and usually reduces to a known explanation. On photos this found
-        a quarter more explanations for twice the evaluations; it finds no more if removing patches
-        never raises the score and the beam holds all sets.
+      min_score: minimum score of the image; if its score is lower, no search is performed.
+      max_evaluations: maximum number of model evaluations (static), which is also the capacity of the cache;
+        the default is generous. When it is reached, the search stops and returns the explanations so far.
+      reduce_supersets: whether to also reduce sufficient sets that contain an explanation found at a smaller
+        size (static). Such a set is not minimal and usually reduces to a known explanation. On photos, this
+        found 25% more explanations with twice as many evaluations. It finds no more if removing patches never
+        raises the score and the beam contains all sets.
 
     Returns:
-      A `SearchResult`. A NaN or near-zero score, a baseline that is sufficient alone, and a search that finds
-      nothing are reported as a `Status` in the result, not as errors.
+      A `SearchResult`. A NaN or near-zero score, a baseline that is sufficient on its own, or a search that
+      finds nothing is reported as a `Status` in the result, not as an error.
 
     Raises:
-      TypeError, ValueError: invalid shapes or options, a concrete threshold outside (0, 1], or NaN in the
-        image, baseline or proposal.
+      TypeError, ValueError: if shapes or options are invalid, a concrete threshold is outside (0, 1], or the
+        image, baseline or proposal contains NaN.
 
     References:
       Shitole, Li, Kahng, Tadepalli, Fern. One Explanation is Not Enough: Structured Attention Graphs for
@@ -271,23 +272,24 @@ def _as_proposal(proposal: Array, grid: tuple[int, int]) -> Array:
     priority = jnp.asarray(proposal, jnp.float32)
     if priority.shape not in (grid, (grid[0] * grid[1],)):
         raise ValueError(
-            f"proposal must be one number per patch, {grid} or ({grid[0] * grid[1]},), got {priority.shape}."
+            f"proposal must have shape {grid} or ({grid[0] * grid[1]},), one number per patch, "
+            f"got {priority.shape}."
         )
     check_finite(priority, "proposal")
     return priority.reshape(-1)
 
 
 def _candidates(candidates: int | None, patches: int, has_proposal: bool) -> int:
-    """Return the number of extensions per beam set."""
+    """Return the number of extensions per set in the beam."""
     if candidates is None:
         return min(patches, _CANDIDATES) if has_proposal else patches
     if not has_proposal:
-        raise ValueError("candidates needs a proposal map: pass proposal=, or omit candidates.")
+        raise ValueError("candidates requires a proposal map: pass proposal=, or omit candidates.")
     return min(patches, check_positive_int(candidates, "candidates"))
 
 
 def _budget(max_evaluations: int | None, patches: int, successor_count: int) -> int:
-    """Return the evaluation budget: by default all successors and several times as many removals."""
+    """Return the evaluation budget; the default covers all successors and three times as many removals."""
     if max_evaluations is None:
         generous = 2 + 4 * successor_count
         return generous if patches > 30 else min(generous, 2**patches)  # all sets of a small grid
@@ -346,7 +348,7 @@ def _has_room(settings: _SearchSettings, state: _SearchState) -> Array:
 def _search_size(
     settings: _SearchSettings, problem: _SearchProblem, state: _SearchState, size: Array
 ) -> tuple[_SearchState, SearchHistory]:
-    """Score the sets of one size, reduce the sufficient ones, and choose the next beam; a no-op once done."""
+    """Score the sets of one size, reduce those that are sufficient, and choose the next beam."""
     unfinished = jnp.any(state.alive) & _has_room(settings, state)
     start = state._replace(
         phase=jnp.where(unfinished, _EXPAND, _DONE).astype(jnp.int32),
@@ -372,7 +374,7 @@ def _score_batch(
         jnp.where(expanding, _pad(larger, count), _pad(smaller, count))
         for larger, smaller in zip(expanded, removed, strict=True)
     )
-    # Under vmap a finished search still executes with the others; it must make no model calls.
+    # Under vmap, a finished search still runs along with the others, but must not call the model.
     wanted = wanted & (state.phase != _DONE)
     memory, scored = score_sets(
         problem.score,
@@ -391,7 +393,7 @@ def _score_batch(
         sets,
         scored,
     )
-    # A batch that was not scored ends the search; sets that are still active then are not minimal.
+    # A batch that was not scored ends the search; sets that are still active at that point are not minimal.
     finished = ~jnp.any(state.group.active) | memory.overdrawn
     return jax.tree_util.tree_map(partial(jnp.where, finished), _next_group(settings, state), state)
 
@@ -405,7 +407,7 @@ def _expansion(
 ) -> tuple[Array, Array]:
     """Return the sets of one size to score and which of them exist: bool [M, P], bool [M].
 
-    At size 0 these are the empty set (the baseline) and the set of all patches (the image).
+    At size 0, these are the empty set (the baseline) and the set of all patches (the image).
     """
     count, patches = settings.proposed, problem.proposal.shape[0]
     larger, unused = successors(state.beam, problem.proposal, settings.candidates)
@@ -431,10 +433,10 @@ def _after_expansion(
     words, scores, first = (part[:count] for part in scored)
     at_start = size == 0
     image_score = jnp.where(at_start, scores[1], state.image_score)
-    # The full image is not a set of size 0, and an image with a near-zero score has no explanations.
+    # At size 0, exclude the full image; an image with a near-zero score has no explanations.
     eligible = first & ~(at_start & (jnp.arange(count) == 1)) & (image_score >= problem.min_score)
     reaches_threshold = scores >= problem.threshold * image_score
-    # A set whose score is not finite is not expanded, except for the empty set.
+    # Sets whose score is not finite are not expanded, except for the empty set.
     insufficient = eligible & ~reaches_threshold & (at_start | ~jnp.isnan(scores))
     sufficient = eligible & reaches_threshold
     if not settings.reduce_supersets:
@@ -467,7 +469,7 @@ def _after_removals(
     sets: Array,
     scored: SetScores,
 ) -> _SearchState:
-    """Remove one patch from each set of the group that can lose one."""
+    """Remove one patch from each set in the group that remains sufficient without it."""
     count = settings.group_size * settings.max_size
     sufficient_score = problem.threshold * state.image_score
     group = remove_best(state.group, sets[:count], scored.scores[:count], sufficient_score)
@@ -477,9 +479,9 @@ def _after_removals(
 
 
 def _next_group(settings: _SearchSettings, state: _SearchState) -> _SearchState:
-    """Record the minimal sets of the group and take the next one from the queue, or end the size.
+    """Record the group's minimal sets and take the next group from the queue, if there is one.
 
-    A group is no larger than the explanation buffer, so few sets are reduced that do not fit into it.
+    A group is no larger than the explanation buffer, so few sets are reduced that do not fit into the buffer.
     """
     queue, size = state.queue, settings.group_size
     state = state._replace(buffer=_record(state.buffer, state.group))
@@ -494,7 +496,7 @@ def _next_group(settings: _SearchSettings, state: _SearchState) -> _SearchState:
 
 
 def _record(buffer: _ExplanationBuffer, group: Group) -> _ExplanationBuffer:
-    """Add the new minimal sets of a group to the buffer, up to its capacity."""
+    """Add a group's new minimal sets to the buffer, up to its capacity."""
     capacity, words, minimal = buffer.sets.shape[0], pack(group.sets), group.minimal
     filled = jnp.arange(capacity) < buffer.used
     known = find_rows(words, pack(buffer.sets), filled) < capacity
@@ -566,23 +568,23 @@ def proposal_map(
     grid: Pair = 7,
     n_steps: int = 16,
 ) -> Array:
-    """Return how much each patch adds to the score: integrated gradients over the grid, float32 [rows, cols].
+    """Return each patch's integrated gradient, an estimate of its effect on the score: float32 [rows, cols].
 
     This is the score's gradient with respect to the patches, averaged over the straight path from the
-    baseline to the image; I-GOS starts from the same gradient. On photos this map led to more and smaller
-    explanations than the I-GOS mask after the published two iterations, which stays at 1 nearly everywhere
-    when the classifier is confident.
+    baseline to the image; I-GOS starts from the same gradient. On photos, this map led to more and smaller
+    explanations than the I-GOS mask after the published two iterations. That mask remains 1 almost everywhere
+    if the classifier is confident.
 
     Args:
-      score: images [N, H, W, C] -> [N].
-      image: [H, W, C], model space.
-      baseline: [H, W, C]; None: the blurred image.
-      batch_size: images per model call (static); None chooses by platform.
+      score: the explained score, images [N, H, W, C] -> [N].
+      image: [H, W, C], in model space.
+      baseline: [H, W, C]; default: the blurred image.
+      batch_size: images per model call (static); default: chosen for the platform.
       grid: rows and columns of patches (static).
       n_steps: number of forward and backward passes (static).
 
     Raises:
-      TypeError, ValueError: invalid shapes or options.
+      TypeError, ValueError: if shapes or options are invalid.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain as jx
@@ -601,7 +603,7 @@ def _integrated_patches(
     score: Score, scene: Scene, grid: tuple[int, int], n_steps: int, batch_size: int | None
 ) -> Array:
     nodes, weights = paths.midpoint(n_steps)
-    # `_scaled_patches` multiplies the patches, and so the gradient, by the node; the division undoes that.
+    # `_scaled_patches` multiplies the patches, and so the gradient, by the node; the division reverses this.
     return funnel.value_and_grad(
         score, _scaled_patches, jnp.ones(grid), scene, nodes, weights / nodes, batch_size=batch_size
     ).grads

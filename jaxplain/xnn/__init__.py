@@ -1,4 +1,4 @@
-"""Explanation networks: a class's logit computed from a few faithful, orthogonal x-features."""
+"""Explanation networks, which compute a class's logit from a few faithful, orthogonal x-features."""
 
 from jaxplain.xnn.checkpoint import CheckpointError as CheckpointError
 from jaxplain.xnn.checkpoint import load as load

@@ -20,7 +20,7 @@ FORMAT, PROBE_FORMAT = "jaxplain-srae-1", "jaxplain-probe-1"  # unchanged since 
 
 
 class CheckpointError(ValueError):
-    """A file that is not a jaxplain checkpoint, or is damaged; the message names the file and the problem."""
+    """Raised if a file is not a jaxplain checkpoint or is damaged; the message names the file and problem."""
 
 
 def save(path: str | os.PathLike[str], srae: SRAE, about: Mapping[str, Any] | None = None) -> None:
@@ -28,12 +28,12 @@ def save(path: str | os.PathLike[str], srae: SRAE, about: Mapping[str, Any] | No
 
     Args:
       path: the output file; its folder must exist.
-      srae: a single network, not a stack of them from a `vmap`.
-      about: JSON metadata to save with it, such as the class, the key or the model.
+      srae: a single network, not a batch of networks from a `vmap`.
+      about: JSON-compatible metadata to save with the network, such as the class, the key or the model.
 
     Raises:
-      OutputError: the file cannot be written.
-      ValueError: `srae` is a stack of networks.
+      OutputError: if the file cannot be written.
+      ValueError: if `srae` is a batch of networks.
 
     Example:
       >>> srae = SRAE(SRAEConfig(features=8, widths=(4,), n_features=2), rngs=nnx.Rngs(0))
@@ -59,8 +59,8 @@ def load(path: str | os.PathLike[str]) -> tuple[SRAE, dict[str, Any]]:
     """Read an SRAE and the metadata saved with it.
 
     Raises:
-      CheckpointError: the file is missing, damaged, of another format, or its arrays do not match its
-        configuration.
+      CheckpointError: if the file is missing, is damaged, has another format, or contains arrays that do not
+        match its configuration.
     """
     path = Path(path)
     header, arrays = _read(path, FORMAT)
@@ -76,7 +76,7 @@ def save_probe(path: str | os.PathLike[str], probe: Probe) -> None:
     """Write a linear probe to a safetensors file, atomically.
 
     Raises:
-      OutputError: the file cannot be written.
+      OutputError: if the file cannot be written.
     """
     arrays = {name: np.asarray(part) for name, part in probe._asdict().items()}
     _write(path, arrays, {"format": PROBE_FORMAT})
@@ -86,11 +86,11 @@ def load_probe(path: str | os.PathLike[str]) -> Probe:
     """Read a linear probe.
 
     Raises:
-      CheckpointError: the file is missing, damaged or of another format.
+      CheckpointError: if the file is missing, is damaged or has another format.
     """
     _, arrays = _read(Path(path), PROBE_FORMAT)
     if set(arrays) != set(Probe._fields) or arrays["kernel"].shape[1:] != arrays["bias"].shape:
-        raise CheckpointError(f"{path} does not hold a probe (kernel [D, K] and bias [K]).")
+        raise CheckpointError(f"{path} does not contain a probe (kernel [D, K] and bias [K]).")
     return Probe(jnp.asarray(arrays["kernel"]), jnp.asarray(arrays["bias"]))
 
 
@@ -136,7 +136,7 @@ def _restored(config: SRAEConfig, arrays: dict[str, np.ndarray], path: Path) -> 
                 f"got {arrays[name].dtype} {arrays[name].shape}."
             )
         if not np.isfinite(arrays[name]).all():
-            raise CheckpointError(f"{path}: {name} holds NaN or infinite values.")
+            raise CheckpointError(f"{path}: {name} contains NaN or infinite values.")
     leaves = [jnp.asarray(arrays[name]) for name in expected]
     return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(blank), leaves)
 

@@ -1,4 +1,4 @@
-"""Evaluation of fitted SRAEs on unseen images, and the choice of the number of x-features."""
+"""Evaluate fitted SRAEs on unseen images, and choose the number of x-features."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ RECONSTRUCTED = 0.5  # R^2 above which a feature counts as reconstructed
 
 
 class Diagnosis(NamedTuple):
-    """Measures of an SRAE for one class; `MEASURES` gives the formula and preferred direction of each."""
+    """Metrics of an SRAE for one class; `MEASURES` gives their formulas and preferred directions."""
 
     rmse: Array  # []
     r2: Array  # []
@@ -32,7 +32,7 @@ class Diagnosis(NamedTuple):
 
 
 class Formula(NamedTuple):
-    """Definition of a measure. In formulas, i indexes images, k and j x-features, d features."""
+    """Definition of a metric. In formulas, i indexes images, k and j x-features, and d features."""
 
     better: str  # "high", "low", or "few" if neither extreme is good
     formula: str
@@ -53,7 +53,7 @@ MEASURES: dict[str, Formula] = {
 
 
 class DiagnosisRow(NamedTuple):
-    """A row of the table of measures."""
+    """A row in the table of metrics."""
 
     name: str
     value: float
@@ -62,7 +62,7 @@ class DiagnosisRow(NamedTuple):
 
 
 def table(diagnosis: Diagnosis) -> Iterator[DiagnosisRow]:
-    """Iterate over the measures with their names, directions and formulas.
+    """Iterate over the metrics, with their names, values, preferred directions and formulas.
 
     Example:
       >>> empty = Diagnosis(*(jnp.zeros(()),) * len(Diagnosis._fields))
@@ -84,22 +84,22 @@ def diagnose(
     label: int | Array | None = None,
     importance: Array | None = None,
 ) -> Diagnosis:
-    """Measure an SRAE on features [N, D] and the logits [N] or [N, K] that it explains.
+    """Compute metrics of an SRAE from features [N, D] and the explained logits, [N] or [N, K].
 
     Args:
       srae: the fitted network.
-      features: [N, D], preferably of held-out images.
-      logits: [N], the class's logit, or [N, K], those of all explained classes.
+      features: [N, D], preferably from held-out images.
+      logits: logits of the class, [N], or of all explained classes, [N, K].
       target: index of the class among the explained classes.
-      every_logit: [N, C], the logits of all classes of the classifier, for `agreement`.
-      label: index of the explained class among those C classes; required with `every_logit`.
-      importance: [M, H, W], importance maps of x-features, for `locality`.
+      every_logit: logits of all of the classifier's classes, [N, C], to compute `agreement`.
+      label: index of the explained class among the C classes; required with `every_logit`.
+      importance: importance maps of x-features, [M, H, W], to compute `locality`.
 
     Returns:
-      A `Diagnosis`; NaN where a formula is undefined (a constant logit has no R^2). See `table`.
+      A `Diagnosis`; metrics are NaN if undefined (for example, a constant logit has no R^2). See `table`.
 
     Raises:
-      ValueError: only one of `every_logit` and `label`, or shapes that do not match.
+      ValueError: if only one of `every_logit` and `label` is given, or shapes do not match.
 
     Example:
       >>> from flax import nnx
@@ -131,7 +131,9 @@ def diagnose(
 
 def _agreement(every_logit: Array | None, label: int | Array | None, predicted: Array) -> Array:
     if (every_logit is None) != (label is None):
-        raise ValueError("every_logit and label go together: all logits, and the index of the explained one.")
+        raise ValueError(
+            "every_logit and label must be given together: all logits, and the explained class's index."
+        )
     if every_logit is None:
         return jnp.float32(jnp.nan)
     replaced = replace_logit(every_logit, label, predicted)
@@ -139,7 +141,7 @@ def _agreement(every_logit: Array | None, label: int | Array | None, predicted: 
 
 
 def _correlation(contributions: Array) -> Array:
-    """Return the mean squared correlation between different columns [N, n]; 0 for a constant column."""
+    """Return the mean squared correlation between different columns of [N, n]; 0 if a column is constant."""
     count = contributions.shape[1]
     if count < 2:
         return jnp.zeros(())
@@ -151,7 +153,7 @@ def _correlation(contributions: Array) -> Array:
 
 
 def significant(contributions: Array) -> Array:
-    """Return the smallest set of x-features with 90% of the positive contributions: [N, n] -> bool [N, n].
+    """Return the fewest x-features that make up 90% of positive contributions: [N, n] -> bool [N, n].
 
     Example:
       >>> significant(jnp.array([[6.0, 3.5, 0.5, -4.0]])).tolist()
@@ -166,13 +168,13 @@ def significant(contributions: Array) -> Array:
 
 
 def locality(importance: Array, cells: int = 7) -> Array:
-    """Spread of importance: its entropy over cells / log(cells^2): [M, H, W] -> [M].
+    """Return the spread of importance, its entropy over cells / log(cells^2): [M, H, W] -> [M].
 
-    0 if all importance lies in one cell, 1 if it is uniform; NaN for a map without positive importance.
-    Negative importance counts as 0.
+    The value is 0 if all importance lies in one cell, 1 if it is uniform, and NaN if a map has no positive
+    importance. Negative importance counts as 0.
 
     Raises:
-      ValueError: not [M, H, W], or fewer than `cells` rows or columns.
+      ValueError: if `importance` is not [M, H, W], or has fewer than `cells` rows or columns.
 
     Example:
       >>> locality(jnp.ones((1, 14, 14))).round(3).tolist()
@@ -180,7 +182,7 @@ def locality(importance: Array, cells: int = 7) -> Array:
     """
     if importance.ndim != 3 or min(importance.shape[1:]) < cells:
         raise ValueError(
-            f"importance must be [M, H, W], H and W at least {cells}, got shape {importance.shape}."
+            f"importance must be [M, H, W] with H and W at least {cells}, got shape {importance.shape}."
         )
     height, width = importance.shape[1:]
     rows, cols = (jnp.arange(side) * cells // side for side in (height, width))
@@ -204,7 +206,7 @@ def recall_and_precision(logits: Array, labels: Array, target: int) -> tuple[Arr
 
 
 def replace_logit(logits: Array, target: int | Array | None, predicted: Array) -> Array:
-    """Replace the logits of one class, among [N, K], with predictions [N]."""
+    """Replace one class's logits, in [N, K], with predictions [N]."""
     return jnp.asarray(logits).at[:, target].set(predicted)
 
 
@@ -216,7 +218,7 @@ class Selection(NamedTuple):
     """Fits with different numbers of x-features, and the best number."""
 
     n_features: int  # the number with the lowest criterion
-    criteria: dict[int, float]  # for every number tried; NaN where the fit is not finite
+    criteria: dict[int, float]  # criterion for each number tried; NaN if the fit is not finite
     fits: dict[int, FitResult]
 
     @property
@@ -228,14 +230,15 @@ class Selection(NamedTuple):
 def criterion(
     fitted: FitResult, features: Array, *, p0: float = 1.0, p1: float = 1.0, p2: float = 0.0
 ) -> Array:
-    """sum_k (mean_i E_ik w_k)^2 + p0 * loss + p1 * n - p2 * (number of positive x-features), [], to minimize.
+    """Return the criterion that `select_n_features` minimizes, a scalar.
 
-    The loss is the validation loss of the best epoch. Contributions are in standard deviations of the logit,
-    so that p0, p1 and p2 are comparable across models; terms are averaged over classes.
+    It is sum_k (mean_i E_ik w_k)^2 + p0 * loss + p1 * n - p2 * (number of positive x-features), where loss is
+    the best epoch's validation loss. Contributions are in standard deviations of the logit, so that
+    p0, p1 and p2 are comparable across models. Terms are averaged over classes.
 
     Args:
       fitted: result of `fit`.
-      features: [N, D] over which contributions are averaged.
+      features: features over which contributions are averaged, [N, D].
       p0: weight of the loss.
       p1: cost per x-feature.
       p2: reward per x-feature with a positive mean contribution.
@@ -260,22 +263,22 @@ def select_n_features(
     p2: float = 0.0,
     **options: Any,
 ) -> Selection:
-    """Choose the number of x-features whose fit has the lowest published criterion; see `criterion`.
+    """Choose the number of x-features that minimizes the published criterion; see `criterion`.
 
-    Each number has its own shapes and is compiled separately.
+    Each number leads to different shapes and is compiled separately.
 
     Args:
-      features: [N, D], as for `fit`.
+      features: [N, D], as in `fit`.
       logits: [N] or [N, K].
       key: random key, used for every fit.
       candidates: numbers of x-features to try.
       p0: weight of the loss.
       p1: cost per x-feature.
       p2: reward per x-feature with a positive mean contribution.
-      **options: options of `fit`.
+      **options: options for `fit`.
 
     Raises:
-      ValueError: no candidates, a candidate that `fit` rejects, or no finite fit.
+      ValueError: if there are no candidates, `fit` rejects a candidate, or no fit is finite.
 
     Example:
       >>> import jax

@@ -1,4 +1,4 @@
-"""Fitting an SRAE to a layer's features and a class's logit."""
+"""Fit an SRAE to a layer's features and a class's logit."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,14 +17,14 @@ from jaxplain.xnn.training import FitSchedule, TrainedRound, TrainingProblem, tr
 
 PullAwayRows = Literal["x-features", "images"]
 DEFAULT_WEIGHTS = (20.0, 15.0, 40.0, 60.0)
-LOGIT_STD = 10.0  # of the standardized logits: the published weights were chosen for scores from 0 to 50
+LOGIT_STD = 10.0  # standardized logits' deviation; the published weights were chosen for scores from 0 to 50
 _FLOOR = 0.5  # fraction of the features' median standard deviation that is added to every feature's scale
 _SECOND = 0.3  # minimum of the second largest mean contribution, as a fraction of the largest
 _STRONGER, _WEAKER = 1.2, 0.8  # factors per retry for the reconstruction and pull-away weights
 
 
 class FitResult(NamedTuple):
-    """A fitted SRAE with the status and history of its fit; a pytree, so that fits can be vmapped."""
+    """A fitted SRAE with its status and training history; a pytree, so that fits can be vmapped."""
 
     srae: SRAE
     status: Array  # int32 [], a `jaxplain.Status`: OK, NOT_FINITE, CONSTANT_LOGITS or NOT_ACCEPTED
@@ -72,26 +72,27 @@ def fit(
     head: HeadSign = "positive",
     progress: Callable[[Array], None] | None = None,
 ) -> FitResult:
-    """Fit an SRAE: a few x-features that predict a class's logit, differ from one another, and reconstruct
-    some of the layer's features.
+    """Fit an SRAE to a layer's features and a class's logit.
 
-    Pretrains layer by layer, initializes the x-features, regresses the head, and minimizes the loss over all
-    parameters for `epochs` epochs. If the result fails the published acceptance rule (the second largest mean
-    contribution of an x-feature must be at least 0.3 of the largest), training is repeated with 1.2 times the
-    reconstruction weight and 0.8 times the pull-away weight, up to `max_rounds` rounds. All of this is one
-    compiled program under `jax.jit`, and `jax.vmap` works over keys and loss weights.
+    An SRAE has a few x-features that predict the logit, differ from one another, and reconstruct some of the
+    layer's features. This function pretrains layer by layer, initializes the x-features, fits the head by
+    regression, and minimizes the loss over all parameters for `epochs` epochs. If the result fails the
+    published acceptance rule (the second largest mean contribution of an x-feature must be at least 0.3 times
+    the largest), training is repeated with 1.2 times the reconstruction weight and 0.8 times the pull-away
+    weight, for up to `max_rounds` rounds. All of this is one compiled program under `jax.jit`, and `jax.vmap`
+    works over keys and loss weights.
 
     Features and logits are standardized first, so that loss weights are comparable across models.
 
     Args:
       features: [N, D], a layer's activations. Use `output="linear"` if they may be negative.
-      logits: [N] or [N, K], the logit of one class or of several.
-      key: random key for initial weights, the order of images, dropout, mixing and jitter.
+      logits: logits of one class, [N], or of several classes, [N, K].
+      key: random key for initial weights, shuffling, dropout, mixing and jitter.
       n_features: n, the number of x-features.
-      weights: loss weights of faithfulness, reconstruction, pull-away and dominance (0 if omitted); may be
-        traced. The published ones are (1, 15, 5). The defaults were chosen on a dozen bird species, for
+      weights: loss weights for faithfulness, reconstruction, pull-away and dominance (0 if omitted); may be
+        traced. The published weights are (1, 15, 5). The defaults were tuned on a dozen bird species, for
         faithful fits with several x-features per image that are not parallel.
-      q: see `sparse_reconstruction_loss`.
+      q: scale of the errors in the reconstruction loss; see `sparse_reconstruction_loss`.
       validation: fraction of the images held out to choose the best epoch.
       epochs: number of epochs of joint training.
       pretrain_epochs: number of pretraining epochs per layer; 0 skips pretraining.
@@ -99,26 +100,28 @@ def fit(
       learning_rate: Adam's learning rate; divided by 10 every `decay_every` epochs.
       decay_every: epochs per learning rate decay.
       weight_decay: coefficient of the L2 penalty in the gradient.
-      patience: stop after this many epochs without improvement on the held-out images; None: never.
-      mixing: how far mixtures of two images extrapolate beyond them; 0 for no mixing. See
+      patience: number of epochs without improvement on the held-out images after which training stops; None
+        disables early stopping.
+      mixing: how far mixtures of two images extrapolate beyond them; 0 disables mixing. See
         `jaxplain.xnn.training.mix`.
-      jitter: standard deviation of noise on the features, whose effect on the logits is estimated by linear
-        regression; 0 for no noise. See `jaxplain.xnn.training.logit_gradient`.
-      max_rounds: maximum number of training rounds; 1 for no retry.
-      over: rows of the pull-away loss, "x-features" or "images".
+      jitter: standard deviation of noise added to the features; its effect on the logits is estimated by
+        linear regression. 0 disables it. See `jaxplain.xnn.training.logit_gradient`.
+      max_rounds: maximum number of training rounds; 1 disables retries.
+      over: rows in the pull-away loss, "x-features" or "images".
       widths: widths of the hidden layers between features and x-features.
-      activation: activation of the hidden layers.
+      activation: activation function of the hidden layers.
       output: output activation of the decoder, "relu" or "linear".
-      head: "positive", or "signed" as published, where x-features may also lower the logit.
-      progress: called on the host with the index of each epoch, which restarts at 0 in each round; for a
-        progress bar. A new function object triggers a recompilation.
+      head: sign of the head's weights: "positive", or "signed" (as published), which lets x-features lower
+        the logit.
+      progress: callback for a progress bar, called on the host with the index of each epoch, which restarts
+        at 0 in each round. A new function object triggers recompilation.
 
     Returns:
       A `FitResult`.
 
     Raises:
-      ValueError: mismatched shapes; for concrete arrays also non-finite values, or negative features with
-        `output="relu"`.
+      ValueError: if shapes do not match; for concrete arrays, also if values are not finite, or if features
+        are negative with `output="relu"`.
 
     References:
       Fuxin et al. From Heatmaps to Structural Explanations of Image Classifiers. Applied AI Letters 2021.
@@ -215,7 +218,7 @@ def _fit(
 
 
 def _after_round(state: _FitState, trained: TrainedRound, share: Array, accepted: Array) -> _FitState:
-    """Retain the better of two rounds and update the weights for the next."""
+    """Retain the better of two rounds and update the weights for the next round."""
     better = accepted | (share > state.share) | (state.number == 0)
 
     def choose(new: Any, old: Any) -> Any:
@@ -235,7 +238,7 @@ def _after_round(state: _FitState, trained: TrainedRound, share: Array, accepted
 
 
 def _second_share(srae: SRAE, train: TrainingData) -> tuple[Array, Array]:
-    """Return the worst class's second largest over largest mean contribution, and whether it passes."""
+    """Return the worst class's ratio of second-largest to largest mean contribution, and if it passes."""
     means = srae.encode(train.features).mean(0)[:, None] * srae.kernel  # [n, K]
     if means.shape[0] < 2:
         return jnp.float32(1), (means > 0).all()
@@ -253,11 +256,11 @@ def _status(srae: SRAE, train: TrainingData, accepted: Array) -> Array:
 
 
 def _blank(config: SRAEConfig, raw: TrainingData) -> SRAE:
-    """Return an SRAE whose constants standardize features and logits, and whose parameters are 0.
+    """Return an SRAE with zero parameters, whose constants standardize features and logits.
 
-    Features and logits that never vary have scale 1. Divided by its own standard deviation alone, a rarely
-    active feature could occasionally lie 60 standard deviations from the mean and dominate the logit, so the
-    scale also includes the median standard deviation.
+    Features and logits that never vary have scale 1. The scale also includes the median standard deviation.
+    Otherwise, a rarely active feature could occasionally lie 60 standard deviations from the mean and
+    dominate the logit.
     """
     shapes = nnx.eval_shape(lambda: SRAE(config, rngs=nnx.Rngs(0)))  # initializers are slow to compile
     srae = jax.tree_util.tree_map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

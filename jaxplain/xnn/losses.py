@@ -1,6 +1,7 @@
-"""The loss of an explanation network, to be minimized: its terms, as pure functions, and their weighted sum.
+"""Loss terms of an explanation network, as pure functions, and their weighted sum.
 
-In shapes, N is the number of images, D of features, n of x-features, and K of classes.
+In shapes, N is the number of images, D the number of features, n the number of x-features, and K the number
+of classes.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,7 @@ _EPSILON = 1e-8  # keeps the direction of a zero vector defined
 
 
 def faithfulness_loss(predicted: Array, logits: Array) -> Array:
-    """Mean squared error of the predicted logits: [N, K], [N, K] -> [].
+    """Return the mean squared error of the predicted logits: [N, K], [N, K] -> [].
 
     Example:
       >>> float(faithfulness_loss(jnp.array([[1.0], [3.0]]), jnp.array([[1.0], [1.0]])))
@@ -27,14 +28,15 @@ def faithfulness_loss(predicted: Array, logits: Array) -> Array:
 
 
 def sparse_reconstruction_loss(reconstruction: Array, features: Array, q: Array | float = 100.0) -> Array:
-    """mean_k log(1 + q mean_i (Zhat_ik - Z_ik)^2) over features k, images i: [N, D], [N, D] -> [].
+    """Return the sparse reconstruction loss: [N, D], [N, D] -> [].
 
-    The logarithm flattens large errors, so a few features are reconstructed well and most are not.
+    It is mean_k log(1 + q mean_i (Zhat_ik - Z_ik)^2) over features k and images i. The logarithm flattens
+    large errors, so a few features are reconstructed well and most are not.
 
     Args:
       reconstruction: [N, D].
       features: [N, D].
-      q: for small q the loss tends to q times the mean squared error; at 0 it is 0.
+      q: scale of the errors. For small q, the loss approaches q times the mean squared error.
 
     Example:
       >>> float(sparse_reconstruction_loss(jnp.ones((3, 2)), jnp.ones((3, 2))))
@@ -45,10 +47,10 @@ def sparse_reconstruction_loss(reconstruction: Array, features: Array, q: Array 
 
 
 def pull_away_loss(vectors: Array) -> Array:
-    """Mean squared cosine between different rows: [r, m] -> []; 0 for orthogonal rows, 1 for parallel ones.
+    """Return the mean squared cosine between different rows, 0 if orthogonal, 1 if parallel: [r, m] -> [].
 
     Rows are the contributions of x-features (`contributions.T`, the paper's orthogonality) or of images
-    (`contributions`). For a single row the loss is 0.
+    (`contributions`). For a single row, the loss is 0.
 
     Example:
       >>> float(pull_away_loss(jnp.array([[1.0, 0.0], [0.0, 2.0]])).round(4))
@@ -69,10 +71,11 @@ def pull_away_loss(vectors: Array) -> Array:
 
 
 def dominance_loss(contributions: Array) -> Array:
-    """Concentration of contributions on few x-features: [N, n] -> []; 1/n if all are equal, 1 for only one.
+    """Return how concentrated contributions are on few x-features: [N, n] -> [].
 
-    sum_ik C_ik^2 / sum_i (sum_k |C_ik|)^2. Not in the paper, which relies on retries instead: a faithful
-    network with a single active x-feature is a minimum of the paper's loss.
+    The value, sum_ik C_ik^2 / sum_i (sum_k |C_ik|)^2, ranges from 1/n (all equal) to 1 (only one x-feature).
+    This term is not in the paper, which relies on retries instead, because a faithful network with a single
+    active x-feature minimizes the paper's loss.
 
     Example:
       >>> float(dominance_loss(jnp.array([[1.0, 1.0], [2.0, 2.0]])))
@@ -87,7 +90,9 @@ def dominance_loss(contributions: Array) -> Array:
 
 
 def is_dead(contributions: Array) -> Array:
-    """Return which x-features contribute below 1% of an equal share to every class: [N, n, K] -> bool [n].
+    """Return which x-features contribute less than 1% of an equal share to each class.
+
+    Shapes: [N, n, K] -> bool [n].
 
     Example:
       >>> is_dead(jnp.array([[[5.0], [3.0], [0.001]]])).tolist()
@@ -142,11 +147,11 @@ def loss_terms(
 
     Args:
       outputs: outputs of the SRAE for the batch.
-      kernel: [n, K], kernel of its head.
+      kernel: kernel of the SRAE's head, [n, K].
       data: the batch.
       weights: weights of the terms.
-      q: see `sparse_reconstruction_loss`.
-      over: rows of the pull-away loss, "x-features" or "images".
+      q: scale of the errors; see `sparse_reconstruction_loss`.
+      over: rows in the pull-away loss, "x-features" or "images".
     """
     contributions = outputs.x_features[:, :, None] * kernel[None]  # [N, n, K]
     vectors = contributions.transpose(2, 1, 0) if over == "x-features" else contributions.transpose(2, 0, 1)

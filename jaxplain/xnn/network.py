@@ -1,4 +1,4 @@
-"""The explanation network: a classifier with some of its logits computed from x-features; linear probes."""
+"""Explanation networks, classifiers that compute some of their logits from x-features; and linear probes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class Trunk(nnx.Module):
     """The part of a zoo classifier up to a layer: images [N, H, W, 3] -> features [N, D], a callable pytree.
 
     Args:
-      classifier: an object with `features` and `feature_maps`, such as one from `jaxplain.zoo.load`.
-      layer: "penultimate", the input of the classifier's own head; or "maps", the last convolution's maps
-        averaged over a 2 x 2 grid of cells, so that features keep their rough position and D is four times
-        the number of maps.
+      classifier: an object with `features` and `feature_maps`, such as a model from `jaxplain.zoo.load`.
+      layer: "penultimate" (the input to the classifier's head) or "maps" (the output of the last convolution,
+        averaged over a 2 x 2 grid of cells, so that features keep their approximate position and D is four
+        times the number of maps).
 
     Example:
       >>> from jaxplain import zoo
@@ -89,12 +89,12 @@ class ExplanationNetwork(nnx.Module):
     Args:
       trunk: callable pytree from images [N, H, W, C] to the layer's features [N, D]; see `Trunk`.
       head: callable pytree from features [N, D] to all logits [N, C]: a `Probe` or a `ClassifierHead`.
-      srae: fitted to those features and to the logits of `targets`.
+      srae: SRAE fitted to the trunk's features and to the logits of `targets`.
       targets: class indices of the SRAE's logits, in order; an int for a single class.
 
     Raises:
-      TypeError: trunk or head cannot be called.
-      ValueError: the number of targets is not the SRAE's number of classes, or a class occurs twice.
+      TypeError: if `trunk` or `head` is not callable.
+      ValueError: if the number of targets differs from the SRAE's number of classes, or a class occurs twice.
 
     References:
       Fuxin et al. From Heatmaps to Structural Explanations of Image Classifiers. Applied AI Letters 2021.
@@ -124,7 +124,7 @@ class ExplanationNetwork(nnx.Module):
         return self.srae.x_features(self.trunk(images))
 
     def contributions(self, images: Array, target: int | None = None) -> Array:
-        """Return what each x-feature adds to a logit (default: first target): [N, H, W, C] -> [N, n]."""
+        """Return each x-feature's contribution to a logit (default: first target): [N, H, W, C] -> [N, n]."""
         return self.srae.contributions(self.trunk(images), self._column(target))
 
     def predict(self, images: Array) -> Array:
@@ -132,15 +132,18 @@ class ExplanationNetwork(nnx.Module):
         return self.srae(self.trunk(images))
 
     def significant(self, images: Array, target: int | None = None) -> Array:
-        """Return the fewest x-features with 90% of positive contributions: [N, H, W, C] -> bool [N, n]."""
+        """Return the fewest x-features that make up 90% of the positive contributions.
+
+        Shapes: [N, H, W, C] -> bool [N, n].
+        """
         return significant(self.contributions(images, target))
 
     def replace_logit(self, logits: Array, images: Array) -> Array:
-        """Replace the explained logits, among all logits [N, C], with predictions for images [N, H, W, C]."""
+        """Replace the explained logits in [N, C] with predictions for images [N, H, W, C]."""
         return jnp.asarray(logits).at[:, jnp.array(self.targets)].set(self.predict(images))
 
     def __call__(self, images: Array) -> Array:
-        """Return all logits, the explained ones computed from x-features: [N, H, W, C] -> [N, C]."""
+        """Return all logits, computing explained logits from x-features: [N, H, W, C] -> [N, C]."""
         features = self.trunk(images)
         return self.head(features).at[:, jnp.array(self.targets)].set(self.srae(features))
 
@@ -156,13 +159,13 @@ class ExplanationNetwork(nnx.Module):
 
         Args:
           k: index of the x-feature, 0..n-1; may be traced, so `jax.vmap` over x-features works.
-          of: its "activation", or its "contribution" to a class's logit.
-          unit: the value that corresponds to a score of 1. The default coefficients of the mask methods suit
-            scores from 0 to 1: pass the value on the explained image.
-          target: class of the logit; None: the first target.
+          of: "activation" of the x-feature, or its "contribution" to a class's logit.
+          unit: value that corresponds to a score of 1. The mask methods' default coefficients assume scores
+            from 0 to 1, so pass the value for the explained image.
+          target: class of the logit; default: the first target.
 
         Raises:
-          ValueError: a concrete k out of range, an unknown `of`, a class that is not explained.
+          ValueError: if a concrete `k` is out of range, `of` is unknown, or the class is not explained.
         """
         check_choice(of, get_args(FeatureQuantity), "of")
         count = self.srae.config.n_features
@@ -180,7 +183,7 @@ class ExplanationNetwork(nnx.Module):
 @partial(jax.tree_util.register_dataclass, data_fields=["trunk", "srae", "k", "factor"], meta_fields=[])
 @dataclass(frozen=True)
 class FeatureScore:
-    """The score of one x-feature; made by `ExplanationNetwork.feature_score`."""
+    """The score of one x-feature; created by `ExplanationNetwork.feature_score`."""
 
     trunk: Any
     srae: SRAE
@@ -197,7 +200,7 @@ class FeatureScore:
 
 
 class Probe(NamedTuple):
-    """A linear classifier of features: [N, D] -> logits [N, K]; a pytree."""
+    """A linear classifier on features, as a pytree: [N, D] -> logits [N, K]."""
 
     kernel: Array  # [D, K]
     bias: Array  # [K]
@@ -216,17 +219,17 @@ def linear_probe(
 
     Args:
       features: [N, D]; standardized internally, so that `l2` affects all of them equally.
-      labels: int [N], in 0..classes - 1, each class at least once.
-      classes: K.
-      l2: weight of the kernel's squared norm, on standardized features, relative to the mean cross-entropy.
+      labels: int [N], from 0 to classes - 1; every class must occur.
+      classes: number of classes, K.
+      l2: weight of the kernel's squared norm (on standardized features) relative to the mean cross-entropy.
       iterations: number of L-BFGS iterations.
 
     Returns:
       A `Probe` for raw features.
 
     Raises:
-      ValueError: mismatched shapes; for concrete arrays also non-finite features, a label out of range, or a
-        class without an example.
+      ValueError: if shapes do not match; for concrete arrays, also if features are not finite, a label is out
+        of range, or a class has no examples.
 
     Example:
       >>> features = jnp.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.2]])

@@ -1,4 +1,4 @@
-"""The sparse reconstruction auto-encoder (SRAE): features of a layer -> x-features -> logit of a class."""
+"""The sparse reconstruction auto-encoder (SRAE): a layer's features -> x-features -> a class's logit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ OUTPUTS: dict[str, Callable[[Array], Array]] = {"relu": jax.nn.relu, "linear": l
 
 
 class Constant(nnx.Variable):
-    """A statistic of the data, which is not trained."""
+    """A statistic of the data that is not trained."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class SRAEConfig:
     """The architecture of an SRAE.
 
     Raises:
-      ValueError, TypeError: a width below 1, at least as many x-features as units in the layer below, an
-        unknown activation, a dropout rate outside [0, 1).
+      ValueError, TypeError: if a width is below 1, there are at least as many x-features as units in the
+        layer below, an activation is unknown, or the dropout rate is outside [0, 1).
     """
 
     features: int  # D, size of the explained layer
@@ -66,7 +66,7 @@ class SRAEConfig:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Units of all layers of the encoder, from the features to the x-features."""
+        """Number of units in each encoder layer, from the features to the x-features."""
         return (self.features, *self.widths, self.n_features)
 
 
@@ -152,7 +152,10 @@ class SRAE(nnx.Module):
         return self.encode(self.standardize(features))
 
     def contributions(self, features: Array, target: Array | int = 0) -> Array:
-        """Return what each x-feature adds to a logit, [N, D] -> [N, n]; with `bias` they sum to the logit."""
+        """Return each x-feature's contribution to a logit: [N, D] -> [N, n].
+
+        The contributions and `bias` sum to the logit.
+        """
         return self.x_features(features) * self.weights[:, target][None]
 
     @property

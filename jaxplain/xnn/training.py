@@ -1,8 +1,8 @@
-"""Compiled training of an SRAE: greedy pretraining, initialization of the x-features, joint descent.
+"""Compiled training of an SRAE: greedy pretraining, initialization of x-features, and joint training.
 
 Every step is a pure function from one `SRAE` to the next and works under `vmap` over keys and loss weights,
-so that an ablation is one call. In shapes, N is the number of images, D of features, n of x-features, and K
-of classes.
+so an ablation is a single call. In shapes, N is the number of images, D the number of features, n the number
+of x-features, and K the number of classes.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ class TrainingProblem(NamedTuple):
 
 
 def train_round(srae: SRAE, problem: TrainingProblem, key: Array) -> TrainedRound:
-    """Pretrain, initialize x-features and head, descend; return the epoch with the lowest validation loss."""
+    """Run pretraining, initialization and joint training; return the epoch with the best validation loss."""
     pretrain_key, place_key, key = jax.random.split(key, 3)
     srae = pretrain(srae, problem.train, pretrain_key, problem.schedule)
     srae = place_x_features(srae, problem.train, place_key)
@@ -112,9 +112,9 @@ class _AutoEncoder(NamedTuple):
 
 
 def pretrain(srae: SRAE, train: TrainingData, key: Array, schedule: FitSchedule) -> SRAE:
-    """Train each layer of the encoder with its mirror in the decoder as an auto-encoder of the layer's input.
+    """Train each encoder layer, with its counterpart in the decoder, as an auto-encoder of its input.
 
-    The last layer, whose units are the x-features, is pretrained too, so that none starts dead.
+    The last layer, whose units are the x-features, is also pretrained, so that no x-feature starts dead.
     """
     if not schedule.pretrain_epochs:
         return srae
@@ -176,8 +176,8 @@ def _pretrain_layer(
 def place_x_features(srae: SRAE, train: TrainingData, key: Array) -> SRAE:
     """Initialize every x-feature so that it is active and predicts the logits.
 
-    The units of an auto-encoder are unrelated to the logit, and some are dead: the descent then finds one
-    that is sufficient and never activates the others. Instead, x-feature k starts as the direction in the
+    The units of an auto-encoder are unrelated to the logit, and some are dead: training then relies on a
+    single sufficient unit and never activates the others. Instead, x-feature k starts as the direction in the
     layer below that predicts the logit of class k mod K, plus noise of equal size, shifted so that it is
     active on most images.
     """
@@ -232,7 +232,7 @@ def balance(srae: SRAE, train: TrainingData) -> SRAE:
 def revive(srae: SRAE, train: TrainingData, key: Array) -> SRAE:
     """Reinitialize dead x-features, with a small weight on the logits; the mean logits stay the same.
 
-    A ReLU that is 0 everywhere has no gradient, so the descent alone never reactivates it.
+    A ReLU that is 0 everywhere has no gradient, so gradient descent alone never reactivates it.
     """
     srae = _copy(srae)
     dead = is_dead(srae.encode(train.features)[:, :, None] * srae.kernel[None])  # [n]
@@ -281,7 +281,7 @@ class _DescentState(NamedTuple):
 
 
 def descend(srae: SRAE, problem: TrainingProblem, key: Array) -> TrainedRound:
-    """Minimize the loss over all parameters with Adam, by a scan over epochs of a scan over batches."""
+    """Minimize the loss over all parameters with Adam, as nested scans over epochs and batches."""
     split: Any = nnx.split(srae, nnx.Param, ...)
     graphdef, params, constants = split
     train, schedule = problem.train, problem.schedule
@@ -298,7 +298,7 @@ def descend(srae: SRAE, problem: TrainingProblem, key: Array) -> TrainedRound:
 def _patient_epoch(
     fixed: _Descent, state: _DescentState, key: Array
 ) -> tuple[_DescentState, tuple[LossTerms, LossTerms]]:
-    """Run one epoch, or none if `patience` is exhausted."""
+    """Run one epoch, unless `patience` is exhausted."""
 
     def idle(state: _DescentState, key: Array) -> tuple[_DescentState, tuple[LossTerms, LossTerms]]:
         missing = LossTerms(*(jnp.full((), jnp.nan),) * len(LossTerms._fields))

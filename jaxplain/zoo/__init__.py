@@ -37,13 +37,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """An entry of the registry of models.
+    """An entry in the model registry.
 
     Attributes:
-      build: creates the model with random weights, `build(name, labels, rngs=nnx.Rngs(0))`.
-      description: one line.
-      weights: the source of the published weights.
-      package: the importable package that ships them, if there is one.
+      build: function that creates the model with random weights, `build(name, labels, rngs=nnx.Rngs(0))`.
+      description: one-line description.
+      weights: source of the published weights.
+      package: importable package that ships the weights, if there is one.
     """
 
     build: Callable[..., ZooClassifier]
@@ -98,16 +98,16 @@ def load(
     """Load a pretrained classifier.
 
     Args:
-      name: one of `model_names()`.
-      weights: a PyTorch or safetensors file; None uses the weights that an installed package ships.
-      labels: names of the K classes of the weights; None: the 1000 of ImageNet.
+      name: model name, one of `model_names()`.
+      weights: path of a PyTorch or safetensors file; default: the weights from an installed package.
+      labels: names of the K classes; default: the 1000 ImageNet classes.
 
     Returns:
       The classifier, a pytree whose leaves are its parameters.
 
     Raises:
-      ValueError: unknown name; suggests the nearest ones.
-      WeightsError: no weights found, a file that cannot be read, or one that does not match the model.
+      ValueError: if the name is unknown; the message suggests similar names.
+      WeightsError: if no weights are found, or the file cannot be read or does not match the model.
 
     Example:
       >>> import jax.numpy as jnp
@@ -119,7 +119,7 @@ def load(
     path = _shipped_weights(name, entry) if weights is None else Path(weights)
     state = read_state_dict(path)
     names = imagenet_labels() if labels is None else tuple(labels)
-    # Only shapes are built: drawing random weights to overwrite them would take seconds to compile.
+    # Only build shapes: initializing random weights, only to overwrite them, would take seconds to compile.
     model = nnx.eval_shape(lambda: entry.build(name, names, rngs=nnx.Rngs(0)))
     model.load_state_dict(state, source=os.fspath(path))
     return model

@@ -1,4 +1,4 @@
-"""The zoo's classifiers: callable pytrees with an input space and class labels."""
+"""The base class for the zoo's classifiers: callable pytrees with an input space and class labels."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -81,7 +81,7 @@ class ZooClassifier(nnx.Module):
         """Load the weights of a published PyTorch state dict; `source` names it in errors.
 
         Raises:
-          WeightsError: an entry is missing, misshapen or unexpected.
+          WeightsError: if an entry is missing, unexpected, or has the wrong shape.
         """
         load_slots(self.slots(), state, epsilon=self.norm_epsilon, source=source)
 
@@ -148,7 +148,7 @@ _MIN_SIMILARITY = 0.6  # of suggested names; 1 means equal
 
 @cache
 def imagenet_labels() -> tuple[str, ...]:
-    """Return the names of the 1000 ImageNet classes in the usual order; all differ, two only in case."""
+    """Return the 1000 ImageNet class names in the usual order; all are unique, two only by case."""
     text = resources.files("jaxplain.zoo").joinpath("imagenet_labels.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
@@ -157,12 +157,13 @@ def find_class(name_or_index: str | int, labels: Sequence[str]) -> int:
     """Return the index of a class.
 
     Args:
-      name_or_index: an index, also as a string of digits; or a full class name, with spaces or underscores.
-        Case is ignored unless it distinguishes two classes.
+      name_or_index: class index (an int or a string of digits) or full class name, with spaces or
+        underscores. Case is ignored unless it distinguishes two classes.
       labels: the class names.
 
     Raises:
-      ValueError: no such class (suggests the nearest ones), an index out of range, or an ambiguous name.
+      ValueError: if there is no such class (the message suggests similar names), the index is out of range,
+        or the name is ambiguous.
 
     Example:
       >>> find_class("Indigo_Bunting", imagenet_labels())

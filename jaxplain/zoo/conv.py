@@ -23,7 +23,7 @@ _PATCH_CHANNELS = 4  # up to this many input channels, a convolution is a matrix
 
 
 def same_padding(shape: tuple[int, int], kernel: int, stride: int) -> Padding:
-    """Return TensorFlow's "same" padding: output size ceil(n / stride), an odd zero at the end."""
+    """Return TensorFlow's "same" padding: output size ceil(n / stride), with any odd zero at the end."""
 
     def one_axis(size: int) -> tuple[int, int]:
         total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -33,7 +33,7 @@ def same_padding(shape: tuple[int, int], kernel: int, stride: int) -> Padding:
 
 
 def ceil_padding(shape: tuple[int, int], side: int, stride: int) -> Padding:
-    """Return padding for a last, partly filled window: output size ceil((n - side) / stride) + 1."""
+    """Return the padding that completes the last window: output size ceil((n - side) / stride) + 1."""
 
     def one_axis(size: int) -> tuple[int, int]:
         return 0, -(-(size - side) // stride) * stride + side - size
@@ -143,7 +143,7 @@ def _depthwise_shifted(images: Array, kernel: Array, *, stride: int, padding: Pa
 def _depthwise_shifted_backward(
     images: Array, kernel: Array, grad: Array, *, stride: int, padding: Padding
 ) -> tuple[Array, Array]:
-    # The kernel's gradient costs nothing where it is not requested: XLA removes unused code.
+    # The kernel's gradient costs nothing if it is not requested, because XLA removes unused code.
     shifts = _shifts(_pad(images, padding), kernel.shape[0], stride)
     by_tap = jnp.stack([jnp.sum(view * grad, (0, 1, 2)) for view in shifts.values()])
     return _image_gradient(grad, kernel, images.shape, stride, padding), by_tap.reshape(kernel.shape)

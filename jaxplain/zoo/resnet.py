@@ -35,7 +35,7 @@ class _ConvShape(NamedTuple):
 class ResidualBlock(nnx.Module):
     """Residual block: convolutions with ReLU in between, plus the input, then ReLU.
 
-    Where the shape changes, the input is added through a strided 1 x 1 convolution.
+    If the shape changes, the input passes through a strided 1 x 1 convolution first.
     """
 
     def __init__(self, inputs: int, shapes: tuple[_ConvShape, ...], *, rngs: nnx.Rngs):
@@ -62,7 +62,7 @@ class ResidualBlock(nnx.Module):
 class ResNet(ZooClassifier):
     """ResNet: 512 penultimate features (ResNet-18) or 2048 (ResNet-50), last convolution 7 x 7.
 
-    The weights have torchvision's names.
+    The weights are named as in torchvision.
     """
 
     norm_epsilon = 1e-5
@@ -108,7 +108,7 @@ def _stem(conv: Conv, images: Array) -> Array:
 
 
 def _block_shapes(variant: _ResNetVariant) -> Iterator[tuple[_ConvShape, ...]]:
-    """Yield the convolutions of every block; each stage but the first starts by halving the resolution."""
+    """Yield each block's convolutions; every stage except the first starts by halving the resolution."""
     for stage, (width, repeats) in enumerate(zip(_WIDTHS, variant.repeats, strict=True)):
         for repeat in range(repeats):
             stride = 2 if stage > 0 and repeat == 0 else 1

@@ -14,7 +14,7 @@ from jaxplain.zoo.layers import Conv, Slot
 _CAFFE = InputSpec((227, 227), (123.0, 117.0, 104.0), (1.0,) * 3, crop=227 / 256, method="bilinear", bgr=True)
 
 VARIANTS = {"squeezenet1_0": _CAFFE, "squeezenet1_0-torchvision": TORCHVISION}
-"""One network, trained twice with different inputs: by its authors in Caffe, and by torchvision."""
+"""The same network, trained twice with different inputs: by its authors in Caffe, and by torchvision."""
 
 # Position in torchvision's sequence -> (squeezed width, half of the outputs); ReLUs and pools lie between.
 _FIRES = {
@@ -49,7 +49,8 @@ class SqueezeNet(ZooClassifier):
     """SqueezeNet 1.0; last fire module 13 x 13 x 512 at 227 pixels.
 
     It classifies every position and averages the results, so the logits depend on the complete maps: `pool`
-    only flattens them, position by position, and `head` restores them. The weights have torchvision's names.
+    only flattens them, position by position, and `head` restores them. The weights are named as in
+    torchvision.
     """
 
     def __init__(self, name: str, labels: tuple[str, ...], *, rngs: nnx.Rngs):

@@ -16,7 +16,7 @@ _MAX_DIMS = 64  # NumPy's limit, and PyTorch's
 
 
 class WeightsError(ValueError):
-    """A weights file that cannot be read, is refused, or does not fit the model."""
+    """Raised if a weights file cannot be read, is refused, or does not match the model."""
 
 
 class DType(NamedTuple):
@@ -104,10 +104,10 @@ def to_array(tensor: Tensor, contents: Contents) -> np.ndarray:
 def checked_tensor(
     storage: Storage, offset: object, size: Iterable[object], stride: Iterable[object] | None = None
 ) -> Tensor:
-    """Create a tensor record; without `stride` it is C-contiguous.
+    """Create a tensor record, which is C-contiguous unless `stride` is given.
 
     Raises:
-      WeightsError: it would extend outside its storage, or its numbers are implausible.
+      WeightsError: if the tensor would extend outside its storage, or its numbers are implausible.
     """
     size = _checked_size(size)
     steps = _contiguous_stride(size) if stride is None else tuple(map(checked_count, stride))
@@ -139,7 +139,7 @@ def checked_count(value: object) -> int:
     """Return a size, stride or offset that is safe to compute with and short enough to print.
 
     Raises:
-      WeightsError: any other value.
+      WeightsError: if the value is anything else.
     """
     if type(value) is not int or not 0 <= value <= _MAX_COUNT:
         raise WeightsError("has a size, stride or offset that is not a plausible number")
@@ -150,7 +150,7 @@ def checked_bytes(raw: memoryview, storage: Storage) -> memoryview:
     """Return the bytes of a storage.
 
     Raises:
-      WeightsError: there are more or fewer than the storage declares.
+      WeightsError: if there are more or fewer bytes than the storage declares.
     """
     if len(raw) != storage.nbytes:
         raise WeightsError(

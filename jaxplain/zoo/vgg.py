@@ -13,14 +13,14 @@ from jaxplain.zoo.conv import max_pool
 from jaxplain.zoo.layers import Conv, Linear, Slot
 
 _STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # width, convolutions; a max pool ends each
-_GRID = 7  # side of the maps that the linear layers take
+_GRID = 7  # side of the maps expected by the linear layers
 _HIDDEN = 4096
 
 
 class VGG19(ZooClassifier):
     """VGG-19: 4096 penultimate features (after their ReLU), last convolution 14 x 14 x 512.
 
-    The weights have torchvision's names.
+    The weights are named as in torchvision.
     """
 
     def __init__(self, name: str, labels: tuple[str, ...], *, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""Reading of pretrained weights (PyTorch's zip and legacy formats, safetensors) without executing code.
+"""Read pretrained weights (PyTorch's zip and legacy formats, safetensors) without executing code.
 
 A `.pth` file is unpickled (`jaxplain.zoo.pickles`) into records of storages and tensors, without reading any
 data. Only the tensors of the state dict become arrays, after a check that they lie inside the file
@@ -60,15 +60,15 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     removed. Entries of the state dict that are numbers, strings or None are skipped; any others are an error.
 
     Args:
-      path: the file.
+      path: the weights file.
 
     Returns:
-      Name -> array, in the file's order. Each has the tensor's own shape and dtype, but float16 and
-      bfloat16 become float32. The arrays are C-contiguous and writable, and share no memory.
+      A dict from names to arrays, in the file's order. Arrays have the tensors' shapes and dtypes, but
+      float16 and bfloat16 become float32. They are C-contiguous and writable, and share no memory.
 
     Raises:
-      WeightsError: the file is missing, truncated, damaged or of another format, contains anything but
-        tensors and plain containers, or would expand to over 16 times its own size. The message names the
+      WeightsError: if the file is missing, truncated, damaged or in another format, contains anything but
+        tensors and plain containers, or would expand to more than 16 times its size. The message names the
         path.
 
     Example:
@@ -102,14 +102,14 @@ def check_fit(
     """Check that a state dict has the entries and shapes that a model expects, and no others.
 
     Args:
-      state: name -> array, as from `read_state_dict`.
-      expected: name -> shape of every required entry.
-      source: where `state` comes from, for the message.
-      optional: whether a name may be in `state` without being expected.
+      state: dict from names to arrays, as returned by `read_state_dict`.
+      expected: dict from names to shapes, for every required entry.
+      source: the origin of `state`, used in error messages.
+      optional: function that returns whether a name may be in `state` without being expected.
 
     Raises:
-      WeightsError: names the first missing entry (in the order of `expected`), else the first with another
-        shape, else the first unexpected one, and counts the others.
+      WeightsError: if an entry is missing, has the wrong shape, or is unexpected. The message names the first
+        such entry, in this order of priority, and counts the others.
 
     Example:
       >>> check_fit({"fc.weight": np.zeros((10, 4))}, {"fc.weight": (10, 4)}, source="fc.pth")
@@ -148,7 +148,7 @@ def _read_file(path: Path) -> bytes:
 
 def _find_state_dict(top: object) -> dict[str, Tensor]:
     if not isinstance(top, dict):
-        raise WeightsError(f"holds {kind(top)} instead of a state dict; {RESAVE}")
+        raise WeightsError(f"contains {kind(top)} instead of a state dict; {RESAVE}")
     chosen = next((top[key] for key in _WRAPPERS if _has_tensors(top.get(key))), top)
     tensors = {}
     for name, value in chosen.items():
@@ -156,10 +156,10 @@ def _find_state_dict(top: object) -> dict[str, Tensor]:
             tensors[name] = value
         elif not isinstance(value, str | int | float | None):
             raise WeightsError(
-                f"does not hold a flat state dict: the entry {short(name)} is {kind(value)}; {RESAVE}"
+                f"does not contain a flat state dict: the entry {short(name)} is {kind(value)}; {RESAVE}"
             )
     if not tensors:
-        raise WeightsError(f"holds no tensors, only {kind(chosen)}")
+        raise WeightsError(f"contains no tensors, only {kind(chosen)}")
     if all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors

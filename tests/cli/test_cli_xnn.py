@@ -144,7 +144,7 @@ def test_a_real_fit_gives_the_same_networks_twice(monkeypatch):
         (("birds", "--n-features", "100"), "n_features must be less than the 100 units of the layer below"),
         (("birds", "--epochs", "0"), "epochs must be at least 1, got 0"),
         (("birds", "--holdout", "1.5"), "holdout must be between 0 and 1, got 1.5"),
-        (("birds", "--out", "birds"), "it holds files but no xnn.json"),
+        (("birds", "--out", "birds"), "it contains files but no xnn.json"),
     ],
 )
 def test_wrong_input_to_fit_is_explained(args, message):

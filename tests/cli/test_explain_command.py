@@ -365,7 +365,7 @@ def test_without_a_readable_photo_nothing_is_compiled(monkeypatch):
         (["--weights", "."], "is not a regular file"),
         (["--weights", "a.png"], "weights file a.png is neither a PyTorch nor a safetensors file"),
         (["--out", "a.png"], "cannot write a.png: a file exists where a folder is needed"),
-        (["--out", "a.png/x"], "cannot write a.png/x: a part of this path is a file"),
+        (["--out", "a.png/x"], "cannot write a.png/x: part of this path is a file"),
     ],
 )
 def test_wrong_options_are_told_and_leave_nothing(options, message):
@@ -449,7 +449,7 @@ def test_a_foreign_folder_of_the_same_name_is_left_alone():
     Path("out/b/diary.txt").write_text("dear diary")
     done = run("explain", *three_photos(), *QUICK, "--out", "out")
     assert done.exit_code == 1
-    assert "it holds files but no result.json" in done.stderr
+    assert "it contains files but no result.json" in done.stderr
     assert [path.name for path in Path("out/b").iterdir()] == ["diary.txt"]
     shutil.rmtree("out/b")
     assert saved("out") == ["a", "c"]

@@ -25,7 +25,7 @@ def contents_of(photo, text="text"):
 def test_a_folder_that_is_not_a_result_is_not_replaced(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "diary.txt").write_text("dear diary")
-    with pytest.raises(OutputError, match=r"it holds files but no result\.json"):
+    with pytest.raises(OutputError, match=r"it contains files but no result\.json"):
         write_folder(tmp_path / "out", {RECORD: b"{}"}, RECORD)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["diary.txt"]
 

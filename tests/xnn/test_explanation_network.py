@@ -257,7 +257,7 @@ def test_the_table_has_every_measure_with_its_formula_and_agreement_counts_chang
     rows = list(xnn.table(found))
     assert [row.name for row in rows] == list(xnn.MEASURES) == list(xnn.Diagnosis._fields)
     assert all(row.formula and row.better in ("high", "low", "few") for row in rows)
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="given together"):
         xnn.diagnose(srae, features, truth, every_logit=every)
 
 

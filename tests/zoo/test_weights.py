@@ -273,10 +273,10 @@ def test_numbers_strings_and_none_are_skipped():
 @pytest.mark.parametrize(
     ("top", "found"),
     [
-        ([1], "holds a list"),
-        (tensor((4,), (1,)), "holds a tensor"),
-        (None, "holds None"),
-        pytest.param(10**5000, "holds an int", id="unprintable"),
+        ([1], "contains a list"),
+        (tensor((4,), (1,)), "contains a tensor"),
+        (None, "contains None"),
+        pytest.param(10**5000, "contains an int", id="unprintable"),
         ({}, "an empty dict"),
         ({"a": 1}, "no tensors, only a dict with the keys 'a'"),
         ({"a": tensor((4,), (1,)), "b": [1]}, "'b' is a list"),
