@@ -72,7 +72,9 @@ def test_plot_shows_a_status_that_is_not_ok():
 
 def test_only_one_explanation_is_drawn_at_a_time():
     many = jax.vmap(lambda importance: finished(importance, jnp.ones(()), 1))(jnp.stack([MAP, MAP]))
-    with pytest.raises(ValueError, match=r"one explanation.*shape \(2, 2, 2\): pick one with jax.tree_util"):
+    with pytest.raises(
+        ValueError, match=r"one explanation.*shape \(2, 2, 2\); select one with jax.tree_util"
+    ):
         many.plot()
     assert many._repr_png_() is None
     assert jax.tree.map(lambda leaf: leaf[0], many)._repr_png_() is not None

@@ -220,7 +220,7 @@ def test_invalid_images_are_refused(make):
         make(jnp.zeros((4, 4, 3), jnp.uint8))
     with pytest.raises(TypeError, match="array of floats, got list"):
         make([[0.0]])
-    with pytest.raises(ValueError, match="contains 1 NaN or infinite values out of 48"):
+    with pytest.raises(ValueError, match="contains 1 NaN or infinite value out of 48"):
         make(jnp.zeros((4, 4, 3)).at[0, 0, 0].set(jnp.inf))
 
 

@@ -194,7 +194,7 @@ def test_keras_models_are_told_to_use_their_own_policy():
     class Keras:
         def stateless_call(self): ...
 
-    with pytest.raises(TypeError, match="build it with dtype='bfloat16'"):
+    with pytest.raises(TypeError, match="build the model with dtype='bfloat16'"):
         lower_precision(Keras())
 
 

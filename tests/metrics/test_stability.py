@@ -80,7 +80,7 @@ def test_bad_arguments_of_sensitivity_are_refused():
         sensitivity(3)
     with pytest.raises(ValueError, match="n_samples must be at least 1"):
         sensitivity(identity, n_samples=0)
-    with pytest.raises(ValueError, match="does not have the shape"):
+    with pytest.raises(ValueError, match="but explain returns shape"):
         sensitivity(identity, importance=jnp.ones((6, 6)))
     with pytest.raises(TypeError, match="max_sensitivity is random: pass key"):
         sensitivity(identity, key=None)
@@ -147,7 +147,7 @@ def test_batch_size_changes_nothing():
 @pytest.mark.parametrize(
     ("importance", "options", "error"),
     [
-        (WEIGHTS, {"kind": "contribution", "perturbation": "gaussian"}, "needs perturbation='square'"),
+        (WEIGHTS, {"kind": "contribution", "perturbation": "gaussian"}, "requires perturbation='square'"),
         (WEIGHTS[:3], {}, "importance must have the image's shape"),
         (WEIGHTS, {"max_side": 7}, "shorter side 6, got 7"),
         (WEIGHTS, {"perturbation": "sqare"}, "unknown perturbation"),

@@ -210,7 +210,7 @@ def test_what_cannot_be_drawn_is_refused():
         panel(PHOTO.astype(float))
     with pytest.raises(ValueError, match="shape"):
         panel(importance=np.zeros(4))
-    with pytest.raises(ValueError, match=r"colou?r map"):
+    with pytest.raises(ValueError, match=r"colormap"):
         panel(cmap="hot")
     with pytest.raises(ValueError, match=r"\(11,\) and \(3,\)"):
         panel(measured=curves(insertion=np.zeros(3)))
@@ -268,7 +268,7 @@ def test_share_curves_are_stairs():
     assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["0", "1", "2"]
     assert_texts_fit(figure)
     for shares in ({}, {"a": [0.0, 1.0], "b": [0.0]}, {"a": 1.0}):
-        with pytest.raises(ValueError, match="of one length"):
+        with pytest.raises(ValueError, match="of the same length"):
             figures.share_curves(shares)
 
 

@@ -65,7 +65,7 @@ def test_data_sets_that_cannot_be(tmp_path, model):
         (tmp_path / "missing", "does not exist"),
         ([], "no image"),
         ([Example("a", image()), Example("a", image())], "two images"),
-        ([Example("", image())], "not empty"),
+        ([Example("", image())], "non-empty"),
     ]:
         with pytest.raises(ValueError, match=message):
             as_dataset(source, model)

@@ -291,7 +291,7 @@ def test_statistics_by_hand():
 def test_statistics_of_nothing_are_refused():
     with pytest.raises(ValueError, match="at least one image"):
         jx.sag.statistics([])
-    with pytest.raises(ValueError, match="one grid"):
+    with pytest.raises(ValueError, match="the same grid"):
         jx.sag.statistics([Summary("ok", 4, (), (0, 0, 0), None), Summary("ok", 9, (), (0, 0, 0), None)])
     with pytest.raises(ValueError, match="not the summary"):
         Summary.from_dict({"status": "ok"})

@@ -304,7 +304,7 @@ def test_a_threshold_of_one_needs_the_whole_score():
         ({"grid": 0}, "grid must be at least 1"),
         ({"grid": (1, 2, 3)}, "one whole number or"),
         ({"beam_width": 0}, "beam_width must be at least 1"),
-        ({"candidates": 3}, "needs a proposal map"),
+        ({"candidates": 3}, "requires a proposal map"),
         ({"candidates": 0, "proposal": np.zeros(4)}, "candidates must be at least 1"),
         ({"proposal": np.zeros(5)}, "one number per patch"),
         ({"proposal": np.full(4, np.nan)}, "NaN"),
