@@ -293,7 +293,7 @@ def test_statistics_of_nothing_are_refused():
         jx.sag.statistics([])
     with pytest.raises(ValueError, match="the same grid"):
         jx.sag.statistics([Summary("ok", 4, (), (0, 0, 0), None), Summary("ok", 9, (), (0, 0, 0), None)])
-    with pytest.raises(ValueError, match="not the summary"):
+    with pytest.raises(ValueError, match="not a valid summary"):
         Summary.from_dict({"status": "ok"})
 
 
