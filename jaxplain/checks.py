@@ -61,7 +61,8 @@ def check_image_batch(images: Any, channels: int | None = None, name: str = "ima
         raise ValueError(f"{name} must be [N, H, W, C], got shape {images.shape}.{hint}")
     if channels is not None and images.shape[-1] != channels:
         raise ValueError(
-            f"{name} must have {channels} channels last [N, H, W, {channels}], got shape {images.shape}."
+            f"{name} must be channels-last with {channels} channels, [N, H, W, {channels}], got shape "
+            f"{images.shape}."
         )
 
 
@@ -227,7 +228,7 @@ def check_int_from(least: int, value: Any, name: str) -> int:
       ValueError: below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}.")
     return int(value)
@@ -242,7 +243,7 @@ def as_pair(value: Pair, name: str) -> tuple[int, int]:
     if not isinstance(value, tuple | list):
         return check_positive_int(value, name), check_positive_int(value, name)
     if len(value) != 2:
-        raise ValueError(f"{name} must be one whole number or (rows, columns), got {value!r}.")
+        raise ValueError(f"{name} must be an integer or (rows, columns), got {value!r}.")
     return check_positive_int(value[0], name), check_positive_int(value[1], name)
 
 

@@ -411,7 +411,7 @@ def _zero_grads(work: _Work) -> PyTree:
 
 
 def _score_piece(plan: _Plan, work: _Work) -> Evaluated:
-    """Render and score the b images of one batch, with the gradient if the rows have weights."""
+    """Render and score the b images of one batch; if its rows have weights, also return the gradient."""
     weights = work.rows.weights
     if weights is None:
         return Evaluated(_scores(plan, work), ())

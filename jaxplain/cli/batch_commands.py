@@ -104,7 +104,8 @@ def batch(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"Number format of the model: one of {', '.join(DTYPES)}; 16-bit formats use less memory.",
+            help=f"Floating-point format of the model, one of {', '.join(DTYPES)}; 16-bit formats use less "
+            "memory.",
         ),
     ] = "float32",
     remat: Annotated[

@@ -146,7 +146,7 @@ def compare(
 
 def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--size must be positive whole numbers, such as 7,28,224; got {text!r}.")
+        raise ValueError(f"--size must be positive integers, such as 7,28,224; got {text!r}.")
     return int(text)
 
 

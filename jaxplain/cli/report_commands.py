@@ -186,7 +186,7 @@ class _Progress:
 
 
 def _check_page(out: Path) -> None:
-    """Before the long run, refuse a path that does not end in .html or a file that is not a report."""
+    """Refuse a path that does not end in .html, and an existing file that is not a jaxplain report."""
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise ValueError(f"--out must be a file that ends in .html, got {out}.")
     if out.exists():

@@ -162,7 +162,7 @@ def _compare(first: Array, second: Array, *, image_size: tuple[int, int]) -> Sim
 
 
 def _displayed_ssim(first: Array, second: Array, image_size: tuple[int, int]) -> Array:
-    """Return the structural similarity of maps as displayed: at image size or finer, scaled to 0..1."""
+    """Return the structural similarity of maps as displayed: at least at image resolution, scaled to 0..1."""
     shape = (max(first.shape[0], image_size[0]), max(first.shape[1], image_size[1]))
     if min(shape) < _WINDOW:
         return jnp.full((), jnp.nan)

@@ -156,7 +156,7 @@ def _positions(levels: list[list[int]]) -> dict[int, int]:
 
 
 def _ordered_levels(graph: AttentionGraph, neighbors: dict[int, list[int]]) -> list[list[int]]:
-    """Return the members of each level from left to right, in the order found with the fewest crossings."""
+    """Return the members of each level from left to right, in the order with the fewest crossings found."""
     levels = _levels(graph)
     best, fewest = levels, _crossings(levels, graph)
     for sweep in range(_SWEEPS):

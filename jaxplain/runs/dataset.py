@@ -133,8 +133,8 @@ def as_dataset(dataset: Any, model: Any) -> Dataset | Stream:
 def _check_crops(model: Any) -> Any:
     if not hasattr(model, "crop_and_resize"):
         raise TypeError(
-            "photos need a model with crop_and_resize and normalize, such as those of jaxplain.zoo; for your "
-            "own model, pass Example(identity, image in model space) instead of paths."
+            "photo paths require a model with crop_and_resize and normalize, such as the models in "
+            "jaxplain.zoo; for your own model, pass Example(identity, preprocessed image) instead of paths."
         )
     return model
 

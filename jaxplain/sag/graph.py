@@ -134,7 +134,7 @@ class AttentionGraph:
             content["edges"] = tuple(map(_read_edge, content["edges"]))
             return cls(**content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"this is not the JSON of an attention graph: {error}") from error
+            raise ValueError(f"not a valid attention graph in JSON format: {error}") from error
 
     def to_dot(self) -> str:
         """Return the graph in Graphviz's DOT language, labeled with relative scores and removed patches."""

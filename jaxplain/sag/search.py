@@ -469,7 +469,7 @@ def _after_removals(
     sets: Array,
     scored: SetScores,
 ) -> _SearchState:
-    """Remove one patch from each set in the group that remains sufficient without it."""
+    """From each set in the group, remove a patch whose removal leaves the set sufficient."""
     count = settings.group_size * settings.max_size
     sufficient_score = problem.threshold * state.image_score
     group = remove_best(state.group, sets[:count], scored.scores[:count], sufficient_score)

@@ -274,7 +274,7 @@ def _blank(config: SRAEConfig, raw: TrainingData) -> SRAE:
 
 
 def _with_constants(srae: SRAE, other: SRAE) -> SRAE:
-    """Copy the constants of another SRAE into a new one."""
+    """Replace the constants of `srae` with those of `other`, and return it."""
     for name in ("feature_shift", "feature_scale", "logit_shift", "logit_scale"):
         getattr(srae, name)[...] = getattr(other, name)[...]
     return srae

@@ -188,9 +188,7 @@ def find_class(name_or_index: str | int, labels: Sequence[str]) -> int:
 
 def _checked_index(index: int, classes: int) -> int:
     if not 0 <= index < classes:
-        raise ValueError(
-            f"class {index} is out of range: there are classes 0..{classes - 1}; choose one of them."
-        )
+        raise ValueError(f"class {index} is out of range: choose an index from 0 to {classes - 1}.")
     return index
 
 

@@ -233,7 +233,7 @@ INVALID = {
     "samples": (
         lambda: attributions.var_grad(SMOOTH, FLOATS, key=KEY, n_samples=2.5),
         TypeError,
-        "n_samples must be a whole number",
+        "n_samples must be an integer",
     ),
     "probability": (
         lambda: RISE(SMOOTH, FLOATS, key=KEY, probability=1.5),

@@ -63,7 +63,7 @@ CASES = [
     (("explain", PHOTO, *TINY, "--size", "99"), "choose a smaller size"),
     (("report", PHOTO, *TINY, "--size", "99"), "choose a smaller size"),
     (("sag", PHOTO, *TINY, "--grid", "99"), "choose a smaller grid"),
-    (("explain", PHOTO, *TINY, "--target", "5000"), "choose one of them"),
+    (("explain", PHOTO, *TINY, "--target", "5000"), "choose an index from 0"),
     (("predict", PHOTO, *TINY, "--weights", "missing.pth"), "check the path and its permissions"),
     (("predict", PHOTO, *TINY, "--weights", "file"), "copy or download it again, or give another file"),
     (("predict", PHOTO, "--model", "resnet50"), "--weights on the command line"),

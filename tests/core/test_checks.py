@@ -50,7 +50,11 @@ REFUSED = {
         ValueError,
         r"add a batch axis: images\[None\]",
     ),
-    "channels": (lambda: checks.check_image_batch(IMAGE[None], 1), ValueError, "must have 1 channels last"),
+    "channels": (
+        lambda: checks.check_image_batch(IMAGE[None], 1),
+        ValueError,
+        "must be channels-last with 1 channels",
+    ),
     "fine map": (
         lambda: checks.check_map(np.zeros((5, 5)), IMAGE.shape),
         ValueError,
@@ -91,13 +95,13 @@ REFUSED = {
         ValueError,
         r"share must be in 0\.\.1, got 2",
     ),
-    "half": (lambda: checks.check_positive_int(2.5, "steps"), TypeError, "must be a whole number, got 2.5"),
-    "bool": (lambda: checks.check_positive_int(True, "steps"), TypeError, "must be a whole number, got True"),
+    "half": (lambda: checks.check_positive_int(2.5, "steps"), TypeError, "must be an integer, got 2.5"),
+    "bool": (lambda: checks.check_positive_int(True, "steps"), TypeError, "must be an integer, got True"),
     "zero": (lambda: checks.check_batch_size(0), ValueError, "batch_size must be at least 1, got 0"),
     "triple": (
         lambda: checks.as_pair((1, 2, 3), "grid"),
         ValueError,
-        r"one whole number or \(rows, columns\)",
+        r"an integer or \(rows, columns\)",
     ),
     "no key": (lambda: checks.as_key(None, "rise"), TypeError, r"rise is random: pass key=jax.random.key\("),
     "keys": (

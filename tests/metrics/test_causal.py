@@ -197,7 +197,7 @@ IMAGE, MAP = np.ones((6, 6, 3), np.float32), np.ones((3, 3), np.float32)
         ({"importance": MAP * np.nan}, ValueError, "importance contains 9 NaN"),
         ({"importance": MAP.astype(int)}, TypeError, "importance must be an array of floats"),
         ({"n_steps": 0}, ValueError, "n_steps must be at least 1"),
-        ({"n_steps": 2.0}, TypeError, "n_steps must be a whole number"),
+        ({"n_steps": 2.0}, TypeError, "n_steps must be an integer"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"score": 3}, TypeError, "must be callable"),
         ({"score": lambda images: images.mean()}, ValueError, "one number each"),

@@ -302,7 +302,7 @@ def test_a_threshold_of_one_needs_the_whole_score():
     [
         ({"grid": (5, 4)}, "finer than the image"),
         ({"grid": 0}, "grid must be at least 1"),
-        ({"grid": (1, 2, 3)}, "one whole number or"),
+        ({"grid": (1, 2, 3)}, "an integer or"),
         ({"beam_width": 0}, "beam_width must be at least 1"),
         ({"candidates": 3}, "requires a proposal map"),
         ({"candidates": 0, "proposal": np.zeros(4)}, "candidates must be at least 1"),
