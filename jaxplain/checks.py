@@ -36,8 +36,8 @@ def check_image(image: Any, name: str = "image") -> None:
         raise ValueError(f"{name} must be one image [H, W, C], got shape {image.shape}.{hint}")
     if image.shape[0] == 3 and image.shape[2] > _CHANNELS:
         raise ValueError(
-            f"{name} must have its channels last [H, W, C], got shape {image.shape}, which looks like "
-            f"channels first: {name}.transpose(1, 2, 0)."
+            f"{name} must have shape [H, W, C] (channels last), got shape {image.shape}, which looks like "
+            f"channels first; use {name}.transpose(1, 2, 0)."
         )
     check_finite(image, name)
 
@@ -61,8 +61,7 @@ def check_image_batch(images: Any, channels: int | None = None, name: str = "ima
         raise ValueError(f"{name} must be [N, H, W, C], got shape {images.shape}.{hint}")
     if channels is not None and images.shape[-1] != channels:
         raise ValueError(
-            f"{name} must be channels-last with {channels} channels, [N, H, W, {channels}], got shape "
-            f"{images.shape}."
+            f"{name} must have shape [N, H, W, {channels}] (channels last), got shape {images.shape}."
         )
 
 
@@ -91,7 +90,7 @@ def check_map(
     if len(shape) != 2 or 0 in shape or shape[0] > image_shape[0] or shape[1] > image_shape[1]:
         hint = " Use jax.vmap for a batch." if len(shape) == 3 else ""
         raise ValueError(
-            f"{name} must be one map [h, w] no larger than the {owner}'s {tuple(image_shape[:2])}, "
+            f"{name} must be one map [h, w] no larger than the {owner}'s size {tuple(image_shape[:2])}, "
             f"got shape {shape}.{hint}"
         )
     check_floats(importance, name)
@@ -105,7 +104,7 @@ def _check_float(array: Any, name: str) -> None:
         raise TypeError(f"{name} must be an array of floats, got {type(array).__name__}.")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
-            f"{name} must be floating point in the model's input space, got {dtype}; "
+            f"{name} must be a floating-point array in the model's input space, got {dtype}; "
             "convert 8-bit photos with the model's preprocess() first."
         )
 
@@ -188,7 +187,9 @@ def as_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf)
     """
     number = jnp.asarray(value, jnp.float32)
     if number.ndim:
-        raise ValueError(f"{name} must be one number, got shape {number.shape}; use jax.vmap for a sweep.")
+        raise ValueError(
+            f"{name} must be one number, got shape {number.shape}; use jax.vmap for several values."
+        )
     check_finite(number, name)
     if not isinstance(number, jax.core.Tracer) and not low <= float(number) <= high:
         limits = f"at least {low:g}" if np.isinf(high) else f"in {low:g}..{high:g}"
@@ -204,7 +205,9 @@ def as_share(value: Any, name: str) -> Array:
     """
     share = jnp.asarray(value, jnp.float32)
     if share.ndim:
-        raise ValueError(f"{name} must be one number, got shape {share.shape}; use jax.vmap for a sweep.")
+        raise ValueError(
+            f"{name} must be one number, got shape {share.shape}; use jax.vmap for several values."
+        )
     if not isinstance(share, jax.core.Tracer) and not 0 < float(share) <= 1:
         raise ValueError(f"{name} must be above 0 and at most 1, got {float(share):g}.")
     return share
@@ -257,7 +260,7 @@ def as_grid(value: Pair, image_shape: tuple[int, ...], name: str = "grid") -> tu
     if rows > image_shape[0] or cols > image_shape[1]:
         raise ValueError(
             f"a {name} of {rows} x {cols} is finer than the image of {image_shape[0]} x {image_shape[1]} "
-            "pixels; choose at most that many."
+            f"pixels; choose a coarser {name}."
         )
     return rows, cols
 

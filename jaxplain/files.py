@@ -210,8 +210,8 @@ def check_replaceable(final: str | os.PathLike[str], marker: str | os.PathLike[s
             )
     if marker is not None and not (final / marker).exists() and any(final.iterdir()):
         raise OutputError(
-            f"cannot replace {final}: it contains files but no {os.fspath(marker)}, so it is not a result. "
-            "Choose a new or an empty folder."
+            f"cannot replace {final}: it contains files but no {os.fspath(marker)}, so it is not a "
+            "jaxplain result. Choose a new or empty folder."
         )
 
 

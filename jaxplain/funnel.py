@@ -449,7 +449,7 @@ def _checked(values: Array, images: Array) -> Array:
     if getattr(values, "shape", None) != (images.shape[0],):
         got = getattr(values, "shape", type(values).__name__)
         raise ValueError(
-            f"a score must map images {images.shape} to one number each [{images.shape[0]}], got {got}. "
-            "For a classifier, use jaxplain.class_score(classifier, target)."
+            f"a score must return one number per image, [{images.shape[0]}] for images {images.shape}, "
+            f"got {got}. For a classifier, use jaxplain.class_score(classifier, target)."
         )
     return values.astype(jnp.float32)

@@ -180,11 +180,13 @@ def check_rgb(image: Rgb) -> None:
 def _check_file(path: Path) -> None:
     """Check that a path is a non-empty regular file; Pillow's own errors are cryptic."""
     if os.path.isdir(path):
-        raise ImageError(f"{path}: is a folder, not an image. Name the files in it, such as {path}/*.jpg.")
+        raise ImageError(
+            f"{path}: this is a folder, not an image. Name the files in it, such as {path}/*.jpg."
+        )
     if not os.path.lexists(path):
         raise ImageError(f"{path}: no such file. Check the spelling and the current folder.")
     if not os.path.isfile(path):
-        raise ImageError(f"{path}: is a broken link, a pipe or a device. Name a regular image file.")
+        raise ImageError(f"{path}: this is a broken link, a pipe or a device. Name a regular image file.")
     if os.path.getsize(path) == 0:
         raise ImageError(f"{path}: the file is empty (0 bytes). Copy or download it again.")
 
@@ -192,7 +194,7 @@ def _check_file(path: Path) -> None:
 def _check_header(image: Image.Image, path: Path) -> None:
     """Check the image header before decoding, to guard against decompression bombs."""
     if image.format in _VECTOR_FORMATS:
-        raise ImageError(f"{path}: {image.format} is a vector drawing. Export it as PNG or JPEG first.")
+        raise ImageError(f"{path}: {image.format} is a vector format. Export it as PNG or JPEG first.")
     if image.width < 1 or image.height < 1:
         raise ImageError(f"{path}: the image has no pixels ({image.width} x {image.height}). Save it again.")
     # Up to twice its limit, Pillow only warns. Turning the warning into an error with warnings.catch_warnings
@@ -213,12 +215,12 @@ def _explain(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"{str(error).rstrip('.')}. {_BOMB_ADVICE}"
     if isinstance(error, UnidentifiedImageError):
-        return "is not an image that Pillow can read, or its header is damaged. Save it as PNG or JPEG."
+        return "this is not an image that Pillow can read, or its header is damaged. Save it as PNG or JPEG."
     if isinstance(error, PermissionError):
         return "no permission to read this file. Change its permissions or copy it elsewhere."
     detail = str(error).strip().rstrip(".") or type(error).__name__
     return (
-        f"cannot be decoded; it is damaged, cut short or of an unsupported kind ({detail}). "
+        f"the file cannot be decoded; it is damaged, cut short or of an unsupported kind ({detail}). "
         "Copy or download it again, or save it as PNG or JPEG."
     )
 
@@ -227,8 +229,8 @@ def _to_rgb(image: Image.Image, path: Path) -> Rgb:
     """Convert a loaded Pillow image of any mode to uint8 [H, W, 3]."""
     if image.mode == "F":
         raise ImageError(
-            f"{path}: holds floating-point samples (mode F), whose white level is unknown. "
-            "Scale it to 0..255 and save it as an 8-bit PNG."
+            f"{path}: the samples are floating point (mode F), so the white level is unknown. "
+            "Scale them to 0..255 and save an 8-bit PNG."
         )
     if image.mode.startswith("I"):
         return np.repeat(_wide_gray(image, path)[:, :, None], 3, axis=2)
@@ -248,7 +250,7 @@ def _wide_gray(image: Image.Image, path: Path) -> Rgb:
     if samples.min() < 0 or samples.max() > white:
         raise ImageError(
             f"{path}: integer samples from {samples.min()} to {samples.max()} (mode {image.mode}) do not fit "
-            f"0..{white}, so the white level is unknown. Scale it to 0..255 and save it as an 8-bit PNG."
+            f"0..{white}, so the white level is unknown. Scale them to 0..255 and save an 8-bit PNG."
         )
     gray = (samples * 255 + white // 2) // white
     if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:

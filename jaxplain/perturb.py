@@ -159,7 +159,7 @@ def baseline(
     if kind == "zero":
         return constant_baseline(image)
     if normalize is None:
-        raise ValueError(f"baseline {kind!r} is a pixel value: pass normalize=model.normalize.")
+        raise ValueError(f"baseline {kind!r} is defined in pixel values: pass normalize=model.normalize.")
     channels = image.shape[-1]
     black, white = normalize(jnp.zeros(channels)), normalize(jnp.full(channels, 255.0))
     if kind == "noise":
@@ -194,7 +194,7 @@ def as_baselines(baseline: Array | None, image: Array) -> Array:
     rank = getattr(baseline, "ndim", 0)
     if rank not in (3, 4) or baseline.shape[-3:] != image.shape or 0 in baseline.shape:
         raise ValueError(
-            f"baseline must be {image.shape} like the image, or K of them [K, H, W, C]; "
+            f"baseline must have the image's shape {image.shape}, or be K baselines [K, H, W, C]; "
             f"got shape {getattr(baseline, 'shape', type(baseline).__name__)}."
         )
     check_image(baseline.reshape(-1, *image.shape[1:]), "baseline")

@@ -55,9 +55,9 @@ def check_map_score(score: Any, method: str) -> None:
     missing = [name for name in ("feature_maps", "pool", "head") if not callable(getattr(model, name, None))]
     if missing:
         raise TypeError(
-            f"{method} needs a classifier with feature_maps, pool and head, like those in jaxplain.zoo; "
-            f"{type(model).__name__} has no {' and no '.join(missing)}. Add them, or use a method that needs "
-            "only a score, such as rise."
+            f"{method} needs a classifier with feature_maps, pool and head, such as the models in "
+            f"jaxplain.zoo; {type(model).__name__} has no {' and no '.join(missing)}. Add them, "
+            "or use a method that needs only a score, such as rise."
         )
 
 

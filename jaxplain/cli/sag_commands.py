@@ -321,8 +321,8 @@ def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[P
     paths = photos_in(folder)[:limit]
     if not results and not paths:
         raise FileNotFoundError(
-            f"{folder} contains neither photos nor results of jaxplain sag: choose a folder that "
-            "contains either."
+            f"{folder} contains neither photos nor results of jaxplain sag: choose a folder of photos or "
+            "of results."
         )
     return results, paths
 

@@ -333,7 +333,7 @@ def _check_neighbors(choices: _ExtremalChoices, image_shape: tuple[int, ...]) ->
     down, right = (2 * REACH * choices.sigma / gap + 1 for gap in _spacing(choices.shape, image_shape))
     if choices.shape[0] * choices.shape[1] * down * right > MAX_NEIGHBORS:
         raise ValueError(
-            f"size {choices.shape} is too fine for masks as smooth as sigma {choices.sigma:g} pixels: a cell "
+            f"size {choices.shape} is too fine for a sigma of {choices.sigma:g} pixels: each cell "
             "would have too many neighbors. Choose a smaller size; the map can be upsampled afterwards."
         )
 
@@ -341,7 +341,7 @@ def _check_neighbors(choices: _ExtremalChoices, image_shape: tuple[int, ...]) ->
 def _checked_areas(areas: float | Sequence[float] | Array) -> Array:
     array = jnp.asarray(areas, jnp.float32)
     if array.ndim > 1 or array.size == 0:
-        raise ValueError(f"areas must be one number or several [A], got shape {array.shape}.")
+        raise ValueError(f"areas must be one number or an array [A], got shape {array.shape}.")
     check_finite(array, "areas")
     check_where(lambda a: (a > 0) & (a < 1), array, f"areas must lie between 0 and 1, got {areas}.")
     return jnp.atleast_1d(array)

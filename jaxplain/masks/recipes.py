@@ -392,7 +392,7 @@ def _ablation(name: str, objective: Objective = IGOS_PP, **fixed: Any) -> Callab
         clashes = sorted(fixed.keys() & options.keys())
         if clashes:
             clash = clashes[0]
-            raise TypeError(f"the ablation {name!r} fixes {clash} = {fixed[clash]!r}; do not pass it.")
+            raise TypeError(f"the ablation {name!r} fixes {clash} = {fixed[clash]!r}; do not pass {clash}.")
         bound = signature.bind(*arguments, **options)
         bound.apply_defaults()
         chosen = bound.arguments | fixed
@@ -561,9 +561,7 @@ def _checked_descent(descent: Any, search: str) -> Descent:
         kinds = "a LineSearch, BestStep, FixedStep, Nesterov or Optax"
         raise TypeError(f"descent must be {kinds}, got {descent!r}.")
     if search == "gradient" and isinstance(descent, LineSearch | BestStep):
-        raise ValueError(
-            f"{type(descent).__name__} compares candidates: search must be 'endpoint' or 'path'."
-        )
+        raise ValueError(f"{type(descent).__name__} requires search='endpoint' or search='path'.")
     return descent
 
 

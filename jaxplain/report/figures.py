@@ -153,7 +153,7 @@ def share_curves(shares: Mapping[str, ArrayLike]) -> Figure:
     """
     lines = {name: np.asarray(values, np.float64) for name, values in shares.items()}
     if len({values.shape for values in lines.values()}) != 1 or next(iter(lines.values())).ndim != 1:
-        raise ValueError("shares must contain at least one array [P + 1], all of the same length.")
+        raise ValueError("shares must contain at least one array [P + 1], and all must have the same length.")
     rows = [(name, f"{values[-1]:.2f}") for name, values in lines.items()]
     legend = _legend_height(len(rows))
     ax = canvas.blank(5.6, legend + 3.4)

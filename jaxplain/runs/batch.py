@@ -280,7 +280,7 @@ def check_config(
             )
     if leaves is not None and dict(leaves) != store.leaves:
         raise StoreError(
-            f"{store.path} holds {_listed(store.leaves)}, but this run returns {_listed(leaves)}: "
+            f"{store.path} contains {_listed(store.leaves)}, but this run returns {_listed(leaves)}: "
             "choose another location for the results."
         )
 
@@ -320,7 +320,7 @@ class _Target(NamedTuple):
         """
         if isinstance(source, Stream) and jax.process_count() > 1:
             raise ValueError(
-                "several processes need a data set of known length: a list, a folder or a Dataset."
+                "several processes require a data set of known length: a list, a folder or a Dataset."
             )
         lost = self._create_or_extend(leaves, source) if sharding.is_first_process() else 0
         sharding.wait_for_all("jaxplain store")

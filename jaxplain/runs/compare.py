@@ -177,7 +177,7 @@ def compare(
     for path in paths:
         run.photo(path)
     if not run.photos:
-        raise ValueError(f"none of the photos ({len(paths)}) can be read: {run.unreadable[0]}")
+        raise ValueError(f"no photo can be read ({len(paths)} tried): {run.unreadable[0]}")
     return _comparison(run, chosen, sizes)
 
 

@@ -261,7 +261,7 @@ def probe_format(source: Dataset | Stream) -> tuple[Dataset | Stream, ImageForma
             if load_task(_read_task(0, example), None).request is not None:
                 return Stream(chain(head, rest)), _format_of(example.image)
         raise ValueError(
-            f"none of the images tried ({len(head)}) is usable: each must be an Example with a finite image."
+            f"no image is usable ({len(head)} tried): each must be an Example with a finite image."
         )
     reason = ""
     for index, identity in enumerate(source.identities):
@@ -269,7 +269,7 @@ def probe_format(source: Dataset | Stream) -> tuple[Dataset | Stream, ImageForma
         if loaded.request is not None:
             return source, _format_of(loaded.request.image)
         reason = reason or loaded.reason
-    raise ValueError(f"none of the images ({len(source.identities)}) can be read: {reason}")
+    raise ValueError(f"no image can be read ({len(source.identities)} tried): {reason}")
 
 
 def _read_task(row: int, example: Example) -> ReadTask:

@@ -125,9 +125,7 @@ class FeatureStore:
         failures = self._add(missing, on_batch) if missing else {}
         usable = [photo for photo in photos if photo.sha256 not in failures]
         if not usable:
-            raise ValueError(
-                f"none of the photos ({len(photos)}) can be read: {next(iter(failures.values()))}"
-            )
+            raise ValueError(f"no photo can be read ({len(photos)} tried): {next(iter(failures.values()))}")
         features = np.stack([self._features[photo.sha256] for photo in usable])
         bad = ~np.isfinite(features).all(1)
         if bad.any():

@@ -61,7 +61,7 @@ class HeatmapSettings:
     def _check_published(self) -> None:
         if self.method not in masks.PAPER:
             raise ValueError(
-                f"there are published settings for {', '.join(masks.PAPER)}, but not for {self.method}: "
+                f"no published settings exist for {self.method}, only for {', '.join(masks.PAPER)}: "
                 "omit --preset."
             )
 

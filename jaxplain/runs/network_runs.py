@@ -54,7 +54,7 @@ class FitSettings:
             raise ValueError(f"holdout must be between 0 and 1, got {self.holdout}.")
         if not self.explained or len(set(self.explained)) != len(self.explained):
             raise ValueError(
-                f"name at least one class, without repetition; got {', '.join(self.explained)!r}."
+                f"name at least one class, and each class only once; got {', '.join(self.explained)!r}."
             )
 
 
@@ -424,7 +424,7 @@ def load_networks(folder: Path) -> LoadedNetworks:
         path = folder / network_file(index)
         srae, about = xnn.load(path)
         if about.get("class") != name or srae.config.features != len(probe.kernel):
-            raise CheckpointError(f"{path} is not the network of {name!r} listed in {RECORD}. {_REFIT}")
+            raise CheckpointError(f"{path} is not the network for {name!r} listed in {RECORD}. {_REFIT}")
         explained[name] = ExplanationNetwork(trunk, probe, srae, index)
     return LoadedNetworks(classifier, probe, names, explained, photos, record)
 

@@ -78,7 +78,7 @@ def check_folder(folder: Path) -> None:
     """Raise a ValueError if the path is a file or does not exist."""
     if not folder.is_dir():
         raise ValueError(
-            f"{folder} is a file, not a folder: name the folder that holds the photos."
+            f"{folder} is a file, not a folder: name the folder that contains the photos."
             if folder.exists()
             else f"{folder} does not exist: check the spelling and the current folder."
         )

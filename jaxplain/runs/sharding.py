@@ -232,8 +232,8 @@ def check_model(model: Any, image_format: ImageFormat) -> None:
     """Raise a TypeError if images are pixels and the model cannot normalize them."""
     if image_format.dtype == "uint8" and not hasattr(model, "normalize"):
         raise TypeError(
-            "uint8 pixels need a model with normalize(pixels), such as those of jaxplain.zoo; for your own "
-            "model, pass float images in model space."
+            "uint8 images require a model with normalize(pixels), such as the models in jaxplain.zoo; "
+            "for your own model, pass float images in model space."
         )
 
 

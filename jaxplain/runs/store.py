@@ -268,7 +268,7 @@ def open_store(path: str | os.PathLike[str]) -> ResultStore:
     answer = finished_io(location.store().read("zarr.json"), location.name)
     if answer.state != "value":
         raise FileNotFoundError(
-            f"there are no results in {location.name}: name the folder given to jaxplain batch --out."
+            f"there are no results in {location.name}: name the folder passed to jaxplain batch --out."
         )
     try:
         record = json.loads(answer.value)["attributes"]["jaxplain"]
@@ -337,7 +337,7 @@ def _check_empty(location: StoreLocation, known: set[str] | None) -> None:
     others = sorted(names - (known or set()))
     if others:
         raise StoreError(
-            f"{location.name} contains {others[0]!r} but no results; choose a new or an empty folder."
+            f"{location.name} contains {others[0]!r} but no results; choose a new or empty folder."
         )
 
 

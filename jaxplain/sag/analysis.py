@@ -243,7 +243,7 @@ def statistics(summaries: Iterable[Summary]) -> Statistics:
     images = list(summaries)
     grids = {image.patches for image in images}
     if not images:
-        raise ValueError("statistics need at least one image, got none.")
+        raise ValueError("statistics require at least one image, got none.")
     if len(grids) > 1:
         raise ValueError(f"all images must have the same grid, got grids of {sorted(grids)} patches.")
     patches = grids.pop()

@@ -293,7 +293,7 @@ def check_single(result: SearchResult) -> None:
     """
     if result.explanations.ndim != 2:
         raise ValueError(
-            f"result must be for one image, with explanations [R, P], got {result.explanations.shape}; "
+            f"result must be for one image, with explanations [R, P], got shape {result.explanations.shape}; "
             "select one with jax.tree_util.tree_map(lambda leaf: leaf[0], result)."
         )
 

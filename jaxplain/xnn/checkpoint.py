@@ -45,7 +45,8 @@ def save(path: str | os.PathLike[str], srae: SRAE, about: Mapping[str, Any] | No
     expected = _named(_blank(srae.config))
     if {name: leaf.shape for name, leaf in arrays.items()} != {n: leaf.shape for n, leaf in expected.items()}:
         raise ValueError(
-            "the shapes of srae do not match its configuration; save the rows of a vmapped fit one at a time."
+            "the array shapes of srae do not match its configuration; "
+            "save the networks of a vmapped fit one at a time."
         )
     header = {
         "format": FORMAT,

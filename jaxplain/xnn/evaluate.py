@@ -132,7 +132,7 @@ def diagnose(
 def _agreement(every_logit: Array | None, label: int | Array | None, predicted: Array) -> Array:
     if (every_logit is None) != (label is None):
         raise ValueError(
-            "every_logit and label must be given together: all logits, and the explained class's index."
+            "every_logit (all logits) and label (the index of the explained class) must be passed together."
         )
     if every_logit is None:
         return jnp.float32(jnp.nan)

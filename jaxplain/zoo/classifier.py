@@ -178,10 +178,12 @@ def find_class(name_or_index: str | int, labels: Sequence[str]) -> int:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise ValueError(f"several classes are named {text!r}: {_listed(matches, labels)}; give the index.")
+        raise ValueError(
+            f"several classes are named {text!r}: {_listed(matches, labels)}; pass the index instead."
+        )
     near = _nearest(text, labels)
     hint = (
-        f"did you mean {_listed(near, labels)}?" if near else f"give a name or an index below {len(labels)}."
+        f"did you mean {_listed(near, labels)}?" if near else f"pass a name or an index below {len(labels)}."
     )
     raise ValueError(f"unknown class {text!r}: {hint}")
 

@@ -47,7 +47,7 @@ _INHERITED = (  # opcodes that only move data, as implemented in `pickle`
     "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST EMPTY_DICT GLOBAL STACK_GLOBAL BINPERSID"
 )
 _CODES = {opcode.name: ord(opcode.code) for opcode in pickletools.opcodes}
-_DAMAGED = "holds a truncated or damaged pickle"
+_DAMAGED = "contains a truncated or damaged pickle"
 # Exceptions that `pickle` raises for damaged input. Invalid escapes in a string cause a warning, which is an
 # exception in a process that treats warnings as errors.
 _FAILURES = (

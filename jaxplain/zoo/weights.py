@@ -88,7 +88,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise WeightsError(f"would expand to more than {_MAX_GROWTH} times its own size")
         return {name: to_array(tensor, contents) for name, tensor in tensors.items()}
     except WeightsError as error:
-        remedy = "" if ";" in str(error) else "; copy or download it again, or give another file"
+        remedy = "" if ";" in str(error) else "; copy or download it again, or pass another file"
         raise WeightsError(f"weights file {os.fspath(path)} {error}{remedy}") from error.__cause__
 
 
@@ -246,7 +246,7 @@ def _zip_entry(data: bytes, entries: Mapping[str, zipfile.ZipInfo], name: str) -
     """Return a view of an entry's bytes, which PyTorch stores uncompressed."""
     info = entries.get(name)
     if info is None:
-        raise WeightsError(f"lacks the zip entry {short(name)}")
+        raise WeightsError(f"has no zip entry {short(name)}")
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise WeightsError(
             f"has the compressed or encrypted zip entry {short(name)}, which PyTorch never writes"
@@ -295,7 +295,7 @@ def _locate_storages(
     for key in keys:
         storage, begin = declared[key], position + 8
         if int.from_bytes(data[position:begin], "little", signed=True) != storage.numel:
-            raise WeightsError(f"is truncated or damaged: the storage {short(key)} has another length")
+            raise WeightsError(f"is truncated or damaged: the storage {short(key)} has the wrong length")
         position = begin + storage.nbytes
         found[key] = checked_bytes(memoryview(data)[begin:position], storage)
     return found

@@ -228,7 +228,7 @@ INVALID = {
     "several noises": (
         lambda: SMOOTHED(SMOOTH, FLOATS, key=KEY, noise=jnp.ones(2)),
         ValueError,
-        "jax.vmap for a sweep",
+        "jax.vmap for several values",
     ),
     "samples": (
         lambda: attributions.var_grad(SMOOTH, FLOATS, key=KEY, n_samples=2.5),

@@ -99,11 +99,11 @@ def test_options_reach_the_results():
         (("--seed", "-1"), "seed must be in 0..4294967295"),
         (
             ("--out", "photos"),
-            "photos contains 'photo000.png' but no results; choose a new or an empty folder",
+            "photos contains 'photo000.png' but no results; choose a new or empty folder",
         ),
         (("--out", "photos/photo000.png"), "a file exists where a folder is needed. Move it or choose"),
         (("--out", "nosuch://x"), "cannot read or write nosuch://x"),
-        (("--size", "33"), "finer than the image of 32 x 32 pixels; choose at most that"),
+        (("--size", "33"), "finer than the image of 32 x 32 pixels; choose a coarser size"),
     ],
 )
 def test_invalid_options_are_refused_before_anything_is_compiled(monkeypatch, args, message):

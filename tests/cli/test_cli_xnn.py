@@ -192,7 +192,7 @@ def test_a_damaged_folder_is_explained(fitted):
     path.unlink()
     assert "does not exist" in message()
     path.write_bytes(Path("nets/networks/0000.safetensors").read_bytes())
-    assert "is not the network of 'crow'" in message()
+    assert "is not the network for 'crow'" in message()
     path.write_bytes(whole)
     Path("nets", RECORD).write_text(record[:40])
     assert "cannot be read" in message()

@@ -165,4 +165,4 @@ def test_photos_that_cannot_be_read_at_all():
         path.write_bytes(b"")
     done = run("photos", *QUICK)
     assert done.exit_code == 2
-    assert "none of the photos (2) can be read" in words(done.stderr)
+    assert "no photo can be read (2 tried)" in words(done.stderr)

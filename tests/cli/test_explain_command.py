@@ -343,7 +343,7 @@ def test_without_a_readable_photo_nothing_is_compiled(monkeypatch):
         (["--method", "grad-cam", "--size", "7"], "grad-cam has no option size"),
         (
             ["--method", "grad-cam", "--preset", "paper"],
-            "published settings for igos, igos+, igos++, but not for",
+            "no published settings exist for",
         ),
         (["--model", "resnet-18"], "unknown model 'resnet-18': did you mean 'resnet18'"),
         (["--baseline", "blurry"], "unknown baseline 'blurry': did you mean 'blur'"),

@@ -42,7 +42,7 @@ REFUSED = {
     "channels first": (
         lambda: checks.check_image(np.zeros((3, 40, 50), np.float32), "photo"),
         ValueError,
-        r"looks like channels first: photo.transpose\(1, 2, 0\)",
+        r"looks like channels first; use photo.transpose\(1, 2, 0\)",
     ),
     "NaN": (lambda: checks.as_image(NAN), ValueError, "image contains 60 NaN or infinite values out of 60"),
     "one of a batch": (
@@ -53,12 +53,12 @@ REFUSED = {
     "channels": (
         lambda: checks.check_image_batch(IMAGE[None], 1),
         ValueError,
-        "must be channels-last with 1 channels",
+        r"must have shape \[N, H, W, 1\] \(channels last\)",
     ),
     "fine map": (
         lambda: checks.check_map(np.zeros((5, 5)), IMAGE.shape),
         ValueError,
-        r"no larger than the image's \(4, 5\), got shape \(5, 5\)",
+        r"no larger than the image's size \(4, 5\), got shape \(5, 5\)",
     ),
     "integer map": (
         lambda: checks.check_map(np.zeros((2, 2), int), IMAGE.shape),
@@ -87,7 +87,7 @@ REFUSED = {
         r"one \(2,\) and other \(3,\) must have the same shape",
     ),
     "where": (lambda: checks.check_where(lambda x: x > 0, np.zeros(2), "too low"), ValueError, "too low"),
-    "numbers": (lambda: checks.as_number([1.0, 2.0], "noise"), ValueError, "use jax.vmap for a sweep"),
+    "numbers": (lambda: checks.as_number([1.0, 2.0], "noise"), ValueError, "use jax.vmap for several values"),
     "not finite": (lambda: checks.as_number(np.inf, "noise"), ValueError, "noise contains 1 NaN or infinite"),
     "too low": (lambda: checks.as_number(-1, "noise", 0.0), ValueError, "noise must be at least 0, got -1"),
     "too high": (

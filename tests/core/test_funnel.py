@@ -319,7 +319,7 @@ def test_noise_keys_are_items():
 )
 def test_a_score_of_the_wrong_shape_gets_a_plain_error(wrong, got):
     problem = make(count=4)
-    with pytest.raises(ValueError, match=rf"one number each \[2\], {got}.*class_score"):
+    with pytest.raises(ValueError, match=rf"one number per image, \[2\] for images .*, {got}.*class_score"):
         funnel.evaluate(wrong, render, *problem[1:4], batch_size=2)
 
 

@@ -216,7 +216,7 @@ def test_missing_arguments_of_a_baseline_are_named():
 def test_invalid_images_are_refused(make):
     with pytest.raises(ValueError, match=r"one image \[H, W, C\].*use jax.vmap"):
         make(jnp.zeros((2, 4, 4, 3)))
-    with pytest.raises(TypeError, match=r"floating point.*preprocess"):
+    with pytest.raises(TypeError, match=r"floating-point.*preprocess"):
         make(jnp.zeros((4, 4, 3), jnp.uint8))
     with pytest.raises(TypeError, match="array of floats, got list"):
         make([[0.0]])
@@ -237,7 +237,7 @@ def test_checked_baselines():
         ValueError, match=r"baseline \(5, 5, 3\) and image \(6, 5, 3\) must have the same shape"
     ):
         as_baseline(other[:5], image)
-    with pytest.raises(ValueError, match=r"or K of them \[K, H, W, C\]; got shape \(0, 6, 5, 3\)"):
+    with pytest.raises(ValueError, match=r"or be K baselines \[K, H, W, C\]; got shape \(0, 6, 5, 3\)"):
         as_baselines(several[:0], image)
-    with pytest.raises(TypeError, match="baseline must be floating point"):
+    with pytest.raises(TypeError, match="baseline must be a floating-point array"):
         as_baselines(several.astype(int), image)

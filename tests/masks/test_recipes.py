@@ -305,11 +305,11 @@ IMAGE, BASELINE = np.ones((12, 12, 3), np.float32), np.zeros((12, 12, 3), np.flo
         ({"iteration": 3}, TypeError, "unexpected keyword argument 'iteration'"),
         ({"rule": "rieman"}, ValueError, "unknown rule 'rieman': did you mean 'riemann'"),
         ({"search": "ends"}, ValueError, "unknown search 'ends'"),
-        ({"search": "gradient"}, ValueError, "BestStep compares candidates: search must be 'endpoint'"),
+        ({"search": "gradient"}, ValueError, "BestStep requires search='endpoint'"),
         (
             {"search": "gradient", "descent": LineSearch()},
             ValueError,
-            "LineSearch compares candidates: search must be",
+            "LineSearch requires search=",
         ),
         ({"descent": "nesterov"}, TypeError, "descent must be a LineSearch.*got 'nesterov'"),
         ({"size": 13}, ValueError, "size of 13 x 13 is finer than the image of 12 x 12"),
@@ -347,11 +347,11 @@ def test_options_that_cannot_be_are_refused(method, options, error, message):
     ("image", "baseline", "error", "message"),
     [
         (IMAGE[None], BASELINE, ValueError, r"image must be one image \[H, W, C\].*use jax.vmap"),
-        (IMAGE.astype(np.uint8), BASELINE, TypeError, r"floating point.*uint8.*preprocess"),
+        (IMAGE.astype(np.uint8), BASELINE, TypeError, r"floating-point.*uint8.*preprocess"),
         (np.full_like(IMAGE, np.nan), BASELINE, ValueError, "image contains 432 NaN"),
-        (IMAGE, BASELINE[:11], ValueError, r"baseline must be \(12, 12, 3\) like the image"),
-        (IMAGE, BASELINE[None][:0], ValueError, "baseline must be"),
-        (IMAGE, 0.0, ValueError, "baseline must be .* got shape float"),
+        (IMAGE, BASELINE[:11], ValueError, r"baseline must have the image's shape \(12, 12, 3\)"),
+        (IMAGE, BASELINE[None][:0], ValueError, "baseline must have"),
+        (IMAGE, 0.0, ValueError, "baseline must have .* got shape float"),
     ],
 )
 def test_pictures_that_cannot_be_are_refused(image, baseline, error, message):
@@ -361,7 +361,9 @@ def test_pictures_that_cannot_be_are_refused(image, baseline, error, message):
 
 
 def test_scores_that_cannot_be_are_refused(scene):
-    with pytest.raises(ValueError, match=r"one number each \[\d\], got \(\d, 4\).*class_score"):
+    with pytest.raises(
+        ValueError, match=r"one number per image, \[\d\] for images .*, got \(\d, 4\).*class_score"
+    ):
         jx.igos_pp(scene.net, scene.image, scene.baseline, size=SHAPE)
     with pytest.raises(TypeError, match="must be callable, got float"):
         jx.igos_pp(0.5, scene.image, scene.baseline, size=SHAPE)

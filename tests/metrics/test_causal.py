@@ -187,11 +187,15 @@ IMAGE, MAP = np.ones((6, 6, 3), np.float32), np.ones((3, 3), np.float32)
     ("change", "error", "message"),
     [
         ({"image": IMAGE[None]}, ValueError, "image must be one image"),
-        ({"image": IMAGE.astype(np.uint8)}, TypeError, "image must be floating point"),
+        ({"image": IMAGE.astype(np.uint8)}, TypeError, "image must be a floating-point array"),
         ({"baseline": IMAGE[:5]}, ValueError, r"baseline \(5, 6, 3\) and image \(6, 6, 3\)"),
         ({"baseline": IMAGE * np.nan}, ValueError, "baseline contains 108 NaN"),
         ({"importance": MAP[None]}, ValueError, r"one map \[h, w\].*got shape \(1, 3, 3\)"),
-        ({"importance": np.ones((7, 3), np.float32)}, ValueError, r"no larger than the image's \(6, 6\)"),
+        (
+            {"importance": np.ones((7, 3), np.float32)},
+            ValueError,
+            r"no larger than the image's size \(6, 6\)",
+        ),
         ({"importance": MAP[:0]}, ValueError, "one map"),
         ({"importance": None}, ValueError, "one map"),
         ({"importance": MAP * np.nan}, ValueError, "importance contains 9 NaN"),
@@ -200,7 +204,7 @@ IMAGE, MAP = np.ones((6, 6, 3), np.float32), np.ones((3, 3), np.float32)
         ({"n_steps": 2.0}, TypeError, "n_steps must be an integer"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"score": 3}, TypeError, "must be callable"),
-        ({"score": lambda images: images.mean()}, ValueError, "one number each"),
+        ({"score": lambda images: images.mean()}, ValueError, "one number per image"),
     ],
     ids=stable,
 )

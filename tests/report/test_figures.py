@@ -268,7 +268,7 @@ def test_share_curves_are_stairs():
     assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["0", "1", "2"]
     assert_texts_fit(figure)
     for shares in ({}, {"a": [0.0, 1.0], "b": [0.0]}, {"a": 1.0}):
-        with pytest.raises(ValueError, match="of the same length"):
+        with pytest.raises(ValueError, match="have the same length"):
             figures.share_curves(shares)
 
 

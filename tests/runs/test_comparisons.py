@@ -145,8 +145,8 @@ def test_an_unreadable_photo_is_named_and_the_others_are_not_affected(model, pho
     )
     assert [row.photo for row in found.rows] == ["a.png", "b.png", "c.png"]
     assert len(found.unreadable) == 1
-    assert "broken.png: is not an image" in found.unreadable[0]
-    with pytest.raises(ValueError, match=r"none of the photos \(1\) can be read: .*broken\.png"):
+    assert "broken.png: this is not an image" in found.unreadable[0]
+    with pytest.raises(ValueError, match=r"no photo can be read \(1 tried\): .*broken\.png"):
         compare([tmp_path / "broken.png"], [model], {"bright": bright})
 
 

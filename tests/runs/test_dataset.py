@@ -85,7 +85,7 @@ def test_the_format_is_that_of_the_first_usable_image():
             assert [example.identity for example in again] == ["bad", "good"]
     with pytest.raises(ValueError, match=r"\[H, W, C\]"):
         probe_format(as_dataset([bad], None))
-    with pytest.raises(ValueError, match=r"none of the images tried \(1\) is usable"):
+    with pytest.raises(ValueError, match=r"no image is usable \(1 tried\)"):
         probe_format(Stream([bad]))
 
 

@@ -175,7 +175,7 @@ def test_an_x_feature_is_explained_by_igos_pp():
     ("changes", "message"),
     [
         ({"explained": ()}, "at least one class"),
-        ({"explained": ("a", "a")}, "without repetition"),
+        ({"explained": ("a", "a")}, "each class only once"),
         ({"holdout": 1.0}, "holdout must be between 0 and 1"),
         ({"seed": -1}, "seed must be in"),
         ({"layer": "map"}, "did you mean 'maps'"),

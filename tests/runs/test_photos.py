@@ -27,7 +27,7 @@ def test_a_file_is_decoded_only_when_asked(tmp_path):
     path.write_bytes(b"not a photo")
     file = photos.read_file(path)
     assert file.sha256 == hashlib.sha256(b"not a photo").hexdigest()
-    with pytest.raises(ImageError, match=r"a\.png: is not an image"):
+    with pytest.raises(ImageError, match=r"a\.png: this is not an image"):
         file.decode()
 
 

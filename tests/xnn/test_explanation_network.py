@@ -188,7 +188,7 @@ def test_files_that_hold_no_network_are_refused(tmp_path):
 
 def test_a_stack_of_networks_is_not_one(tmp_path):
     stack = jax.tree_util.tree_map(lambda leaf: jnp.stack([leaf, leaf]), planted_srae())
-    with pytest.raises(ValueError, match="save the rows of a vmapped fit one at a time"):
+    with pytest.raises(ValueError, match="save the networks of a vmapped fit one at a time"):
         xnn.save(tmp_path / "stack", stack)
     assert not list(tmp_path.iterdir())
 
@@ -257,7 +257,7 @@ def test_the_table_has_every_measure_with_its_formula_and_agreement_counts_chang
     rows = list(xnn.table(found))
     assert [row.name for row in rows] == list(xnn.MEASURES) == list(xnn.Diagnosis._fields)
     assert all(row.formula and row.better in ("high", "low", "few") for row in rows)
-    with pytest.raises(ValueError, match="given together"):
+    with pytest.raises(ValueError, match="passed together"):
         xnn.diagnose(srae, features, truth, every_logit=every)
 
 

@@ -635,7 +635,7 @@ def test_damaged_safetensors(header, match):
     with pytest.raises(WeightsError, match=match) as caught:
         read(safetensors(header, bytes(4)))
     assert "file.bin" in str(caught.value)
-    assert "give another file" in str(caught.value) or "re-save" in str(caught.value)
+    assert "pass another file" in str(caught.value) or "re-save" in str(caught.value)
     assert len(str(caught.value)) < 500
 
 
@@ -752,7 +752,7 @@ def test_errors_name_the_path(tmp_path):
         read_state_dict("a\0b")
     broken = tmp_path / "broken.pth"
     broken.write_bytes(SAMPLES["legacy"][:200])
-    with pytest.raises(WeightsError, match=r"broken\.pth holds a truncated or damaged pickle"):
+    with pytest.raises(WeightsError, match=r"broken\.pth contains a truncated or damaged pickle"):
         read_state_dict(str(broken))
 
 
