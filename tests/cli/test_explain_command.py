@@ -302,7 +302,7 @@ def write_broken(folder):
         "empty.jpg": "the file is empty",
         "text.png": "is not an image",
         "folder.png": "is a folder",
-        "float.tif": "floating-point",
+        "float.tif": "floating point",
         "nopixels.png": "damaged",
         "missing.png": "no such file",
     }

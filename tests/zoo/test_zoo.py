@@ -181,8 +181,8 @@ def test_average_to_grid_is_the_identity_at_vggs_own_size():
     ("images", "error", "message"),
     [
         (np.zeros((64, 64, 3), np.float32), ValueError, r"\[N, H, W, C\].*images\[None\]"),
-        (np.zeros((1, 64, 64, 1), np.float32), ValueError, "3 channels"),
-        (np.zeros((1, 3, 64, 64), np.float32), ValueError, "3 channels"),
+        (np.zeros((1, 64, 64, 1), np.float32), ValueError, "channels last"),
+        (np.zeros((1, 3, 64, 64), np.float32), ValueError, "channels last"),
         (np.zeros((1, 64, 64, 3), np.uint8), TypeError, "preprocess"),
         ([[1.0]], TypeError, "array of floats"),
     ],
