@@ -24,7 +24,7 @@ from jaxplain.xnn import CheckpointError, ExplanationNetwork
 
 RECORD = "xnn.json"  # the file that marks a folder as explanation networks
 PROBE, NETWORKS = "probe.safetensors", "networks"
-# Of an x-feature's masks: x-features are object parts, and coarser masks are smoother.
+# Mask size for x-features: they are object parts, and coarser masks are smoother.
 SIZE = 14
 STEPS = 6000  # minimum number of optimization steps
 TOP, TYPICAL = 6, 3  # photos listed per x-feature and per class

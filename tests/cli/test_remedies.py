@@ -1,4 +1,4 @@
-"""Every error of the command line says what to do next, and is message before anything is compiled."""
+"""Every error of the command line names the next step, and is reported before anything is compiled."""
 
 import json
 from pathlib import Path

@@ -235,7 +235,7 @@ def test_names_in_the_text_exist(path):
 def public(thing):
     """Return the public functions and classes of a module or package of jaxplain, by name; {} for others.
 
-    Of a module only those that it defines, of a package those that it re-exports.
+    For a module only those that it defines; for a package those that it re-exports.
     """
     if not inspect.ismodule(thing):
         return {}

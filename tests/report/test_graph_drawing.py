@@ -287,7 +287,7 @@ def test_the_png_of_nothing_says_so_without_a_frame():
 
 
 def test_png_and_svg_show_the_same_drawing():
-    """A photo of one color per picture tells the nodes' places apart from everything else."""
+    """With one color per picture, the nodes' positions can be told apart from everything else."""
     graph = drawn_graphs.usual()
     pixels, hidden = (np.full((60, 80, 3), color, np.uint8) for color in ((0, 255, 0), (255, 0, 255)))
     drawing = graphs.draw(graph, pixels, hidden, "plain")

@@ -145,7 +145,7 @@ def test_no_set_is_scored_twice_and_a_finished_search_makes_no_calls():
     )
     jax.block_until_ready(result)
     assert len(result) > 3
-    assert int(result.levels) < 16  # the scan goes on after the search has finished
+    assert int(result.levels) < 16  # the scan continues after the search has finished
     assert len(calls) == len(set(calls)) == int(result.evaluations)
 
 

@@ -1,4 +1,4 @@
-"""Photos of three classes that a linear probe tells apart, and networks that look fitted to them."""
+"""Photos of three classes that a linear probe can separate, and networks that look fitted to them."""
 
 from pathlib import Path
 
