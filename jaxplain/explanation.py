@@ -30,6 +30,7 @@ class Status(IntEnum):
     NONE_FOUND = 8
     CONSTANT_LOGITS = 9
     NOT_ACCEPTED = 10
+    CONSTANT_SCORE = 11
 
     @property
     def message(self) -> str:
@@ -58,6 +59,8 @@ _MESSAGES = {
     "images, or choose another class",
     Status.NOT_ACCEPTED: "in every round, a single x-feature contributed nearly everything; the best round "
     "was kept: try more images, another n_features or another key",
+    Status.CONSTANT_SCORE: "the score is the same for all images that were tried, or its gradient is zero, "
+    "so there is nothing to explain: choose another kind of score (such as the logit), target or baseline",
 }
 
 
@@ -160,6 +163,17 @@ def finished(
         evaluations=jnp.asarray(evaluations, jnp.int32),
         details=details,
     )
+
+
+def constant_unless(has_changed: Array) -> Array:
+    """Return the status int32 []: OK if the score has changed (bool []), otherwise CONSTANT_SCORE."""
+    return jnp.where(has_changed, jnp.int32(Status.OK), jnp.int32(Status.CONSTANT_SCORE))
+
+
+def differ(scores: Array) -> Array:
+    """Return whether scores [N] differ by more than float32 rounding, as bool []."""
+    rounding = 2 * jnp.finfo(jnp.float32).eps * jnp.max(jnp.abs(scores))
+    return jnp.max(scores) - jnp.min(scores) > rounding
 
 
 def call_method(

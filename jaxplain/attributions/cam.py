@@ -11,7 +11,7 @@ from jax import Array
 from jaxplain import scores
 from jaxplain.attributions.gradients import AttributionDetails
 from jaxplain.checks import as_image, check_choice
-from jaxplain.explanation import Explanation, finished
+from jaxplain.explanation import Explanation, constant_unless, finished
 
 MapWeighting = Callable[[Array, Array], Array]
 """`weighting(maps [h, w, d], gradient [h, w, d]) -> weights [d]`."""
@@ -197,4 +197,5 @@ def _cam(score: Any, image: Array, *, weighting: MapWeighting, kind: str) -> Exp
     weights = weighting(maps[0], grads[0])
     attribution = jnp.sum(maps[0] * weights[None, None], axis=-1).astype(jnp.float32)
     checked = jnp.append(attribution, value)  # the positive part alone would hide minus infinity
-    return finished(jax.nn.relu(attribution), checked, 1, AttributionDetails(attribution))
+    status = constant_unless(jnp.any(grads != 0))
+    return finished(jax.nn.relu(attribution), checked, 1, AttributionDetails(attribution), status)

@@ -13,7 +13,7 @@ from jaxplain.attributions.cam import check_map_score, feature_maps, logits_of_m
 from jaxplain.attributions.excitation_rules import Recording, record
 from jaxplain.attributions.gradients import AttributionDetails
 from jaxplain.checks import as_image, check_choice
-from jaxplain.explanation import Explanation, finished
+from jaxplain.explanation import Explanation, constant_unless, finished
 
 ExcitationLayer = Literal["maps", "image"]
 
@@ -166,4 +166,5 @@ def _excitation(score: Any, image: Array, *, layer: ExcitationLayer, contrastive
     # NaN if the target is out of range.
     logit = scores.ClassScore(lambda _: logits, score.target, "logit")(image[None])
     checked = jnp.append(attribution, logit)
-    return finished(jax.nn.relu(attribution), checked, 1, AttributionDetails(attribution))
+    status = constant_unless(jnp.any(attribution != 0))
+    return finished(jax.nn.relu(attribution), checked, 1, AttributionDetails(attribution), status)

@@ -22,7 +22,7 @@ from jaxplain.checks import (
     check_finite,
     check_positive_int,
 )
-from jaxplain.explanation import Explanation, finished
+from jaxplain.explanation import Explanation, constant_unless, differ, finished
 
 Reduce = Literal["abs_sum", "abs_max", "sum"]
 """How to reduce a pixel's channels to one number; see `reduce_channels`."""
@@ -146,7 +146,8 @@ def _at_image(score: Any, image: Array, *, reduce: Reduce, times_input: bool) ->
     evaluated = funnel.value_and_grad(score, _shifted, jnp.zeros_like(image), image, once, once)
     attribution = image * evaluated.grads if times_input else evaluated.grads
     importance = reduce_channels(attribution, reduce)
-    return finished(importance, evaluated.values, 1, AttributionDetails(attribution))
+    status = constant_unless(jnp.any(evaluated.grads != 0))
+    return finished(importance, evaluated.values, 1, AttributionDetails(attribution), status)
 
 
 def _shifted(shift: Array, image: Array, _: Array) -> Array:
@@ -326,7 +327,8 @@ def _mean_gradient(
     )
     attribution = evaluated.grads[0]
     importance = reduce_channels(attribution, reduce)
-    return finished(importance, evaluated.values, count, AttributionDetails(attribution))
+    status = constant_unless(differ(evaluated.values) | jnp.any(attribution != 0))
+    return finished(importance, evaluated.values, count, AttributionDetails(attribution), status)
 
 
 class _GradientMoments(NamedTuple):
@@ -363,7 +365,8 @@ def _gradient_variance(
     moments, values = jax.lax.scan(step, start, batches)
     attribution = moments.squares / count
     importance = reduce_channels(attribution, reduce)
-    return finished(importance, values, count, AttributionDetails(attribution))
+    status = constant_unless(differ(values.ravel()) | jnp.any(moments.mean != 0))
+    return finished(importance, values, count, AttributionDetails(attribution), status)
 
 
 def _noisy_batches(source: _NoiseSource, batch_size: int) -> _NoisyBatch:

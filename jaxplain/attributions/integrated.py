@@ -10,7 +10,7 @@ from jax import Array
 from jaxplain import funnel, paths, scores
 from jaxplain.attributions.gradients import REDUCTIONS, Reduce, reduce_channels
 from jaxplain.checks import as_image, check_batch_size, check_choice, check_positive_int
-from jaxplain.explanation import Explanation, finished
+from jaxplain.explanation import Explanation, constant_unless, differ, finished
 from jaxplain.perturb import as_baseline
 
 RULES = ("adaptive", *paths.RULES)
@@ -127,7 +127,8 @@ def _integrated(
     error = jnp.abs(jnp.sum(attribution) - difference) / jnp.abs(difference)
     values = jnp.concatenate([evaluated.values, scored])
     details = IntegratedDetails(attribution, error)
-    return finished(reduce_channels(attribution, reduce), values, len(values), details)
+    importance, status = reduce_channels(attribution, reduce), constant_unless(differ(values))
+    return finished(importance, values, len(values), details, status)
 
 
 def _point_on_path(shift: Array, ends: _PathEnds, share: Array) -> Array:

@@ -11,7 +11,7 @@ from jax import Array
 from jaxplain import funnel, scores
 from jaxplain.attributions.gradients import AttributionDetails
 from jaxplain.checks import Pair, as_image, as_key, as_number, as_pair, check_batch_size, check_positive_int
-from jaxplain.explanation import Explanation, finished
+from jaxplain.explanation import Explanation, constant_unless, differ, finished
 from jaxplain.perturb import as_baseline, blend
 
 HIGHEST = jax.lax.Precision.HIGHEST  # the products are small; TPU's default would round to bfloat16
@@ -157,7 +157,8 @@ def _rise(
 
     total, _ = jax.lax.scan(add, jnp.zeros(shape), (keys, values))
     importance = total / (n_samples * probability)
-    return finished(importance, values, n_samples, AttributionDetails(importance))
+    details, status = AttributionDetails(importance), constant_unless(differ(values))
+    return finished(importance, values, n_samples, details, status)
 
 
 def _render_masked(grid: tuple[int, int], _: tuple, context: _RiseImage, key: Array) -> Array:
@@ -292,7 +293,8 @@ def _occlusion(
     over_rows = jnp.asarray(_mean_over_windows(rows, window[0], image.shape[0]))
     over_cols = jnp.asarray(_mean_over_windows(cols, window[1], image.shape[1]))
     importance = jnp.matmul(jnp.matmul(over_rows, drops, precision=HIGHEST), over_cols.T, precision=HIGHEST)
-    return finished(importance, values, len(rows) * len(cols) + 1, AttributionDetails(importance))
+    details, status = AttributionDetails(importance), constant_unless(differ(values))
+    return finished(importance, values, len(rows) * len(cols) + 1, details, status)
 
 
 def _window_starts(size: int, window: int, stride: int) -> np.ndarray:
