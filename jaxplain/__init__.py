@@ -31,5 +31,6 @@ from jaxplain.precision import rematerialize as rematerialize
 from jaxplain.scores import ClassScore as ClassScore
 from jaxplain.scores import class_score as class_score
 from jaxplain.scores import top_class as top_class
+from jaxplain.torch_modules import from_torch as from_torch
 
 __version__ = "0.2.0"

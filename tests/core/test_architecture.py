@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "overlay": {"checks", "images"},
     "explanation": {"checks", "overlay", "perturb"},
     "scores": {"checks"},
+    "torch_modules": set(),
     "funnel": {"checks", "scores"},
     "precision": {"checks", "scores"},
     "attributions": FAMILY,
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "runs": {"__init__", *CORE},
     "report": {"__init__", *CORE, "runs"},
     "cli": {"__init__", *CORE, "report", "runs"},
-    "__init__": CORE,
+    "__init__": {*CORE, "torch_modules"},
     "__main__": {"cli"},
 }
 MOST_PARAMETERS = 8  # of a function that is not public with documented options

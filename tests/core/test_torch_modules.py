@@ -1,0 +1,171 @@
+"""PyTorch modules as classifiers: values, gradients, batches of a vmap and every method, against JAX."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxplain as jx
+from jaxplain.methods import METHODS, apply
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.slow  # PyTorch is not among the packages that the fast tests need
+
+IMAGES = np.random.default_rng(0).standard_normal((3, 12, 12, 3)).astype(np.float32)
+
+
+class Module(torch.nn.Module):
+    """tanh(images @ first) @ second, with what is done to the logits as a function."""
+
+    def __init__(self, wrap=lambda logits: logits):
+        super().__init__()
+        random = np.random.default_rng(1)
+        self.first = torch.nn.Parameter(torch.from_numpy(random.standard_normal((432, 6)) / 12).float())
+        self.second = torch.nn.Parameter(torch.from_numpy(random.standard_normal((6, 4))).float())
+        self.wrap = wrap
+        self.eval()
+
+    def forward(self, images):
+        pixels = images.movedim(1, -1).reshape(len(images), -1)  # channels last, as in `same_in_jax`
+        return self.wrap(torch.tanh(pixels @ self.first) @ self.second)
+
+
+def same_in_jax(module):
+    first, second = (jnp.asarray(weights.detach().numpy()) for weights in (module.first, module.second))
+    return lambda images: jnp.tanh(images.reshape(len(images), -1) @ first) @ second
+
+
+def test_logits_and_gradients_are_those_of_the_same_network_in_jax():
+    module = Module()
+
+    @jax.jit
+    def both(images, model):
+        return jax.value_and_grad(lambda images: model(images)[:, 2].sum())(images)
+
+    ours, expected = (
+        both(IMAGES, jax.tree_util.Partial(model)) for model in (jx.from_torch(module), same_in_jax(module))
+    )
+    np.testing.assert_allclose(ours[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(ours[1], expected[1], atol=1e-6)
+    assert np.abs(expected[1]).max() > 1e-2
+
+
+def test_a_vmap_is_one_call_of_pytorch():
+    calls = []
+
+    class Counted(Module):
+        def forward(self, images):
+            calls.append(len(images))
+            return super().forward(images)
+
+    model = jx.from_torch(Counted())
+    stacks = jnp.stack([IMAGES, IMAGES + 1])
+    values, gradients = jax.vmap(jax.value_and_grad(lambda images: model(images).max(1).sum()))(stacks)
+    assert [count for count in calls if count > 1] == [6, 6]  # forward, and forward again for the backward
+    for index, images in enumerate(stacks):
+        np.testing.assert_allclose(values[index], model(images).max(1).sum(), rtol=1e-6)
+        single = jax.grad(lambda images: model(images).max(1).sum())(images)
+        np.testing.assert_allclose(gradients[index], single, atol=1e-6)
+
+
+NEED_FEATURE_MAPS = {"grad-cam", "grad-cam++", "excitation-backprop", "contrastive-excitation-backprop"}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in NEED_FEATURE_MAPS])
+def test_each_method_gives_the_map_of_the_same_network_in_jax(name):
+    module, image, key = Module(), jnp.asarray(IMAGES[0]), jax.random.key(0)
+    options = {"size": 6, "iterations": 5, "n_samples": 50, "steps": 20}
+    ours, expected = (
+        apply(METHODS[name], jx.class_score(model, 2), image, image * 0, key=key, options=options)
+        for model in (jx.from_torch(module), same_in_jax(module))
+    )
+    assert int(ours.status) == int(expected.status)
+    assert int(ours.evaluations) == int(expected.evaluations)
+    close = np.isclose(ours.importance, expected.importance, atol=1e-3 * np.ptp(expected.importance))
+    assert close.mean() > 0.99  # a line search may decide differently where two candidates tie
+
+
+@pytest.mark.parametrize("name", sorted(NEED_FEATURE_MAPS))
+def test_methods_that_need_feature_maps_refuse(name):
+    score = jx.class_score(jx.from_torch(Module()), 2)
+    with pytest.raises(TypeError, match="feature_maps"):
+        METHODS[name].function(score, jnp.asarray(IMAGES[0]))
+
+
+def test_an_attention_graph_and_curves():
+    module, image = Module(), jnp.asarray(IMAGES[0])
+    ours, expected = (
+        (
+            jx.sag.search(jx.class_score(model, 2), image, image * 0, grid=3),
+            jx.insertion_deletion(jx.class_score(model, 2), image, image * 0, image[..., 0]),
+        )
+        for model in (jx.from_torch(module), same_in_jax(module))
+    )
+    assert int(ours[0].evaluations) == int(expected[0].evaluations)
+    np.testing.assert_allclose(ours[1].deletion, expected[1].deletion, rtol=1e-4)
+
+
+def test_new_weights_are_used_at_once():
+    module = Module()
+    model = jax.jit(jx.from_torch(module))
+    before = model(IMAGES)
+    with torch.no_grad():
+        module.second.mul_(2)
+    np.testing.assert_allclose(model(IMAGES), 2 * before, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda logits: {"logits": logits}, lambda logits: logits.to(torch.bfloat16)]
+)
+def test_named_logits_and_low_precision_are_understood(wrap):
+    module = Module(wrap)
+    logits = jx.from_torch(module)(IMAGES)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, same_in_jax(module)(IMAGES), rtol=2e-2, atol=2e-2)
+
+
+def test_a_module_in_float64_takes_its_own_dtype():
+    module = Module().double()
+    np.testing.assert_allclose(jx.from_torch(module)(IMAGES), same_in_jax(module)(IMAGES), rtol=1e-5)
+
+
+def test_an_output_that_ignores_the_images_has_a_gradient_of_zero():
+    model = jx.from_torch(Module(lambda logits: torch.ones(len(logits), 4, requires_grad=True) * 3))
+    gradient = jax.grad(lambda images: model(images).sum())(IMAGES)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_large_batches_do_not_hang():
+    """JAX's callbacks once waited for themselves when they read large arrays on a CPU."""
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, stride=4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
+    model = jx.from_torch(network.eval())
+    logits = jax.jit(lambda images: model(images * 2))(jnp.ones((64, 224, 224, 3)))
+    assert logits.shape == (64, 4)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "error", "message"),
+    [
+        (
+            lambda logits: (logits, logits),
+            TypeError,
+            r"returns a tuple, not logits.*self\.model\(images\)\[0\]",
+        ),
+        (lambda logits: {"scores": logits}, TypeError, "returns a dict, not logits"),
+        (lambda logits: logits[:, 0], ValueError, r"to logits \[1, K\], got shape \(1,\)"),
+    ],
+)
+def test_outputs_that_are_not_logits_are_refused(wrap, error, message):
+    with pytest.raises(error, match=message):
+        jx.from_torch(Module(wrap))(IMAGES)
+
+
+def test_a_module_in_training_mode_is_reported():
+    module = Module()
+    module.dropout = torch.nn.Dropout()
+    with pytest.warns(UserWarning, match=r"training mode \(part 'dropout'\).*module\.eval\(\)"):
+        jx.from_torch(module)
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got function"):
+        jx.from_torch(lambda images: images)
