@@ -8,14 +8,17 @@ import jax
 import typer
 
 import jaxplain
-from jaxplain.cli import batch_commands as batch_commands
-from jaxplain.cli import compare_commands as compare_command
-from jaxplain.cli import explain_commands as explain_commands
-from jaxplain.cli import process, screen
-from jaxplain.cli import report_commands as report_command
-from jaxplain.cli import sag_commands as sag_commands
-from jaxplain.cli import xnn_commands as xnn_commands
-from jaxplain.cli.options import examples, flow
+from jaxplain.cli import (
+    batch_commands,
+    compare_commands,
+    explain_commands,
+    process,
+    report_commands,
+    sag_commands,
+    screen,
+    xnn_commands,
+)
+from jaxplain.cli.options import CLOSER, examples, flow
 from jaxplain.cli.run import DEBUG, INTERRUPTED, WRONG
 
 app = typer.Typer(
@@ -64,14 +67,8 @@ def _version(
         raise typer.Exit
 
 
-# In the order shown in the help; each group appears where its first command is registered.
-for commands in (
-    explain_commands,
-    report_command,
-    sag_commands,
-    xnn_commands,
-    compare_command,
-    batch_commands,
-):
-    commands.register(app)
+# In the order shown in the help; each group of commands appears where its first command is registered.
+for part in (explain_commands, report_commands, sag_commands, compare_commands, batch_commands):
+    app.registered_commands += part.app.registered_commands
+app.add_typer(xnn_commands.app, name="xnn", rich_help_panel=CLOSER)
 flow(app)

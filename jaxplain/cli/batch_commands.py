@@ -19,18 +19,7 @@ from jax.sharding import Mesh
 
 from jaxplain import zoo
 from jaxplain.checks import check_choice, check_seed
-from jaxplain.cli import screen
-from jaxplain.cli.options import MANY, METHOD_NAMES, Baseline, Model, Seed, Target, Weights, examples
-from jaxplain.cli.run import (
-    FAILED,
-    INTERRUPTED,
-    clear_errors,
-    count_of,
-    end_interrupted,
-    interruptible,
-    load_classifier,
-    table,
-)
+from jaxplain.cli import options, run, screen
 from jaxplain.precision import DTYPES
 from jaxplain.runs import batch as batches
 from jaxplain.runs import sharding
@@ -43,24 +32,17 @@ from jaxplain.runs.store import BatchReport, open_store, report_on
 _SHOWN_REASONS = 10
 _AUTO = "auto"
 
-
-def register(root: typer.Typer) -> None:
-    """Add the commands to the `jaxplain` application."""
-    root.command(
-        rich_help_panel=MANY,
-        epilog=examples(
-            "jaxplain batch photos/ --out results.zarr",
-            "jaxplain batch photos/ --method rise --per-device-batch 32 --dtype bfloat16",
-            "srun jaxplain batch photos/ --coordinator auto --out /scratch/results.zarr",
-        ),
-    )(batch)
-    root.command(
-        name="batch-report",
-        rich_help_panel=MANY,
-        epilog=examples("jaxplain batch-report results.zarr", "jaxplain batch-report results.zarr --json"),
-    )(batch_report)
+app = typer.Typer()
 
 
+@app.command(
+    rich_help_panel=options.MANY,
+    epilog=options.examples(
+        "jaxplain batch photos/ --out results.zarr",
+        "jaxplain batch photos/ --method rise --per-device-batch 32 --dtype bfloat16",
+        "srun jaxplain batch photos/ --coordinator auto --out /scratch/results.zarr",
+    ),
+)
 def batch(
     folder: Annotated[
         Path,
@@ -68,7 +50,9 @@ def batch(
     ],
     method: Annotated[
         str,
-        typer.Option(metavar="NAME", help=f"Explanation method: one of {METHOD_NAMES}, {sharding.SAG}."),
+        typer.Option(
+            metavar="NAME", help=f"Explanation method: one of {options.METHOD_NAMES}, {sharding.SAG}."
+        ),
     ] = "igos++",
     out: Annotated[
         str,
@@ -76,8 +60,8 @@ def batch(
             metavar="PATH", help="Where to write the results: a folder, or a URL such as gs://bucket/name."
         ),
     ] = "results.zarr",
-    model: Model = "efficientnet-lite0",
-    weights: Weights = None,
+    model: options.Model = "efficientnet-lite0",
+    weights: options.Weights = None,
     size: Annotated[
         int | None,
         typer.Option(
@@ -88,9 +72,9 @@ def batch(
             min=1,
         ),
     ] = None,
-    baseline: Baseline = "blur",
-    target: Target = None,
-    seed: Seed = 0,
+    baseline: options.Baseline = "blur",
+    target: options.Target = None,
+    seed: options.Seed = 0,
     per_device_batch: Annotated[
         int | None,
         typer.Option(
@@ -153,7 +137,7 @@ def batch(
     Run the same command again to resume. A photo that fails gets a row with the reason. After SIGTERM or
     Ctrl-C, the run completes the current step and keeps all results. Open them with zarr or xarray.
     """
-    with clear_errors(), _clear_failures():
+    with run.clear_errors(), _clear_failures():
         recipe = sharding.make_recipe(method, size=size, baseline=baseline)
         check_seed(seed)
         check_choice(dtype, DTYPES, "dtype")
@@ -161,7 +145,7 @@ def batch(
         devices = _mesh(mesh)
         with screen.waiting(f"looking for photos in {folder}"):
             paths = photos_below(folder)[:limit]
-        classifier = load_classifier(model, weights)
+        classifier = run.load_classifier(model, weights)
         index = None if target is None else zoo.find_class(target, classifier.labels)
         photos = Photos(paths, classifier, root=folder, target=index)
         with _stop_on_signals() as stop, screen.ProgressBar(len(paths)) as bar:
@@ -170,16 +154,16 @@ def batch(
                 stop.after_step = phase is Phase.EXPLAINING
                 bar.tell(phase.value)
 
-            run = partial(
+            work = partial(
                 batches.explain_dataset, recipe, classifier, photos,
                 out=out, mesh=devices, per_device_batch=per_device_batch, seed=seed, dtype=dtype, remat=remat,
                 settings={"target": index}, max_failures=max_failures,
                 stop=stop.event, on_progress=_ProgressDisplay(bar), on_phase=on_phase,
             )  # fmt: skip
             try:
-                outcome = interruptible(run)
+                outcome = run.interruptible(work)
             except KeyboardInterrupt:
-                end_interrupted(f"committed results are kept in {out}. Resume with: {_command()}")
+                run.end_interrupted(f"committed results are kept in {out}. Resume with: {_command()}")
     _finish(outcome, out, stop)
 
 
@@ -190,7 +174,7 @@ def _clear_failures() -> Iterator[None]:
         yield
     except batches.TooManyFailures as error:
         screen.say(f"{error} Run jaxplain batch-report to see the reasons.", "failed", "red")
-        raise typer.Exit(FAILED) from None
+        raise typer.Exit(run.FAILED) from None
 
 
 def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -283,7 +267,7 @@ def _command() -> str:
 def _finish(outcome: batches.BatchOutcome, out: str, stop: _StopRequest) -> None:
     progress = outcome.progress
     if outcome.repaired:
-        rows = count_of(outcome.repaired, "row")
+        rows = run.count_of(outcome.repaired, "row")
         screen.say(f"damaged files: {rows} had to be explained again.", "warning", "yellow")
     total = "" if progress.total is None else f" of {progress.total}"
     screen.say(
@@ -293,13 +277,20 @@ def _finish(outcome: batches.BatchOutcome, out: str, stop: _StopRequest) -> None
     )
     if outcome.stopped:
         screen.say(f"resume with: {_command()}", "stopped", "yellow")
-        raise typer.Exit(INTERRUPTED if stop.signal == signal.SIGINT else 0)
+        raise typer.Exit(run.INTERRUPTED if stop.signal == signal.SIGINT else 0)
     if progress.failed:
-        failed = count_of(progress.failed, "photo")
+        failed = run.count_of(progress.failed, "photo")
         screen.say(f"{failed} failed; run jaxplain batch-report {out} to see why.", "failed", "red")
-        raise typer.Exit(FAILED)
+        raise typer.Exit(run.FAILED)
 
 
+@app.command(
+    name="batch-report",
+    rich_help_panel=options.MANY,
+    epilog=options.examples(
+        "jaxplain batch-report results.zarr", "jaxplain batch-report results.zarr --json"
+    ),
+)
 def batch_report(
     results: Annotated[
         str,
@@ -308,13 +299,13 @@ def batch_report(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Summarize the results of a batch run: settings, number of photos, means, and reasons for failures."""
-    with clear_errors():
+    with run.clear_errors():
         report = report_on(open_store(results))
     if as_json:
         typer.echo(json.dumps(_record(report), indent=2))
         return
     counts = ", ".join(f"{count:,} {name}" for name, count in report.rows.items())
-    shown = table("mean of", ">mean", ">95% interval", ">photos")
+    shown = run.table("mean of", ">mean", ">95% interval", ">photos")
     shown.title = screen.printable(f"{results}: {counts}")
     for name, mean in report.means.items():
         interval = f"{mean.low:.4f} to {mean.high:.4f}" if np.isfinite(mean.low) else "n/a"
@@ -325,7 +316,7 @@ def batch_report(
     for reason, count in list(report.reasons.items())[:_SHOWN_REASONS]:
         screen.say(f"{count:,} x {reason}", "failed", "red")
     if len(report.reasons) > _SHOWN_REASONS:
-        hidden = count_of(len(report.reasons) - _SHOWN_REASONS, "more reason")
+        hidden = run.count_of(len(report.reasons) - _SHOWN_REASONS, "more reason")
         screen.say(f"and {hidden} (use --json to see all)")
 
 

@@ -9,17 +9,7 @@ import numpy as np
 import typer
 
 from jaxplain import overlay, zoo
-from jaxplain.cli import screen
-from jaxplain.cli.options import MANY, METHOD_NAMES, Baseline, Limit, Seed, Weights, examples, split_names
-from jaxplain.cli.run import (
-    FAILED,
-    clear_errors,
-    count_of,
-    end_interrupted,
-    interruptible,
-    load_classifier,
-    table,
-)
+from jaxplain.cli import options, run, screen
 from jaxplain.files import check_writable, write_atomic
 from jaxplain.images import ImageError
 from jaxplain.methods import choose
@@ -45,19 +35,17 @@ _NAMES = "A,B,..."
 _SUFFIXES = (".md", ".csv", ".json")
 _EMPTY_CELL = 235  # gray level of a missing image
 
-
-def register(root: typer.Typer) -> None:
-    """Add the command to the `jaxplain` application."""
-    root.command(
-        rich_help_panel=MANY,
-        epilog=examples(
-            "jaxplain compare photos/ --methods gradient,grad-cam --limit 3",
-            "jaxplain compare photos/ --methods grad-cam,rise,igos++ --size 7,28,224 --out table.md",
-            "jaxplain compare photos/ --measures deletion,insertion,parameter_randomization",
-        ),
-    )(compare)
+app = typer.Typer()
 
 
+@app.command(
+    rich_help_panel=options.MANY,
+    epilog=options.examples(
+        "jaxplain compare photos/ --methods gradient,grad-cam --limit 3",
+        "jaxplain compare photos/ --methods grad-cam,rise,igos++ --size 7,28,224 --out table.md",
+        "jaxplain compare photos/ --measures deletion,insertion,parameter_randomization",
+    ),
+)
 def compare(
     folder: Annotated[
         Path,
@@ -67,14 +55,14 @@ def compare(
         str,
         typer.Option(
             metavar=_NAMES,
-            help=f"Methods to compare: all, ablations, or any of {METHOD_NAMES}.",
+            help=f"Methods to compare: all, ablations, or any of {options.METHOD_NAMES}.",
             show_default=", ".join(comparisons.DEFAULT_METHODS),
         ),
     ] = ",".join(comparisons.DEFAULT_METHODS),
     models: Annotated[
         str, typer.Option(metavar=_NAMES, help=f"Classifiers to use: any of {', '.join(zoo.model_names())}.")
     ] = "efficientnet-lite0",
-    weights: Weights = None,
+    weights: options.Weights = None,
     size: Annotated[
         str,
         typer.Option(
@@ -91,9 +79,9 @@ def compare(
             show_default=", ".join(DEFAULT_MEASURES),
         ),
     ] = ",".join(DEFAULT_MEASURES),
-    limit: Limit = None,
-    baseline: Baseline = "blur",
-    seed: Seed = 0,
+    limit: options.Limit = None,
+    baseline: options.Baseline = "blur",
+    seed: options.Seed = 0,
     steps: Annotated[
         int,
         typer.Option(
@@ -116,15 +104,15 @@ def compare(
     Each photo's top prediction is explained. If a method fails on a photo, its row gives the reason,
     and the other methods are not affected. Run the same command again to resume an interrupted run.
     """
-    with clear_errors():
-        settings = CompareSettings(tuple(split_names(measures, "measures")), baseline, seed, steps)
-        chosen = choose(split_names(methods, "methods"))
-        sizes = [_whole(text) for text in split_names(size, "size")]
+    with run.clear_errors():
+        settings = CompareSettings(tuple(options.split_names(measures, "measures")), baseline, seed, steps)
+        chosen = choose(options.split_names(methods, "methods"))
+        sizes = [_whole(text) for text in options.split_names(size, "size")]
         check_folder(folder)
         photos = photos_in(folder)[:limit]
         if not photos:
             raise no_photos(folder)
-        classifiers = _classifiers(split_names(models, "models"), weights)
+        classifiers = _classifiers(options.split_names(models, "models"), weights)
         comparisons.check_sizes(sizes, classifiers)
         rows, maps = _open(out, settings)
         scope: dict[str, Any] = {"sizes": sizes, "settings": settings, "rows": rows, "maps": maps}
@@ -135,7 +123,7 @@ def compare(
                 **scope, keep_maps=sheet, on_progress=partial(_show_progress, bar),
             )  # fmt: skip
             try:
-                comparison = interruptible(work)
+                comparison = run.interruptible(work)
             except KeyboardInterrupt:
                 interrupted = True
         if interrupted:
@@ -153,7 +141,7 @@ def _whole(text: str) -> int:
 def _classifiers(names: list[str], weights: Path | None) -> list[zoo.ZooClassifier]:
     if weights is not None and len(names) > 1:
         raise ValueError("--weights applies to one model only; choose one with --models.")
-    return [load_classifier(name, weights) for name in dict.fromkeys(names)]
+    return [run.load_classifier(name, weights) for name in dict.fromkeys(names)]
 
 
 def _show_progress(bar: screen.ProgressBar, doing: str, rows: int) -> None:
@@ -273,7 +261,7 @@ def _tile(comparison: Comparison, pixels: np.ndarray, row: Row | None) -> tuple[
 def _finish(comparison: Comparison, paths: list[Path], interrupted: bool) -> None:
     measures = comparison.settings.measures
     for model, size, summaries in groups(summarize_rows(comparison.rows, measures)):
-        shown = table("method", *(f">{heading(name)}" for name in measures), ">seconds", ">failed")
+        shown = run.table("method", *(f">{heading(name)}" for name in measures), ">seconds", ">failed")
         shown.title = screen.printable(f"{model}, {size} x {size}")
         for summary in summaries:
             cells = [format_mean(name, summary.measures[name].mean) for name in measures]
@@ -281,11 +269,11 @@ def _finish(comparison: Comparison, paths: list[Path], interrupted: bool) -> Non
             shown.add_row(screen.printable(summary.method), *cells, seconds, str(summary.failed))
         screen.show(shown)
     _show_failures(comparison)
-    screen.say(f"{count_of(len(comparison.photos), 'photo')}; wrote {', '.join(map(str, paths))}")
+    screen.say(f"{run.count_of(len(comparison.photos), 'photo')}; wrote {', '.join(map(str, paths))}")
     if interrupted:
-        end_interrupted("finished rows are kept; run the same command again to resume.")
+        run.end_interrupted("finished rows are kept; run the same command again to resume.")
     if comparison.unreadable or any(row.status == FAILED_ROW for row in comparison.rows):
-        raise typer.Exit(FAILED)
+        raise typer.Exit(run.FAILED)
 
 
 def _show_failures(comparison: Comparison) -> None:
@@ -297,4 +285,4 @@ def _show_failures(comparison: Comparison) -> None:
             reasons.setdefault((row.method, row.reason), []).append(row.photo)
     for (method, reason), photos in reasons.items():
         names = screen.shortened(", ".join(dict.fromkeys(photos)), 60)
-        screen.say(f"{method}: {reason} ({count_of(len(photos), 'row')}: {names})", "failed", "red")
+        screen.say(f"{method}: {reason} ({run.count_of(len(photos), 'row')}: {names})", "failed", "red")

@@ -16,33 +16,7 @@ from rich.table import Table
 
 from jaxplain import overlay, zoo
 from jaxplain.checks import check_choice
-from jaxplain.cli import screen
-from jaxplain.cli.options import (
-    FIGURE_FORMATS,
-    START,
-    Baseline,
-    BatchSize,
-    FigureFormat,
-    Images,
-    Method,
-    Model,
-    Out,
-    Seed,
-    Target,
-    Weights,
-    examples,
-)
-from jaxplain.cli.run import (
-    LEFT,
-    clear_errors,
-    display_names,
-    distinct,
-    finish,
-    for_each,
-    interruptible,
-    load_classifier,
-    table,
-)
+from jaxplain.cli import options, run, screen
 from jaxplain.explanation import Status
 from jaxplain.files import check_writable
 from jaxplain.runs.heatmap_runs import (
@@ -61,48 +35,40 @@ from jaxplain.runs.sinks import PhotoFolders, write_folder
 
 RESULTS = Path("jaxplain-out")
 
-
-def register(root: typer.Typer) -> None:
-    """Add the commands to the `jaxplain` application."""
-    root.command(
-        rich_help_panel=START, epilog=examples("jaxplain demo", "jaxplain demo --method grad-cam --out cat")
-    )(demo)
-    root.command(rich_help_panel=START, epilog=examples("jaxplain predict cat.png dog.jpg --top 3"))(predict)
-    root.command(
-        rich_help_panel=START,
-        epilog=examples(
-            "jaxplain explain cat.png",
-            "jaxplain explain photos/*.jpg --target tabby --method igos --size 14",
-            "jaxplain explain cat.png --preset paper --seed 1 --out slow",
-            "jaxplain explain cat.png --model resnet50 --weights resnet50-0676ba61.pth --method grad-cam",
-        ),
-    )(explain)
+app = typer.Typer()
 
 
-def demo(method: Method = "igos++", out_dir: Out = RESULTS) -> None:
+@app.command(
+    rich_help_panel=options.START,
+    epilog=options.examples("jaxplain demo", "jaxplain demo --method grad-cam --out cat"),
+)
+def demo(method: options.Method = "igos++", out_dir: options.Out = RESULTS) -> None:
     """Explain a sample photo of a cat, which comes with scikit-image.
 
     This takes less than a minute on a CPU.
     """
-    with clear_errors():
+    with run.clear_errors():
         settings = HeatmapSettings(method)
         photo = _demo_photo()
-        _explain_all(settings, load_classifier("efficientnet-lite0"), [photo], out_dir)
+        _explain_all(settings, run.load_classifier("efficientnet-lite0"), [photo], out_dir)
 
 
+@app.command(
+    rich_help_panel=options.START, epilog=options.examples("jaxplain predict cat.png dog.jpg --top 3")
+)
 def predict(
-    images: Images,
-    model: Model = "efficientnet-lite0",
-    weights: Weights = None,
+    images: options.Images,
+    model: options.Model = "efficientnet-lite0",
+    weights: options.Weights = None,
     top: Annotated[
         int, typer.Option(metavar="N", help="Number of classes to show for each photo.", min=1)
     ] = 5,
 ) -> None:
     """Show the most probable classes of each photo: names, indices and probabilities (p)."""
-    with clear_errors():
-        classifier = load_classifier(model, weights)
-        paths = distinct(images)
-        names = display_names(paths)
+    with run.clear_errors():
+        classifier = run.load_classifier(model, weights)
+        paths = run.distinct(images)
+        names = run.display_names(paths)
 
         def rows(program: Callable[..., Any], photo: Photo) -> Iterator[tuple[str, ...]]:
             values = np.asarray(program(classifier, classifier.preprocess(photo.rgb)))
@@ -110,16 +76,25 @@ def predict(
                 name = names[photo.path] if rank == 0 else ""
                 yield name, classifier.labels[index], str(index), f"{values[index]:.4f}"
 
-        tally = for_each(paths, partial(_compile_probabilities, classifier), rows)
-    finish(tally, table("image", "class", ">index", ">p"), kept=LEFT)
+        tally = run.for_each(paths, partial(_compile_probabilities, classifier), rows)
+    run.finish(tally, run.table("image", "class", ">index", ">p"), kept=run.LEFT)
 
 
+@app.command(
+    rich_help_panel=options.START,
+    epilog=options.examples(
+        "jaxplain explain cat.png",
+        "jaxplain explain photos/*.jpg --target tabby --method igos --size 14",
+        "jaxplain explain cat.png --preset paper --seed 1 --out slow",
+        "jaxplain explain cat.png --model resnet50 --weights resnet50-0676ba61.pth --method grad-cam",
+    ),
+)
 def explain(
-    images: Images,
-    method: Method = "igos++",
-    model: Model = "efficientnet-lite0",
-    weights: Weights = None,
-    target: Target = None,
+    images: options.Images,
+    method: options.Method = "igos++",
+    model: options.Model = "efficientnet-lite0",
+    weights: options.Weights = None,
+    target: options.Target = None,
     size: Annotated[
         int | None,
         typer.Option(
@@ -128,8 +103,8 @@ def explain(
             "methods that optimize a mask; default: set by the method (28 for igos++).",
         ),
     ] = None,
-    baseline: Baseline = "blur",
-    seed: Seed = 0,
+    baseline: options.Baseline = "blur",
+    seed: options.Seed = 0,
     preset: Annotated[
         str,
         typer.Option(
@@ -154,9 +129,9 @@ def explain(
             "by the preset.",
         ),
     ] = None,
-    batch_size: BatchSize = None,
-    figure_format: FigureFormat = "png",
-    out_dir: Out = RESULTS,
+    batch_size: options.BatchSize = None,
+    figure_format: options.FigureFormat = "png",
+    out_dir: options.Out = RESULTS,
 ) -> None:
     """Explain photos with heatmaps, overlays, and deletion and insertion curves.
 
@@ -164,12 +139,12 @@ def explain(
     compilation takes up to a minute, then each photo takes a few seconds. A photo that fails does not stop
     the others, but the exit status is then 1.
     """
-    options = {"size": size, "n_steps": steps, "iterations": iterations, "batch_size": batch_size}
-    chosen = {name: value for name, value in options.items() if value is not None}
-    with clear_errors():
-        check_choice(figure_format, FIGURE_FORMATS, "figure format")
+    given = {"size": size, "n_steps": steps, "iterations": iterations, "batch_size": batch_size}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    with run.clear_errors():
+        check_choice(figure_format, options.FIGURE_FORMATS, "figure format")
         settings = HeatmapSettings(method, chosen, preset, baseline=baseline, seed=seed)
-        classifier = load_classifier(model, weights)
+        classifier = run.load_classifier(model, weights)
         if target is not None:
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
         _explain_all(settings, classifier, images, out_dir, figure_format)
@@ -203,12 +178,12 @@ def _explain_all(
     """Explain all photos with the same compiled programs, show a table, and set the exit status."""
     check_fits(settings, classifier)
     check_writable(out_dir)
-    paths = distinct(images)
-    names, folders = display_names(paths), PhotoFolders(out_dir, paths, RECORD)
+    paths = run.distinct(images)
+    names, folders = run.display_names(paths), PhotoFolders(out_dir, paths, RECORD)
     remarks: list[str] = []
 
     def rows(program: HeatmapProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
-        explained = interruptible(partial(explain_photo, program, photo.rgb))
+        explained = run.interruptible(partial(explain_photo, program, photo.rgb))
         contents = pictures(program, explained, figure_format) | heatmap_files(program, photo, explained)
         write_folder(folders.folder(photo), contents, RECORD)
         if explained.status is not Status.OK:
@@ -217,9 +192,9 @@ def _explain_all(
 
     # Import matplotlib, which draws the images, while XLA compiles and the interpreter is idle.
     Thread(target=import_module, args=["jaxplain.report.figures"], daemon=True).start()
-    tally = for_each(paths, partial(compile_heatmaps, settings, classifier), rows)
-    kept = f"Their results are in {out_dir}. {LEFT}"
-    finish(tally, _results_table(tally.program, out_dir), remarks, kept=kept)
+    tally = run.for_each(paths, partial(compile_heatmaps, settings, classifier), rows)
+    kept = f"Their results are in {out_dir}. {run.LEFT}"
+    run.finish(tally, _results_table(tally.program, out_dir), remarks, kept=kept)
 
 
 def pictures(
@@ -252,7 +227,7 @@ def _row(name: str, explained: ExplainedPhoto) -> tuple[str, ...]:
 
 
 def _results_table(program: HeatmapProgram | None, out_dir: Path) -> Table:
-    shown = table("image", "class", ">p", ">deletion", ">insertion", ">seconds")
+    shown = run.table("image", "class", ">p", ">deletion", ">insertion", ">seconds")
     if program is not None:
         shown.caption = screen.printable(
             f"Lower deletion and higher insertion are better. Compiled in {program.compile_seconds:.1f} s "

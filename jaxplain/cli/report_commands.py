@@ -1,6 +1,6 @@
 """`jaxplain report`: everything about a photo on one page."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -11,29 +11,7 @@ import jax
 import typer
 
 from jaxplain import zoo
-from jaxplain.cli import screen
-from jaxplain.cli.options import (
-    METHOD_NAMES,
-    START,
-    Baseline,
-    Images,
-    Model,
-    Seed,
-    Target,
-    Weights,
-    examples,
-    split_names,
-)
-from jaxplain.cli.run import (
-    clear_errors,
-    display_names,
-    distinct,
-    finish,
-    for_each,
-    interruptible,
-    load_classifier,
-    table,
-)
+from jaxplain.cli import options, run, screen
 from jaxplain.files import OutputError, check_writable, write_atomic
 from jaxplain.methods import choose
 from jaxplain.runs.graph_runs import GraphedPhoto
@@ -54,33 +32,31 @@ if TYPE_CHECKING:
 _MARK = b'<meta name="generator" content="jaxplain report">'  # marks a file that may be overwritten
 _MARK_WITHIN = 1000  # number of bytes at the start of the file that are searched for the mark
 
-
-def register(root: typer.Typer) -> None:
-    """Add the command to the `jaxplain` application."""
-    root.command(
-        name="report",
-        rich_help_panel=START,
-        epilog=examples(
-            "jaxplain report cat.png",
-            "jaxplain report photos/*.jpg --methods grad-cam,rise,igos++ --no-sag --out photos.html",
-            "jaxplain report cat.png --target 'tiger cat' --baseline black --seed 1",
-        ),
-    )(make_report)
+app = typer.Typer()
 
 
+@app.command(
+    name="report",
+    rich_help_panel=options.START,
+    epilog=options.examples(
+        "jaxplain report cat.png",
+        "jaxplain report photos/*.jpg --methods grad-cam,rise,igos++ --no-sag --out photos.html",
+        "jaxplain report cat.png --target 'tiger cat' --baseline black --seed 1",
+    ),
+)
 def make_report(
-    images: Images,
+    images: options.Images,
     methods: Annotated[
         str,
         typer.Option(
             metavar="A,B,...",
-            help=f"Methods to compare: all, or any of {METHOD_NAMES}.",
+            help=f"Methods to compare: all, or any of {options.METHOD_NAMES}.",
             show_default=", ".join(DEFAULT_METHODS),
         ),
     ] = ",".join(DEFAULT_METHODS),
-    model: Model = "efficientnet-lite0",
-    weights: Weights = None,
-    target: Target = None,
+    model: options.Model = "efficientnet-lite0",
+    weights: options.Weights = None,
+    target: options.Target = None,
     size: Annotated[
         int,
         typer.Option(
@@ -89,8 +65,8 @@ def make_report(
             "model's input size (224).",
         ),
     ] = 28,
-    baseline: Baseline = "blur",
-    seed: Seed = 0,
+    baseline: options.Baseline = "blur",
+    seed: options.Seed = 0,
     sanity: Annotated[
         bool,
         typer.Option(
@@ -120,15 +96,15 @@ def make_report(
     If a method fails, the report gives the reason. A photo that fails does not stop the others, but the exit
     status is then 1.
     """
-    with clear_errors():
-        chosen = tuple(choose(split_names(methods, "methods")))
+    with run.clear_errors():
+        chosen = tuple(choose(options.split_names(methods, "methods")))
         settings = ReportSettings(chosen, size, baseline=baseline, seed=seed, sanity=sanity, sag=sag)
-        classifier = load_classifier(model, weights)
+        classifier = run.load_classifier(model, weights)
         if target is not None:
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
         check_report(settings, classifier)
         _check_page(out)
-        _report_all(settings, classifier, distinct(images), out)
+        _report_all(settings, classifier, run.distinct(images), out)
 
 
 def _report_all(
@@ -137,16 +113,16 @@ def _report_all(
     """Add all photos to the report with the same compiled programs, show a table, and set the exit status."""
     from jaxplain.report import document  # imports matplotlib and jinja2, which other commands do not need
 
-    names = display_names(paths)
-    progress = _Progress()
+    names = run.display_names(paths)
+    bar = screen.ProgressBar(len(paths))
     sections: list[Section] = []
     remarks: list[str] = []
 
     def rows(program: ReportProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
         def on_progress(doing: str) -> None:
-            progress.show(f"{names[photo.path]}: {doing}")
+            bar.tell(f"{names[photo.path]}: {doing}")
 
-        report = interruptible(partial(report_photo, program, photo.rgb, on_progress))
+        report = run.interruptible(partial(report_photo, program, photo.rgb, on_progress))
         added = [*sections, document.section(program, photo, report, len(sections) + 1)]
         # Write the page after every photo, so that Ctrl-C loses no finished photo.
         _write(out, document.page(program, added))
@@ -155,34 +131,19 @@ def _report_all(
         passed = sum(document.verdict(entry.check) == "passes" for entry in report.methods)
         yield _row(names[photo.path], program, report, passed)
 
-    tally = for_each(
-        paths, partial(compile_report, settings, classifier, progress.show), rows, progress.start
-    )
+    tally = run.for_each(paths, partial(compile_report, settings, classifier, bar.tell), rows, bar)
     if sections and tally.failures:
         notes = [f"Not on this page: {failure}" for failure in tally.failures]
         with suppress(OutputError):  # the page exists; the failures are also shown on the screen
             _write(out, document.page(tally.program, sections, notes))
-    shown = table("image", "class", ">p", ">maps", ">pass sanity", ">explanations", ">seconds")
+    shown = run.table("image", "class", ">p", ">maps", ">pass sanity", ">explanations", ">seconds")
     if tally.program is not None:
         shown.caption = screen.printable(
             f"Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open {out} in a browser."
         )
     kept = f"They are in {out}. To start the page over, run the same command again."
-    finish(tally, shown, remarks, kept=kept)
-
-
-class _Progress:
-    """Displays progress text once the run has a progress bar."""
-
-    def __init__(self) -> None:
-        self._show: Callable[[str], None] = lambda doing: None
-
-    def start(self, show: Callable[[str], None]) -> None:
-        self._show = show
-
-    def show(self, doing: str) -> None:
-        self._show(doing)
+    run.finish(tally, shown, remarks, kept=kept)
 
 
 def _check_page(out: Path) -> None:

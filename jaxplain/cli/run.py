@@ -82,7 +82,7 @@ def for_each(
     paths: list[Path],
     prepare: Callable[[], Any],
     rows: Callable[[Any, Photo], Iterable[tuple[str, ...]]],
-    on_start: Callable[[Callable[[str], None]], None] = lambda show: None,
+    bar: screen.ProgressBar | None = None,
 ) -> Tally:
     """Apply a program to all readable photos and return the outcome.
 
@@ -92,12 +92,11 @@ def for_each(
       paths: the photos.
       prepare: compiles or loads the program and returns it.
       rows: processes one photo and returns its table rows.
-      on_start: called once with a function that displays progress text, for work with many parts.
+      bar: the progress bar, for a caller that shows the parts of its work; None makes one.
     """
     tally = Tally(len(paths))
     try:
-        with screen.ProgressBar(len(paths)) as bar:
-            on_start(bar.tell)
+        with bar or screen.ProgressBar(len(paths)) as bar:
             for photo in _readable(paths, bar, tally):
                 if tally.program is None:
                     bar.tell("compiling")

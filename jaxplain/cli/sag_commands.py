@@ -10,33 +10,7 @@ import jax
 import typer
 
 from jaxplain import overlay, zoo
-from jaxplain.cli import screen
-from jaxplain.cli.options import (
-    CLOSER,
-    MANY,
-    Baseline,
-    BatchSize,
-    Images,
-    Limit,
-    Model,
-    Out,
-    Seed,
-    Target,
-    Weights,
-    examples,
-)
-from jaxplain.cli.run import (
-    LEFT,
-    Tally,
-    clear_errors,
-    display_names,
-    distinct,
-    finish,
-    for_each,
-    interruptible,
-    load_classifier,
-    table,
-)
+from jaxplain.cli import options, run, screen
 from jaxplain.explanation import Status
 from jaxplain.files import check_writable
 from jaxplain.runs.graph_runs import (
@@ -105,46 +79,35 @@ MaxOverlap = Annotated[
     ),
 ]
 
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the `jaxplain` application."""
-    app.command(
-        rich_help_panel=CLOSER,
-        epilog=examples(
-            "jaxplain sag cat.png",
-            "jaxplain sag photos/*.jpg --baseline black --grid 8 --threshold 0.8 --out graphs",
-        ),
-    )(sag)
-    app.command(
-        name="sag-stats",
-        rich_help_panel=MANY,
-        epilog=examples(
-            "jaxplain sag-stats photos/ --model efficientnet-lite0 --model efficientnet-lite2",
-            "jaxplain sag-stats graphs-of-one/ graphs-of-another/",
-        )
-        + "\n\nThe second example compares output folders of jaxplain sag.",
-    )(sag_stats)
+app = typer.Typer()
 
 
+@app.command(
+    rich_help_panel=options.CLOSER,
+    epilog=options.examples(
+        "jaxplain sag cat.png",
+        "jaxplain sag photos/*.jpg --baseline black --grid 8 --threshold 0.8 --out graphs",
+    ),
+)
 def sag(
-    images: Images,
-    model: Model = _MODEL,
-    weights: Weights = None,
-    target: Target = None,
+    images: options.Images,
+    model: options.Model = _MODEL,
+    weights: options.Weights = None,
+    target: options.Target = None,
     grid: Grid = 7,
     beam_width: BeamWidth = 5,
     candidates: Candidates = 15,
     threshold: Threshold = 0.9,
     max_size: MaxSize = 20,
     max_explanations: MaxExplanations = 30,
-    baseline: Baseline = "blur",
+    baseline: options.Baseline = "blur",
     max_overlap: MaxOverlap = 1,
     shown: Annotated[
         int, typer.Option(metavar="N", help="Maximum number of explanations in the graph (at least 1).")
     ] = 3,
-    seed: Seed = 0,
-    batch_size: BatchSize = None,
-    out_dir: Out = RESULTS,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
+    out_dir: options.Out = RESULTS,
 ) -> None:
     """Find minimal sets of patches that suffice for the prediction, and draw them as an attention graph.
 
@@ -153,7 +116,7 @@ def sag(
     and a record of all explanations found. A photo that fails does not stop the others, but the exit status
     is then 1.
     """
-    with clear_errors():
+    with run.clear_errors():
         settings = GraphSettings(
             grid=(grid, grid),
             beam_width=beam_width,
@@ -167,25 +130,25 @@ def sag(
             seed=seed,
             batch_size=batch_size,
         )
-        classifier = load_classifier(model, weights)
+        classifier = run.load_classifier(model, weights)
         if target is not None:
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
         check_grid(settings, classifier)
         check_writable(out_dir)
-        paths = distinct(images)
-        names, folders = display_names(paths), PhotoFolders(out_dir, paths, RECORD)
+        paths = run.distinct(images)
+        names, folders = run.display_names(paths), PhotoFolders(out_dir, paths, RECORD)
         remarks: list[str] = []
 
         def rows(program: GraphProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
-            graphed = interruptible(partial(graph_photo, program, photo.rgb))
+            graphed = run.interruptible(partial(graph_photo, program, photo.rgb))
             contents = pictures(program, photo, graphed) | graph_files(program, photo, graphed)
             write_folder(folders.folder(photo), contents, RECORD)
             if graphed.status not in (Status.OK, Status.BUFFER_FULL):
                 remarks.append(f"{photo.path}: {graphed.status.message}")
             yield _row(names[photo.path], graphed)
 
-        tally = for_each(paths, partial(compile_graphs, settings, classifier), rows)
-    result = table(
+        tally = run.for_each(paths, partial(compile_graphs, settings, classifier), rows)
+    result = run.table(
         "image", "class", ">p", ">explanations", ">diverse", ">patches", ">sets scored", ">seconds"
     )
     if tally.program is not None:
@@ -194,7 +157,7 @@ def sag(
             f"may be more. Compiled in {tally.program.compile_seconds:.1f} s for {jax.default_backend()}. "
             f"Open sag.html in the folders of {out_dir}"
         )
-    finish(tally, result, remarks, kept=f"Their results are in {out_dir}. {LEFT}")
+    run.finish(tally, result, remarks, kept=f"Their results are in {out_dir}. {run.LEFT}")
 
 
 def pictures(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, bytes]:
@@ -246,6 +209,15 @@ def _row(name: str, graphed: GraphedPhoto) -> tuple[str, ...]:
 # Statistics
 
 
+@app.command(
+    name="sag-stats",
+    rich_help_panel=options.MANY,
+    epilog=options.examples(
+        "jaxplain sag-stats photos/ --model efficientnet-lite0 --model efficientnet-lite2",
+        "jaxplain sag-stats graphs-of-one/ graphs-of-another/",
+    )
+    + "\n\nThe second example compares output folders of jaxplain sag.",
+)
 def sag_stats(
     folders: Annotated[
         list[Path],
@@ -261,16 +233,16 @@ def sag_stats(
             show_default=_MODEL,
         ),
     ] = None,
-    limit: Limit = None,
+    limit: options.Limit = None,
     grid: Grid = 7,
     beam_width: BeamWidth = 5,
     candidates: Candidates = 15,
     threshold: Threshold = 0.9,
     max_size: MaxSize = 20,
     max_explanations: MaxExplanations = 30,
-    baseline: Baseline = "blur",
+    baseline: options.Baseline = "blur",
     max_overlap: MaxOverlap = 1,
-    batch_size: BatchSize = None,
+    batch_size: options.BatchSize = None,
     out_dir: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
     ] = STATISTICS,
@@ -280,7 +252,7 @@ def sag_stats(
     Prints a table and plots the share of photos explained with at most k patches. A classifier with many
     sub-explanations is compositional; one with many explanations but few sub-explanations is disjunctive.
     """
-    with clear_errors():
+    with run.clear_errors():
         settings = GraphSettings(
             grid=(grid, grid),
             beam_width=beam_width,
@@ -294,22 +266,22 @@ def sag_stats(
         )
         sources = {folder: _read_folder(folder, limit) for folder in folders}
         check_writable(out_dir)
-        tally = Tally(0)
+        tally = run.Tally(0)
         columns: dict[str, list[Summary]] = {}
         for folder, (results, paths) in sources.items():
             if results:
                 columns[str(folder)] = results
             else:
                 for name in model or [_MODEL]:
-                    classifier = load_classifier(name)
+                    classifier = run.load_classifier(name)
                     columns[f"{name} {folder}"] = _explain_folder(paths, classifier, settings, tally)
         by_name = {name: statistics(summaries) for name, summaries in columns.items() if summaries}
         if by_name:
             _save_statistics(out_dir, by_name)
     tally.rows = list(_statistics_rows(by_name))
-    result = table("", *(f">{screen.printable(name).plain}" for name in by_name))
+    result = run.table("", *(f">{screen.printable(name).plain}" for name in by_name))
     result.caption = screen.printable(f"Means over photos. The plot and all numbers are in {out_dir}")
-    finish(
+    run.finish(
         tally, result, kept="The table and the plot include these. To start over, run the same command again."
     )
 
@@ -328,16 +300,16 @@ def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[P
 
 
 def _explain_folder(
-    paths: list[Path], classifier: zoo.ZooClassifier, settings: GraphSettings, tally: Tally
+    paths: list[Path], classifier: zoo.ZooClassifier, settings: GraphSettings, tally: run.Tally
 ) -> list[Summary]:
     check_grid(settings, classifier)
     summaries: list[Summary] = []
 
     def rows(program: GraphProgram, photo: Photo) -> Iterator[tuple[str, ...]]:
-        summaries.append(interruptible(partial(graph_photo, program, photo.rgb)).summary)
+        summaries.append(run.interruptible(partial(graph_photo, program, photo.rgb)).summary)
         return iter(())
 
-    part = for_each(paths, partial(compile_graphs, settings, classifier), rows)
+    part = run.for_each(paths, partial(compile_graphs, settings, classifier), rows)
     tally.total += part.total
     tally.done += part.done
     tally.failures += part.failures

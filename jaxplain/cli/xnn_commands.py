@@ -10,8 +10,7 @@ import typer
 from rich.table import Table
 
 from jaxplain.checks import check_choice
-from jaxplain.cli import run, screen
-from jaxplain.cli.options import CLOSER, Images, Model, Out, Seed, Weights, examples, split_names
+from jaxplain.cli import options, run, screen
 from jaxplain.explanation import Status
 from jaxplain.files import check_replaceable, check_writable
 from jaxplain.report import networks as pages
@@ -24,7 +23,7 @@ from jaxplain.xnn import SRAEConfig
 
 app = typer.Typer(
     help="Explanation networks: which x-features make up a logit, and which distinguish similar classes.",
-    epilog=examples(
+    epilog=options.examples(
         "jaxplain xnn fit birds/ --out gulls",
         "jaxplain xnn report gulls",
         "jaxplain xnn explain gulls photo.jpg",
@@ -38,12 +37,6 @@ app = typer.Typer(
 RESULTS, SHEETS = Path("jaxplain-xnn"), Path("jaxplain-xnn-sheets")
 _ALL_PAIRS = 4  # up to this many classes, --pairs defaults to all pairs
 _UNLIMITED = 10**6  # more features than any layer has
-
-
-def register(root: typer.Typer) -> None:
-    """Add the commands to the `jaxplain` application."""
-    root.add_typer(app, name="xnn", rich_help_panel=CLOSER)
-
 
 ClassFolders = Annotated[
     Path,
@@ -93,7 +86,7 @@ Features = Annotated[
 
 
 @app.command(
-    epilog=examples(
+    epilog=options.examples(
         "jaxplain xnn fit birds/",
         "jaxplain xnn fit birds/ --classes Heermann_Gull,Ivory_Gull --out gulls",
     )
@@ -101,13 +94,13 @@ Features = Annotated[
 def fit(
     folder: ClassFolders,
     classes: Classes = None,
-    model: Model = "efficientnet-lite0",
-    weights: Weights = None,
+    model: options.Model = "efficientnet-lite0",
+    weights: options.Weights = None,
     layer: Layer = "penultimate",
     n_features: FeatureCount = 5,
     epochs: Epochs = None,
     holdout: Holdout = 0.25,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     features: Features = None,
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the networks.")] = RESULTS,
 ) -> None:
@@ -119,9 +112,9 @@ def fit(
     """
     with run.clear_errors():
         names = class_folders(folder)
-        explained = tuple(names if classes is None else split_names(classes, "classes"))
-        options = {"n_features": n_features} | ({} if epochs is None else {"epochs": epochs})
-        settings = networks.FitSettings(explained, layer, seed, holdout, options)  # type: ignore[arg-type]
+        explained = tuple(names if classes is None else options.split_names(classes, "classes"))
+        sizes = {"n_features": n_features} | ({} if epochs is None else {"epochs": epochs})
+        settings = networks.FitSettings(explained, layer, seed, holdout, sizes)  # type: ignore[arg-type]
         for name in explained:
             check_choice(name, names, f"class of {folder}")
         SRAEConfig(features=_UNLIMITED, n_features=n_features)  # raises before hours of work
@@ -228,8 +221,10 @@ ReportFolder = Annotated[
 ]
 
 
-@app.command(epilog=examples("jaxplain xnn explain gulls photo.jpg --class Ivory_Gull"))
-def explain(folder: NetworkFolder, images: Images, name: NetworkClass = None, out_dir: Out = SHEETS) -> None:
+@app.command(epilog=options.examples("jaxplain xnn explain gulls photo.jpg --class Ivory_Gull"))
+def explain(
+    folder: NetworkFolder, images: options.Images, name: NetworkClass = None, out_dir: options.Out = SHEETS
+) -> None:
     """Explain photos in terms of a class's significant x-features.
 
     Each photo gets sheet.html and sheet.png, which show the x-features' heatmaps and the photos that activate
@@ -258,7 +253,9 @@ def explain(folder: NetworkFolder, images: Images, name: NetworkClass = None, ou
 
 
 @app.command(
-    epilog=examples("jaxplain xnn report gulls", "jaxplain xnn report gulls --pairs Ivory_Gull:Heermann_Gull")
+    epilog=options.examples(
+        "jaxplain xnn report gulls", "jaxplain xnn report gulls --pairs Ivory_Gull:Heermann_Gull"
+    )
 )
 def report(folder: NetworkFolder, pairs: Pairs = None, out_dir: ReportFolder = None) -> None:
     """Show each network's x-features and which of them distinguish two classes, on a page and as PNGs."""

@@ -6,6 +6,9 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+import numpy as np
+from scipy.optimize import isotonic_regression
+
 from jaxplain.checks import check_choice
 from jaxplain.sag import AttentionGraph
 
@@ -197,34 +200,16 @@ def _crossings(levels: list[list[int]], graph: AttentionGraph) -> int:
     )
 
 
-class _Block:
-    """Adjacent nodes in a row that move together."""
-
-    def __init__(self, target: float) -> None:
-        self.total = target  # sum over members of (desired position - offset in the block)
-        self.count = 1
-
-    @property
-    def start(self) -> float:
-        return self.total / self.count
-
-
 def _move_to_neighbors(
     row: list[int], x: dict[int, float], neighbors: dict[int, list[int]], step: float
 ) -> None:
     """Move a row's members toward the mean of their neighbors, preserving order and minimum distance.
 
-    Members that would overlap form a block, which is placed at the mean of its members' desired positions.
+    Isotonic regression of the desired positions, less each member's offset in a row without gaps, is the
+    nearest such row in the least-squares sense.
     """
-    blocks: list[_Block] = []
-    for member in row:
-        near = [x[other] for other in neighbors[member]]
-        blocks.append(_Block(sum(near) / len(near) if near else x[member]))
-        while len(blocks) > 1 and blocks[-1].start < blocks[-2].start + step * blocks[-2].count:
-            last, previous = blocks.pop(), blocks[-1]
-            previous.total += last.total - last.count * step * previous.count
-            previous.count += last.count
-    members = iter(row)
-    for block in blocks:
-        for offset in range(block.count):
-            x[next(members)] = block.start + offset * step
+    near = [[x[other] for other in neighbors[member]] for member in row]
+    desired = [sum(xs) / len(xs) if xs else x[member] for member, xs in zip(row, near, strict=True)]
+    offsets = step * np.arange(len(row))
+    placed = isotonic_regression(np.array(desired) - offsets).x + offsets
+    x.update(zip(row, placed.tolist(), strict=True))

@@ -17,10 +17,6 @@ from jaxplain import overlay
 
 Verdict = Literal["passes", "unclear", "fails", "n/a"]
 
-# Size and margins of the curves' axes, in pixels. The curves are drawn as SVG in the page's own colors, which
-# follow light and dark mode; the colors of matplotlib's SVG are fixed.
-_WIDTH, _HEIGHT = 300, 176
-_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 8, 8, 34
 # Possible upper ends of the axis, chosen so that their halves are short numbers.
 _TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -47,6 +43,12 @@ class Curve(NamedTuple):
     fraction: ArrayLike  # [T], fraction of the cells
     score: ArrayLike  # [T]
     auc: float
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """The points (fraction, score) whose score is finite."""
+        pairs = zip(np.asarray(self.fraction).tolist(), np.asarray(self.score).tolist(), strict=True)
+        return [(fraction, score) for fraction, score in pairs if math.isfinite(score)]
 
 
 class Card(NamedTuple):
@@ -122,14 +124,6 @@ class Section(NamedTuple):
     html: str
 
 
-class _DrawnCurve(NamedTuple):
-    """A curve in pixel coordinates."""
-
-    kind: str
-    line: list[tuple[float, float]]
-    base: tuple[float, float, float]  # first x, last x, and y of zero
-
-
 def report_page(
     sections: Sequence[Section],
     *,
@@ -186,16 +180,8 @@ def report_section(report: Report, number: int = 1) -> Section:
       >>> report_section(report).html.count("a.png: cat, p = 0.90")
       1
     """
-    curves = [curve for card in report.cards for curve in (card.deletion, card.insertion) if curve]
-    top = axis_top(curves)
-    drawn = [
-        [drawn_curve("ins", card.insertion, top), drawn_curve("del", card.deletion, top)]
-        if card.insertion and card.deletion
-        else []
-        for card in report.cards
-    ]
-    html = render("section.html", report=report, number=number, drawn=drawn, axes=_axes(top))
-    return Section(report.title, report.label, html)
+    top = axis_top(curve for card in report.cards for curve in (card.deletion, card.insertion) if curve)
+    return Section(report.title, report.label, render("section.html", report=report, number=number, top=top))
 
 
 def axis_top(curves: Iterable[Curve]) -> float:
@@ -205,40 +191,8 @@ def axis_top(curves: Iterable[Curve]) -> float:
       >>> axis_top([Curve([0, 1], [0.57, 0.1], 0.2)]), axis_top([])
       (0.6, 1.0)
     """
-    values = [float(value) for curve in curves for value in np.asarray(curve.score) if math.isfinite(value)]
-    return next((top for top in _TOPS if values and top >= max(values)), 1.0)
-
-
-def drawn_curve(kind: str, curve: Curve, top: float) -> _DrawnCurve:
-    """Convert a curve to pixels on axes that end at `top`, dropping points that are not finite."""
-    line = [
-        (_x(float(x)), _y(float(y), top))
-        for x, y in zip(np.asarray(curve.fraction), np.asarray(curve.score), strict=True)
-        if math.isfinite(float(y))
-    ]
-    ends = (line[0][0], line[-1][0]) if line else (0.0, 0.0)
-    return _DrawnCurve(kind, line, (*ends, _y(0.0, top)))
-
-
-def _x(fraction: float) -> float:
-    return _LEFT + fraction * (_WIDTH - _LEFT - _RIGHT)
-
-
-def _y(score: float, top: float) -> float:
-    return _HEIGHT - _BOTTOM - min(1.0, max(0.0, score / top)) * (_HEIGHT - _TOP - _BOTTOM)
-
-
-def _axes(top: float) -> dict[str, Any]:
-    """Return the axis properties shared by all cards."""
-    labels = ((0.0, "start", "0%"), (0.5, "middle", "cells, most important first"), (1.0, "end", "100%"))
-    return {
-        "size": (_WIDTH, _HEIGHT),
-        "left": _LEFT,
-        "right": _WIDTH - _RIGHT,
-        "ticks": [(_y(tick, top), f"{tick:.3g}") for tick in (0.0, top / 2, top)],
-        "labels": [(_x(fraction), anchor, text) for fraction, anchor, text in labels],
-        "label_y": _HEIGHT - 16,
-    }
+    largest = max((score for curve in curves for _, score in curve.points), default=1.0)
+    return next((top for top in _TOPS if top >= largest), 1.0)
 
 
 @functools.cache
@@ -293,6 +247,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["finite"] = math.isfinite
     environment.filters |= {
         "probability": probability_text,
         "percent": percent_text,

@@ -44,15 +44,6 @@ class Sheet(NamedTuple):
     rows: tuple[SheetRow, ...]
 
 
-class _DrawnBar(NamedTuple):
-    """A bar on a page; zero is a third of the way from the left."""
-
-    label: str
-    value: str
-    start: float  # percent of the width
-    length: float
-
-
 def value_text(value: float) -> str:
     """Format a bar's value as text.
 
@@ -179,17 +170,10 @@ def sheets_page(
         "sheets.html",
         title=title,
         summary=summary,
-        sheets=[
-            (sheet, [[_placed(bar, sheet) for bar in row.bars] for row in sheet.rows]) for sheet in sheets
-        ],
+        sheets=list(sheets),
+        largest_value=largest_value,
+        value_text=value_text,
         table=[list(row) for row in table],
         notes=list(notes),
         facts=list(facts),
     )
-
-
-def _placed(bar: Bar, sheet: Sheet) -> _DrawnBar:
-    share = bar.value / largest_value(sheet) if math.isfinite(bar.value) else 0.0
-    length = 66.7 * abs(share)
-    start = 33.3 if share >= 0 else max(0.0, 33.3 - length)
-    return _DrawnBar(bar.label, value_text(bar.value), start, length if share >= 0 else min(33.3, length))

@@ -82,20 +82,20 @@ def test_an_unreadable_photo_and_a_failing_method_cost_only_themselves(monkeypat
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_resumes(monkeypatch):
-    true, calls = command.interruptible, []
+    true, calls = command.run.interruptible, []
 
     def pressed(work):
         calls.append(true(work))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "interruptible", pressed)
+    monkeypatch.setattr(command.run, "interruptible", pressed)
     done = run("photos", *QUICK, "--methods", "random")
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1].startswith(
         "interrupted finished rows are kept; run the same command again to resume"
     )
     assert Path("comparison.md").exists()
-    monkeypatch.setattr(command, "interruptible", true)
+    monkeypatch.setattr(command.run, "interruptible", true)
     assert run("photos", *QUICK, "--methods", "random").exit_code == 0
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from support import report_runs, tiny
 from support.page_reader import PageReader, assert_self_contained
 from support.tiny import write_photo
@@ -32,9 +31,7 @@ def quick_world(tmp_path, monkeypatch):
 
 
 def run(*args):
-    app = typer.Typer(rich_markup_mode="rich")
-    command.register(app)
-    return CliRunner(env={"COLUMNS": "160"}).invoke(app, list(map(str, args)))
+    return CliRunner(env={"COLUMNS": "160"}).invoke(command.app, list(map(str, args)))
 
 
 def words(text):
