@@ -137,7 +137,7 @@ def batch(
     Run the same command again to resume. A photo that fails gets a row with the reason. After SIGTERM or
     Ctrl-C, the run completes the current step and keeps all results. Open them with zarr or xarray.
     """
-    with run.clear_errors(), _clear_failures():
+    with run.clear_errors():
         recipe = sharding.make_recipe(method, size=size, baseline=baseline)
         check_seed(seed)
         check_choice(dtype, DTYPES, "dtype")
@@ -154,27 +154,24 @@ def batch(
                 stop.after_step = phase is Phase.EXPLAINING
                 bar.tell(phase.value)
 
+            def on_progress(progress: batches.Progress) -> None:
+                bar.advance(progress.before + progress.done + progress.failed - bar.done)
+                bar.pace(_pace(progress))
+
             work = partial(
                 batches.explain_dataset, recipe, classifier, photos,
                 out=out, mesh=devices, per_device_batch=per_device_batch, seed=seed, dtype=dtype, remat=remat,
                 settings={"target": index}, max_failures=max_failures,
-                stop=stop.event, on_progress=_ProgressDisplay(bar), on_phase=on_phase,
+                stop=stop.event, on_progress=on_progress, on_phase=on_phase,
             )  # fmt: skip
             try:
                 outcome = run.interruptible(work)
             except KeyboardInterrupt:
                 run.end_interrupted(f"committed results are kept in {out}. Resume with: {_command()}")
+            except batches.TooManyFailures as error:  # the results are kept
+                screen.say(f"{error} Run jaxplain batch-report to see the reasons.", "failed", "red")
+                raise typer.Exit(run.FAILED) from None
     _finish(outcome, out, stop)
-
-
-@contextmanager
-def _clear_failures() -> Iterator[None]:
-    """Show a message if too many photos fail; the results are kept."""
-    try:
-        yield
-    except batches.TooManyFailures as error:
-        screen.say(f"{error} Run jaxplain batch-report to see the reasons.", "failed", "red")
-        raise typer.Exit(run.FAILED) from None
 
 
 def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -221,19 +218,6 @@ def _stop_on_signals() -> Iterator[_StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _ProgressDisplay:
-    """Shows progress: a bar on a terminal, occasional lines in a log."""
-
-    def __init__(self, bar: screen.ProgressBar) -> None:
-        self._bar, self._shown = bar, 0
-
-    def __call__(self, progress: batches.Progress) -> None:
-        finished = progress.before + progress.done + progress.failed
-        self._bar.advance(finished - self._shown)
-        self._shown = finished
-        self._bar.pace(_pace(progress))
 
 
 def _pace(progress: batches.Progress) -> str:

@@ -82,7 +82,7 @@ class ProgressBar:
     """
 
     def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
+        self._total, self.done = total, 0
         self._logged = -_LOG_SECONDS
         self._doing, self._since = "", time.monotonic()
         self._last_line, self._ended = time.monotonic(), threading.Event()
@@ -117,7 +117,7 @@ class ProgressBar:
     def _log_regularly(self) -> None:
         while not self._ended.wait(max(0.0, self._last_line + _LOG_SECONDS - time.monotonic()) + 0.01):
             if self._doing and time.monotonic() - self._last_line >= _LOG_SECONDS:
-                place = min(self._done + 1, self._total)
+                place = min(self.done + 1, self._total)
                 self._log(f"[{place}/{self._total}] {self._doing}: {time.monotonic() - self._since:.0f} s")
 
     def _log(self, line: str) -> None:
@@ -129,16 +129,16 @@ class ProgressBar:
         self._doing, self._since = doing, time.monotonic()
         self._bar.update(self._task, description=shortened(printable(doing).plain), refresh=True)
         if self._in_log:
-            self._log(f"[{min(self._done + 1, self._total)}/{self._total}] {doing}")
+            self._log(f"[{min(self.done + 1, self._total)}/{self._total}] {doing}")
 
     def pace(self, text: str) -> None:
         """Show the speed beside the bar, or log it periodically."""
         self._bar.update(self._task, description=printable(text).plain, refresh=True)
-        if self._in_log and (time.monotonic() - self._logged > _LOG_SECONDS or self._done == self._total):
+        if self._in_log and (time.monotonic() - self._logged > _LOG_SECONDS or self.done == self._total):
             self._logged = time.monotonic()
-            self._log(f"[{self._done}/{self._total}] {text}")
+            self._log(f"[{self.done}/{self._total}] {text}")
 
     def advance(self, count: int = 1) -> None:
         """Advance the bar by `count` photos."""
-        self._done += count
+        self.done += count
         self._bar.advance(self._task, count)

@@ -1,5 +1,6 @@
 """Build a report page: convert the results of `jaxplain.runs.report_runs` to text and pictures."""
 
+import functools
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,20 +13,6 @@ from jaxplain import overlay
 from jaxplain.explanation import Status
 from jaxplain.methods import ABLATION
 from jaxplain.report import graphs, pages
-from jaxplain.report.pages import (
-    Card,
-    CheckedMap,
-    Choice,
-    Curve,
-    Figures,
-    GraphPart,
-    PatchPicture,
-    Picture,
-    Report,
-    Section,
-    Verdict,
-    probability_text,
-)
 from jaxplain.runs.graph_runs import MAX_CHILDREN, GraphedPhoto, GraphProgram
 from jaxplain.runs.photos import Photo
 from jaxplain.runs.records import origin, weights_digest
@@ -39,7 +26,7 @@ _ALPHA = 0.6  # opacity of the map over the photo
 _HEAD = 0.2  # fraction of the cells that a card describes
 
 
-def page(program: ReportProgram, sections: Sequence[Section], notes: Iterable[str] = ()) -> str:
+def page(program: ReportProgram, sections: Sequence[pages.Section], notes: Iterable[str] = ()) -> str:
     """Return the whole page as HTML.
 
     Args:
@@ -47,38 +34,38 @@ def page(program: ReportProgram, sections: Sequence[Section], notes: Iterable[st
       sections: one section per photo; see `section`.
       notes: messages about photos that could not be explained.
     """
-    settings, name = program.settings, program.engine.classifier.name
-    methods = _count(len(settings.methods), "method")
-    title = (
-        f"Why {name} predicts {sections[0].label}"
-        if len(sections) == 1
-        else f"Why {name} makes these predictions"
-    )
-    photos = "One photo," if len(sections) == 1 else f"{_count(len(sections), 'photo')}, each"
-    return pages.report_page(
-        sections,
-        title=title,
-        summary=f"{photos} explained by {methods}.",
-        limits=limits(program),
-        notes=notes,
-        made_with=f"Made with jaxplain {jaxplain.__version__}, jax {jax.__version__}. "
-        "This file is self-contained.",
+    return pages.render(
+        "report.html",
+        sections=sections,
+        notes=list(notes),
+        network=program.engine.classifier.name,
+        settings=program.settings,
+        thresholds=(PASSES, FAILS),
+        versions=(jaxplain.__version__, jax.__version__),
+        colors=_colors(),
     )
 
 
-def section(program: ReportProgram, photo: Photo, report: PhotoReport, number: int = 1) -> Section:
+@functools.cache
+def _colors() -> list[str]:
+    """Return colors of the heatmaps, from the least to the most important cells."""
+    colors = overlay.heatmap([[0.0, 1.0]], (1, 9), limits=(0.0, 1.0))[0].tolist()
+    return ["#{:02x}{:02x}{:02x}".format(*color) for color in colors]
+
+
+def section(program: ReportProgram, photo: Photo, report: PhotoReport, number: int = 1) -> pages.Section:
     """Return one photo's section of the page; `number` starts at 1."""
     return pages.report_section(report_parts(program, photo, report), number)
 
 
-def report_parts(program: ReportProgram, photo: Photo, report: PhotoReport) -> Report:
+def report_parts(program: ReportProgram, photo: Photo, report: PhotoReport) -> pages.Report:
     """Return the contents of the page for one photo."""
     name = photo.path.name
-    return Report(
+    return pages.Report(
         title=name,
         label=program.engine.label(report.view),
         probability=report.view.probability,
-        photo=Picture(report.view.pixels, f"the photo {name}", "The photo as the network sees it."),
+        photo=pages.Picture(report.view.pixels, f"the photo {name}", "The photo as the network sees it."),
         findings=tuple(_findings(program, report)),
         choices=tuple(_choices(program, report)),
         cards=tuple(_card(program, report, entry) for entry in report.methods),
@@ -104,13 +91,13 @@ def _aucs(report: MethodReport) -> tuple[float, float]:
     return float(report.curves.deletion_auc), float(report.curves.insertion_auc)
 
 
-def _choices(program: ReportProgram, report: PhotoReport) -> Iterator[Choice]:
+def _choices(program: ReportProgram, report: PhotoReport) -> Iterator[pages.Choice]:
     """Yield the most probable classes, and the explained one if it is not among them."""
     target = report.view.target
     first = np.argsort(-report.probabilities)[:_CHOICES].tolist()
     for index in [*first, *([] if target in first else [target])]:
         label = program.engine.classifier.labels[index]
-        yield Choice(label, float(report.probabilities[index]), index == target)
+        yield pages.Choice(label, float(report.probabilities[index]), index == target)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -119,12 +106,12 @@ def _choices(program: ReportProgram, report: PhotoReport) -> Iterator[Choice]:
 
 def _findings(program: ReportProgram, report: PhotoReport) -> Iterator[str]:
     labels, order = program.engine.classifier.labels, np.argsort(-report.probabilities)
-    p = [probability_text(float(value)) for value in report.probabilities[order[:2]]]
+    p = [pages.probability_text(float(value)) for value in report.probabilities[order[:2]]]
     second = f", then {labels[order[1]]} ({p[1]})" if len(order) > 1 else ""
     yield f"{program.engine.classifier.name} predicts {labels[order[0]]} (p = {p[0]}){second}."
     target = report.view.target
     if target != order[0]:
-        chance = probability_text(report.view.probability)
+        chance = pages.probability_text(report.view.probability)
         yield f"This page explains {labels[target]} (p = {chance}), which is not the top prediction."
     elif report.view.probability < 0.5:
         yield "The network is not confident: the top probability is below 0.5."
@@ -154,20 +141,20 @@ def _overlay(report: PhotoReport, importance: np.ndarray) -> np.ndarray:
     return overlay.overlay(report.view.pixels, importance, _ALPHA, limits=limits)
 
 
-def _card(program: ReportProgram, report: PhotoReport, entry: MethodReport) -> Card:
+def _card(program: ReportProgram, report: PhotoReport, entry: MethodReport) -> pages.Card:
     name = title(program, entry.method)
     description = program.specs[entry.method].description
     if entry.method.startswith(ABLATION):
         description = f"An ablation of iGOS++. {description}"
     if entry.importance is None or entry.curves is None:
-        return Card(name, description, reason=entry.reason)
+        return pages.Card(name, description, reason=entry.reason)
     deletion_auc, insertion_auc = _aucs(entry)
-    return Card(
+    return pages.Card(
         name,
         description,
-        Picture(_overlay(report, entry.importance), f"heatmap of {name} over the photo"),
-        Curve(entry.curves.fraction, entry.curves.deletion, deletion_auc),
-        Curve(entry.curves.fraction, entry.curves.insertion, insertion_auc),
+        pages.Picture(_overlay(report, entry.importance), f"heatmap of {name} over the photo"),
+        pages.Curve(entry.curves.fraction, entry.curves.deletion, deletion_auc),
+        pages.Curve(entry.curves.fraction, entry.curves.insertion, insertion_auc),
         _reading(entry),
         verdict(entry.check),
     )
@@ -178,7 +165,7 @@ def _reading(entry: MethodReport) -> str:
     assert entry.curves is not None
     fraction, deletion, insertion = (np.asarray(part) for part in entry.curves[:3])
     index = int(np.argmax(fraction >= _HEAD - 1e-6))
-    p = [probability_text(float(value)) for value in (deletion[0], deletion[index], insertion[index])]
+    p = [pages.probability_text(float(value)) for value in (deletion[0], deletion[index], insertion[index])]
     return (
         f"Hiding the {fraction[index]:.0%} of the cells that this map ranks highest changes p from {p[0]} to "
         f"{p[1]}; showing only those cells gives {p[2]}."
@@ -189,7 +176,7 @@ def _reading(entry: MethodReport) -> str:
 # The sanity check
 
 
-def verdict(check: SanityCheck | None) -> Verdict:
+def verdict(check: SanityCheck | None) -> pages.Verdict:
     """Return the verdict of the sanity check on one map.
 
     Example:
@@ -219,7 +206,7 @@ def verdict_words(check: SanityCheck, control: bool) -> str:
 
 def check_words(program: ReportProgram, methods: Sequence[MethodReport], control: MethodReport | None) -> str:
     """Summarize the sanity checks of all methods in words."""
-    by_verdict: dict[Verdict, list[str]] = {}
+    by_verdict: dict[pages.Verdict, list[str]] = {}
     for entry in methods:
         if entry.check is not None and entry.method != CONTROL:
             by_verdict.setdefault(verdict(entry.check), []).append(title(program, entry.method))
@@ -239,7 +226,7 @@ def check_words(program: ReportProgram, methods: Sequence[MethodReport], control
     return " ".join(parts)
 
 
-def _checks(program: ReportProgram, report: PhotoReport) -> Iterator[CheckedMap]:
+def _checks(program: ReportProgram, report: PhotoReport) -> Iterator[pages.CheckedMap]:
     """Yield the checked map of the control, then those of all methods that have a map."""
     if report.control is None:
         return
@@ -248,10 +235,12 @@ def _checks(program: ReportProgram, report: PhotoReport) -> Iterator[CheckedMap]
             continue
         name, control, after = title(program, entry.method), entry.method == CONTROL, entry.check.importance
         caption = "shuffled: constant" if entry.check.constant else "shuffled"
-        yield CheckedMap(
+        yield pages.CheckedMap(
             f"{name} (control)" if control else name,
-            Picture(_overlay(report, entry.importance), f"{name}, trained network", "trained"),
-            None if after is None else Picture(_overlay(report, after), f"{name}, shuffled network", caption),
+            pages.Picture(_overlay(report, entry.importance), f"{name}, trained network", "trained"),
+            None
+            if after is None
+            else pages.Picture(_overlay(report, after), f"{name}, shuffled network", caption),
             entry.check.similarity,
             verdict(entry.check),
             verdict_words(entry.check, control),
@@ -263,16 +252,16 @@ def _checks(program: ReportProgram, report: PhotoReport) -> Iterator[CheckedMap]
 # The attention graph
 
 
-def _graph_part(program: ReportProgram, report: PhotoReport) -> GraphPart | str | None:
+def _graph_part(program: ReportProgram, report: PhotoReport) -> pages.GraphPart | str | None:
     graphed = report.graph
     if not isinstance(graphed, GraphedPhoto):
         return graphed
     pixels, grid = graphed.view.pixels, graphed.graph.grid
-    photo = Picture(pixels, "the photo with all patches", "The whole photo: 100% of the score.")
+    photo = pages.Picture(pixels, "the photo with all patches", "The whole photo: 100% of the score.")
     everything = tuple(range(grid[0] * grid[1]))
     shown = enumerate(_shown(graphed), 1)
     pictures = (_explanation_picture(graphed, number, *explanation) for number, explanation in shown)
-    return GraphPart(
+    return pages.GraphPart(
         graphs.draw(graphed.graph.pruned(MAX_CHILDREN), pixels, graphed.hidden),
         (_patch_picture(photo, everything, grid), *pictures),
         graph_words(program, graphed),
@@ -300,10 +289,10 @@ def _largest_overlap(patches: tuple[int, ...], others: Iterable[tuple[int, ...]]
 
 def _explanation_picture(
     graphed: GraphedPhoto, number: int, patches: tuple[int, ...], share: float
-) -> PatchPicture:
+) -> pages.PatchPicture:
     grid = graphed.graph.grid
     names = graphs.patch_names(patches, ", ")
-    picture = Picture(
+    picture = pages.Picture(
         graphs.masked_photo(graphed.view.pixels, graphed.hidden, patches, grid),
         f"the photo with only the patches of explanation {number} visible",
         f"Explanation {number}: {names} keep{'s' * (len(patches) < 2)} {share:.0%} of the score.",
@@ -311,9 +300,11 @@ def _explanation_picture(
     return _patch_picture(picture, patches, grid)
 
 
-def _patch_picture(picture: Picture, patches: tuple[int, ...], grid: tuple[int, int]) -> PatchPicture:
+def _patch_picture(
+    picture: pages.Picture, patches: tuple[int, ...], grid: tuple[int, int]
+) -> pages.PatchPicture:
     boxes = graphs.outlines(grid)
-    return PatchPicture(picture, tuple((patch, boxes[patch]) for patch in patches))
+    return pages.PatchPicture(picture, tuple((patch, boxes[patch]) for patch in patches))
 
 
 def graph_words(program: ReportProgram, graphed: GraphedPhoto) -> str:
@@ -347,7 +338,7 @@ def _selection(program: ReportProgram, graphed: GraphedPhoto) -> str:
 # Settings and timings
 
 
-def _figures(program: ReportProgram, report: PhotoReport) -> Figures:
+def _figures(program: ReportProgram, report: PhotoReport) -> pages.Figures:
     sanity = program.settings.sanity
     head = ["method", "deletion AUC", "insertion AUC", *(["similarity, shuffled"] if sanity else [])]
     rows = [_row(program, entry) for entry in report.methods]
@@ -358,13 +349,15 @@ def _figures(program: ReportProgram, report: PhotoReport) -> Figures:
     if isinstance(report.graph, GraphedPhoto):
         rows.append(_graph_row(program, report.graph))
     head += ["model evaluations", "seconds", "seconds to compile"]
-    return Figures(tuple(head), tuple(rows), frozenset(best))
+    return pages.Figures(tuple(head), tuple(rows), frozenset(best))
 
 
 def _row(program: ReportProgram, entry: MethodReport) -> tuple[str, ...]:
     aucs = ("-", "-") if entry.curves is None else tuple(f"{auc:.3f}" for auc in _aucs(entry))
     similarity = (
-        (probability_text(entry.check.similarity) if entry.check else "-",) if program.settings.sanity else ()
+        (pages.probability_text(entry.check.similarity) if entry.check else "-",)
+        if program.settings.sanity
+        else ()
     )
     cost = "-" if entry.evaluations is None else f"{entry.evaluations:,}"
     seconds = f"{entry.seconds:.2f}" if entry.seconds else "-"
@@ -416,30 +409,3 @@ def _command(program: ReportProgram, photo: Photo, report: PhotoReport) -> str:
     words += ["--size", str(settings.size), "--baseline", settings.baseline, "--seed", str(settings.seed)]
     words += ["--no-sanity"] * (not settings.sanity) + ["--no-sag"] * (not settings.sag)
     return shlex.join(words)
-
-
-def limits(program: ReportProgram) -> list[str]:
-    """Return the list of a report's limitations."""
-    settings = program.settings
-    texts = [
-        "Everything here is about this network on these photos. It shows what the network's score reacts to: "
-        "not that the network is right, and not what a person would see.",
-        f"Whatever is hidden is replaced by the baseline ({settings.baseline}). Such pictures are unlike the "
-        "photos that the network was trained on, and another baseline gives different maps and curves.",
-        f"All maps are shown and measured at {settings.size} x {settings.size} cells; finer detail is "
-        "averaged.",
-        "An AUC ranks maps by what the network does, not by how well people understand them. One photo does "
-        "not prove one method better than another: jaxplain compare measures many photos.",
-        "The network's probability is not the chance that it is right.",
-    ]
-    if settings.sanity:
-        texts.append(
-            "The sanity check is one shuffle on one photo, and its thresholds of "
-            f"{PASSES} and {FAILS} are conventions. Passing is necessary for an explanation, not sufficient."
-        )
-    if settings.sag:
-        texts.append(
-            "The search for sufficient patches finds many sets, but not necessarily all. Patches are coarse, "
-            "and a set that suffices with this baseline may not suffice with another."
-        )
-    return texts

@@ -5,7 +5,7 @@ The parts of a report are plain data. Their text may contain any characters; it 
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jinja2
@@ -121,47 +121,7 @@ class Section(NamedTuple):
 
     title: str
     label: str
-    html: str
-
-
-def report_page(
-    sections: Sequence[Section],
-    *,
-    title: str,
-    summary: str = "",
-    limits: Iterable[str] = (),
-    notes: Iterable[str] = (),
-    made_with: str = "",
-) -> str:
-    """Return a page with one section per photo, links to the sections, and a list of limitations.
-
-    The page works on phones, in print, in light and dark mode, offline and without JavaScript.
-
-    Args:
-      sections: sections to show, numbered from 1 in this order; see `report_section`.
-      title: title of the page.
-      summary: a sentence shown below the title.
-      limits: limitations, shown at the end.
-      notes: messages about problems, shown above the sections.
-      made_with: the last line.
-
-    Returns:
-      The page as HTML.
-
-    Example:
-      >>> "cannot tell" in report_page([], title="No photo")
-      True
-    """
-    return render(
-        "report.html",
-        title=title,
-        summary=summary,
-        scale=_scale(),
-        sections=[section._replace(html=Markup(section.html)) for section in sections],
-        limits=list(limits),
-        notes=list(notes),
-        made_with=made_with,
-    )
+    html: Markup
 
 
 def report_section(report: Report, number: int = 1) -> Section:
@@ -181,7 +141,8 @@ def report_section(report: Report, number: int = 1) -> Section:
       1
     """
     top = axis_top(curve for card in report.cards for curve in (card.deletion, card.insertion) if curve)
-    return Section(report.title, report.label, render("section.html", report=report, number=number, top=top))
+    html = Markup(render("section.html", report=report, number=number, top=top))
+    return Section(report.title, report.label, html)
 
 
 def axis_top(curves: Iterable[Curve]) -> float:
@@ -193,13 +154,6 @@ def axis_top(curves: Iterable[Curve]) -> float:
     """
     largest = max((score for curve in curves for _, score in curve.points), default=1.0)
     return next((top for top in _TOPS if top >= largest), 1.0)
-
-
-@functools.cache
-def _scale() -> str:
-    """Return the heatmap's colors as the stops of a CSS gradient."""
-    colors = overlay.heatmap([[0.0, 1.0]], (1, 9), limits=(0.0, 1.0))[0].tolist()
-    return ", ".join("#{:02x}{:02x}{:02x}".format(*color) for color in colors)
 
 
 # ---------------------------------------------------------------------------------------------------------
