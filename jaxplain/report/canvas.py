@@ -34,14 +34,17 @@ _PIXELATED_FROM = 4  # enlarged this much or more, pixels stay squares; otherwis
 _FORMATS = ("png", "svg", "pdf")
 
 
-def blank(width: float, height: float, dpi: float = DPI) -> Axes:
-    """Return axes that cover a new white figure; data coordinates are inches, with y pointing down.
+def blank(width: float, height: float, dpi: float = DPI, units: float = 1.0) -> Axes:
+    """Return axes that cover a new white figure, with y pointing down.
+
+    Data coordinates and the size are in inches, or with `units` in that many units per inch.
 
     Example:
       >>> blank(4, 3).figure.get_size_inches().tolist()
       [4.0, 3.0]
     """
-    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", edgecolor="white", layout="none")  # type: ignore[arg-type]
+    size = width / units, height / units
+    figure = Figure(figsize=size, dpi=dpi, facecolor="white", edgecolor="white", layout="none")  # type: ignore[arg-type]
     ax = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), facecolor="none")
     ax.set_axis_off()
     return ax
@@ -113,13 +116,12 @@ def place(ax: Axes, pixels: NDArray[np.uint8], left: float, top: float, width: f
       TypeError, ValueError: `pixels` is not a picture.
     """
     check_rgb(pixels)
+    limits = ax.get_xlim(), ax.get_ylim()
     ax.imshow(
         pixels, extent=(left, left + width, top + height, top), aspect="auto", origin="upper",
         interpolation="antialiased", zorder=1.5,
     )  # fmt: skip
-    # imshow changes the limits and the direction of the axes.
-    total_width, total_height = figure_of(ax).get_size_inches()
-    ax.set(xlim=(0, total_width), ylim=(total_height, 0))
+    ax.set(xlim=limits[0], ylim=limits[1])  # imshow changes the limits and the direction of the axes
 
 
 def fitted(pixels: NDArray[np.uint8], width: float, height: float) -> tuple[float, float]:

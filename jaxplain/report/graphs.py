@@ -25,6 +25,7 @@ _THUMBNAIL, _CAPTION, _FRAME = 96, 24, 4
 _GAP = (26.0, 64.0)  # between nodes, between rows
 _MARGIN, _PHOTO, _SMALLEST = 24, 190, (220.0, 30.0)
 _PER_INCH = 96
+_POINT = 72 / _PER_INCH  # points per pixel
 _LEGEND = (
     "Framed: explanations. The set suffices,",
     "but not without any one of its patches.",
@@ -320,11 +321,11 @@ def graph_png(
     """
     drawing = draw(graph, pixels, hidden, engine)
     sheet = _beside_photo(drawing, pixels)
-    width, height = (side / _PER_INCH for side in sheet["size"])
-    ax = canvas.blank(width, height, dpi=2 * _PER_INCH)
+    width, height = sheet["size"]
+    ax = canvas.blank(width, height, dpi=2 * _PER_INCH, units=_PER_INCH)
     left, top = sheet["left"], float(_MARGIN)
     photo_width, photo_height = sheet["photo_size"]
-    _place(ax, pixels, _MARGIN, top, photo_width, photo_height)
+    canvas.place(ax, pixels, _MARGIN, top, photo_width, photo_height)
     _write(ax, _MARGIN, top + photo_height + 22, label, 14, ha="left", width=photo_width / _PER_INCH)
     for row, line in enumerate(_LEGEND):
         _write(ax, _MARGIN, top + photo_height + 40 + 18 * row, line, 10, ha="left", color=canvas.MUTED)
@@ -356,37 +357,28 @@ def _beside_photo(drawing: Drawing, pixels: NDArray[np.uint8]) -> dict[str, Any]
 
 
 def _write(ax: Axes, x: float, y: float, text: str, size: float, ha: Any = "center", **more: Any) -> None:
-    """Write text, with position and size in pixels."""
-    canvas.write(ax, x / _PER_INCH, y / _PER_INCH, text, size=size * 72 / _PER_INCH, ha=ha, **more)
-
-
-def _place(ax: Axes, pixels: NDArray[np.uint8], *box: float) -> None:
-    canvas.place(ax, pixels, *(side / _PER_INCH for side in box))
+    """Write text, with its size in pixels."""
+    canvas.write(ax, x, y, text, size=size * _POINT, ha=ha, **more)
 
 
 def _draw_edge(ax: Axes, edge: DrawnEdge, origin: Point) -> None:
     points = np.array([edge.start, *edge.bends, edge.end]) + origin
-    curve = Path(points / _PER_INCH, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
-    ax.add_patch(PathPatch(curve, fill=False, edgecolor=edge.color, linewidth=edge.width * 72 / _PER_INCH))
+    curve = Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
+    ax.add_patch(PathPatch(curve, fill=False, edgecolor=edge.color, linewidth=edge.width * _POINT))
 
 
 def _draw_node(ax: Axes, node: DrawnNode, drawing: Drawing, origin: Point) -> None:
     left, top = origin[0] + node.left, origin[1] + node.top
     width, height = drawing.node_size
     frame = FancyBboxPatch(
-        (left / _PER_INCH, top / _PER_INCH),
-        width / _PER_INCH,
-        height / _PER_INCH,
-        boxstyle=f"round,pad=0,rounding_size={5 / _PER_INCH}",
-        facecolor="white",
-        edgecolor=node.color,
-        linewidth=node.line_width * 72 / _PER_INCH,
-    )
+        (left, top), width, height, boxstyle="round,pad=0,rounding_size=5", facecolor="white",
+        edgecolor=node.color, linewidth=node.line_width * _POINT,
+    )  # fmt: skip
     ax.add_patch(frame)
     corner = left + _FRAME, top + _FRAME
-    _place(ax, node.picture, *corner, *drawing.thumbnail_size)
+    canvas.place(ax, node.picture, *corner, *drawing.thumbnail_size)
     for line in node.border:
-        x, y = ((np.array(line) + corner) / _PER_INCH).T
+        x, y = (np.array(line) + corner).T
         ax.plot(x, y, color="white", alpha=0.9, linewidth=0.9, linestyle="-", marker="")
     _write(ax, left + width / 2, top + height - 8, node.kept, 14, bold=node.is_explanation)
 

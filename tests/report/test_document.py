@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support import report_runs, tiny
-from support.page_reader import assert_self_contained
+from support.page_reader import PageReader, assert_self_contained
 
 from jaxplain.explanation import Status
 from jaxplain.methods import METHODS
@@ -195,7 +195,7 @@ def test_what_the_search_found_in_words(explained):
 
 def test_the_limits_name_what_was_done(explained):
     program, _, _ = explained(methods=("gradient",), sanity=False, baseline="black")
-    text = " ".join(document.limits(program))
+    text = words(PageReader(document.page(program, [])).text)
     assert "the baseline (black)" in text
     assert "4 x 4 cells" in text
     assert "sanity" not in text

@@ -2,6 +2,7 @@
 
 import re
 from importlib.resources import files
+from types import SimpleNamespace
 
 import jinja2
 import pytest
@@ -17,7 +18,7 @@ from support.page_reader import (
 )
 
 from jaxplain import overlay
-from jaxplain.report import graphs, pages
+from jaxplain.report import document, graphs, pages
 from jaxplain.report.pages import (
     Card,
     CheckedMap,
@@ -62,19 +63,21 @@ def a_report(**changes):
     return Report(**(fields | changes))
 
 
-def a_page(*reports, **changes):
-    options = {"title": NASTY, "summary": NASTY, "limits": [NASTY], "notes": [NASTY], "made_with": NASTY}
+def a_page(*reports):
+    settings = {"methods": (), "baseline": NASTY, "size": 4, "sanity": False, "sag": False}
+    engine = SimpleNamespace(classifier=SimpleNamespace(name=NASTY))
+    program = SimpleNamespace(engine=engine, settings=SimpleNamespace(**settings))
     sections = [
         pages.report_section(one, number) for number, one in enumerate(reports or [a_report()] * 2, 1)
     ]
-    return pages.report_page(sections, **(options | changes))
+    return document.page(program, sections, [NASTY])
 
 
 def test_everything_foreign_is_shown_as_text():
     text = a_page()
     page = assert_self_contained(text)
     assert not {"script", "b onload"} & set(page.tags)
-    assert page.text.count(NASTY) == 6 + 2 * 26
+    assert page.text.count(NASTY) == 4 + 2 * 26
     assert [image["alt"] for image in page.images] == [NASTY] * 8
     assert "<strong>2</strong>" in text
     assert "<strong>1</strong>" not in text
@@ -178,7 +181,7 @@ def test_it_fits_a_phone_and_a_desk_and_can_be_read(tmp_path, width, flags):
     )
     assert out["small"] == out["clipped"] == 0
     assert all(out["images"])
-    assert out["title"] == NASTY  # nasty text has run nowhere
+    assert out["title"] == f"Why {NASTY} predicts {long_word}"  # nasty text has run nowhere
     assert len(set(out["cards"])) == (6 if width == 360 else 2)
     assert (sum(map(int, re.findall(r"\d+", out["page"])[:3])) < 150) == bool(
         flags
