@@ -18,7 +18,7 @@ from jaxplain.cli import (
     screen,
     xnn_commands,
 )
-from jaxplain.cli.options import CLOSER, examples, flow
+from jaxplain.cli.options import CLOSER, examples, help_from_docstrings
 from jaxplain.cli.run import DEBUG, INTERRUPTED, WRONG
 
 app = typer.Typer(
@@ -71,4 +71,4 @@ def _version(
 for part in (explain_commands, report_commands, sag_commands, compare_commands, batch_commands):
     app.registered_commands += part.app.registered_commands
 app.add_typer(xnn_commands.app, name="xnn", rich_help_panel=CLOSER)
-flow(app)
+help_from_docstrings(app)

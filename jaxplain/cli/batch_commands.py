@@ -44,46 +44,21 @@ app = typer.Typer()
     ),
 )
 def batch(
-    folder: Annotated[
-        Path,
-        typer.Argument(metavar="DIR", help="Folder of photos; sub-folders are included.", show_default=False),
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
     method: Annotated[
         str,
         typer.Option(
             metavar="NAME", help=f"Explanation method: one of {options.METHOD_NAMES}, {sharding.SAG}."
         ),
     ] = "igos++",
-    out: Annotated[
-        str,
-        typer.Option(
-            metavar="PATH", help="Where to write the results: a folder, or a URL such as gs://bucket/name."
-        ),
-    ] = "results.zarr",
+    out: Annotated[str, typer.Option(metavar="PATH")] = "results.zarr",
     model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Number of rows and columns at which heatmaps are evaluated, and of the mask if the method "
-            "optimizes one, from 1 to the model's input size (224); default: 28, or 7 (patches per side) "
-            "for sag.",
-            min=1,
-        ),
-    ] = None,
+    size: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
     baseline: options.Baseline = "blur",
     target: options.Target = None,
     seed: options.Seed = 0,
-    per_device_batch: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Images per device per step (smaller batches use less memory); default: 1 on a CPU, 16 on "
-            "an accelerator.",
-            min=1,
-        ),
-    ] = None,
+    per_device_batch: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
     dtype: Annotated[
         str,
         typer.Option(
@@ -92,50 +67,34 @@ def batch(
             "memory.",
         ),
     ] = "float32",
-    remat: Annotated[
-        bool, typer.Option("--remat", help="Recompute activations in the backward pass to save memory.")
-    ] = False,
-    mesh: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Number of devices to use in each process; default: all.", min=1),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Process only the first N photos in the folder; default: all.", min=1),
-    ] = None,
-    max_failures: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Stop after more than N photos have failed; default: never.", min=0),
-    ] = None,
-    coordinator: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Address of process 0 if several processes share the work, or auto to get it from SLURM, "
-            "Open MPI or Cloud TPU; default: a single process.",
-        ),
-    ] = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Number of processes that share the work; omit with --coordinator auto.",
-            min=1,
-        ),
-    ] = None,
-    process: Annotated[
-        int | None,
-        typer.Option(
-            metavar="I",
-            help="Index of this process, starting at 0; omit with --coordinator auto.",
-            min=0,
-        ),
-    ] = None,
+    remat: Annotated[bool, typer.Option("--remat")] = False,
+    mesh: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
+    max_failures: Annotated[int | None, typer.Option(metavar="N", min=0)] = None,
+    coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT")] = None,
+    processes: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
+    process: Annotated[int | None, typer.Option(metavar="I", min=0)] = None,
 ) -> None:
     """Explain all photos in a folder on all devices; an interrupted run can be resumed.
 
     Run the same command again to resume. A photo that fails gets a row with the reason. After SIGTERM or
     Ctrl-C, the run completes the current step and keeps all results. Open them with zarr or xarray.
+
+    Args:
+      folder: Folder of photos; sub-folders are included.
+      out: Where to write the results: a folder, or a URL such as gs://bucket/name.
+      size: Number of rows and columns at which heatmaps are evaluated, and of the mask if the method
+        optimizes one, from 1 to the model's input size (224); default: 28, or 7 (patches per side) for sag.
+      per_device_batch: Images per device per step (smaller batches use less memory); default: 1 on a CPU, 16
+        on an accelerator.
+      remat: Recompute activations in the backward pass to save memory.
+      mesh: Number of devices to use in each process; default: all.
+      limit: Process only the first N photos in the folder; default: all.
+      max_failures: Stop after more than N photos have failed; default: never.
+      coordinator: Address of process 0 if several processes share the work, or auto to get it from SLURM,
+        Open MPI or Cloud TPU; default: a single process.
+      processes: Number of processes that share the work; omit with --coordinator auto.
+      process: Index of this process, starting at 0; omit with --coordinator auto.
     """
     with run.clear_errors():
         recipe = sharding.make_recipe(method, size=size, baseline=baseline)
@@ -276,13 +235,15 @@ def _finish(outcome: batches.BatchOutcome, out: str, stop: _StopRequest) -> None
     ),
 )
 def batch_report(
-    results: Annotated[
-        str,
-        typer.Argument(metavar="RESULTS", help="Results of jaxplain batch (its --out).", show_default=False),
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    results: Annotated[str, typer.Argument(metavar="RESULTS", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """Summarize the results of a batch run: settings, number of photos, means, and reasons for failures."""
+    """Summarize the results of a batch run: settings, number of photos, means, and reasons for failures.
+
+    Args:
+      results: Results of jaxplain batch (its --out).
+      as_json: Print JSON instead of a table.
+    """
     with run.clear_errors():
         report = report_on(open_store(results))
     if as_json:

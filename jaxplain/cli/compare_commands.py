@@ -47,10 +47,7 @@ app = typer.Typer()
     ),
 )
 def compare(
-    folder: Annotated[
-        Path,
-        typer.Argument(metavar="DIR", help="Folder of photos; sub-folders are ignored.", show_default=False),
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
     methods: Annotated[
         str,
         typer.Option(
@@ -63,14 +60,7 @@ def compare(
         str, typer.Option(metavar=_NAMES, help=f"Classifiers to use: any of {', '.join(zoo.model_names())}.")
     ] = "efficientnet-lite0",
     weights: options.Weights = None,
-    size: Annotated[
-        str,
-        typer.Option(
-            metavar="N,M,...",
-            help="Sizes (rows and columns) at which maps are evaluated, each from 1 to the model's input "
-            "size (224).",
-        ),
-    ] = "28",
+    size: Annotated[str, typer.Option(metavar="N,M,...")] = "28",
     measures: Annotated[
         str,
         typer.Option(
@@ -82,27 +72,21 @@ def compare(
     limit: options.Limit = None,
     baseline: options.Baseline = "blur",
     seed: options.Seed = 0,
-    steps: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Number of steps in the deletion and insertion curves (at least 1).", min=1
-        ),
-    ] = 50,
-    sheet: Annotated[
-        int, typer.Option(metavar="N", help="Number of photos on the contact sheets; 0 for no sheets.", min=0)
-    ] = 8,
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="NAME",
-            help="Prefix of the output files: NAME.md, NAME.csv, NAME-sheet-28.png, ...",
-        ),
-    ] = Path("comparison"),
+    steps: Annotated[int, typer.Option(metavar="N", min=1)] = 50,
+    sheet: Annotated[int, typer.Option(metavar="N", min=0)] = 8,
+    out: Annotated[Path, typer.Option(metavar="NAME")] = Path("comparison"),
 ) -> None:
     """Compare methods on the photos in a folder: a table of metrics, contact sheets and mean curves.
 
     Each photo's top prediction is explained. If a method fails on a photo, its row gives the reason,
     and the other methods are not affected. Run the same command again to resume an interrupted run.
+
+    Args:
+      folder: Folder of photos; sub-folders are ignored.
+      size: Sizes (rows and columns) at which maps are evaluated, each from 1 to the model's input size (224).
+      steps: Number of steps in the deletion and insertion curves (at least 1).
+      sheet: Number of photos on the contact sheets; 0 for no sheets.
+      out: Prefix of the output files: NAME.md, NAME.csv, NAME-sheet-28.png, ...
     """
     with run.clear_errors():
         settings = CompareSettings(tuple(options.split_names(measures, "measures")), baseline, seed, steps)

@@ -30,7 +30,7 @@ from jaxplain.runs.heatmap_runs import (
     explain_photo,
     heatmap_files,
 )
-from jaxplain.runs.photos import Photo
+from jaxplain.runs.photos import Photo, distinct
 from jaxplain.runs.sinks import PhotoFolders, write_folder
 
 RESULTS = Path("jaxplain-out")
@@ -60,14 +60,16 @@ def predict(
     images: options.Images,
     model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
-    top: Annotated[
-        int, typer.Option(metavar="N", help="Number of classes to show for each photo.", min=1)
-    ] = 5,
+    top: Annotated[int, typer.Option(metavar="N", min=1)] = 5,
 ) -> None:
-    """Show the most probable classes of each photo: names, indices and probabilities (p)."""
+    """Show the most probable classes of each photo: names, indices and probabilities (p).
+
+    Args:
+      top: Number of classes to show for each photo.
+    """
     with run.clear_errors():
         classifier = run.load_classifier(model, weights)
-        paths = run.distinct(images)
+        paths = distinct(images)
         names = run.display_names(paths)
 
         def rows(program: Callable[..., Any], photo: Photo) -> Iterator[tuple[str, ...]]:
@@ -95,14 +97,7 @@ def explain(
     model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
     target: options.Target = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Number of rows and columns of the heatmap, from 1 to the model's input size (224), for "
-            "methods that optimize a mask; default: set by the method (28 for igos++).",
-        ),
-    ] = None,
+    size: Annotated[int | None, typer.Option(metavar="N")] = None,
     baseline: options.Baseline = "blur",
     seed: options.Seed = 0,
     preset: Annotated[
@@ -113,22 +108,8 @@ def explain(
             "times slower.",
         ),
     ] = "default",
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Number of steps on the integration path (at least 1), for methods that integrate "
-            "gradients; default: set by the preset.",
-        ),
-    ] = None,
-    iterations: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Number of optimization steps (at least 1), for methods that optimize a mask; default: set "
-            "by the preset.",
-        ),
-    ] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N")] = None,
+    iterations: Annotated[int | None, typer.Option(metavar="N")] = None,
     batch_size: options.BatchSize = None,
     figure_format: options.FigureFormat = "png",
     out_dir: options.Out = RESULTS,
@@ -138,6 +119,14 @@ def explain(
     Each photo gets its own folder, which also records all settings; open panel.png first. On a CPU,
     compilation takes up to a minute, then each photo takes a few seconds. A photo that fails does not stop
     the others, but the exit status is then 1.
+
+    Args:
+      size: Number of rows and columns of the heatmap, from 1 to the model's input size (224), for methods
+        that optimize a mask; default: set by the method (28 for igos++).
+      steps: Number of steps on the integration path (at least 1), for methods that integrate gradients;
+        default: set by the preset.
+      iterations: Number of optimization steps (at least 1), for methods that optimize a mask; default: set by
+        the preset.
     """
     given = {"size": size, "n_steps": steps, "iterations": iterations, "batch_size": batch_size}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -178,7 +167,7 @@ def _explain_all(
     """Explain all photos with the same compiled programs, show a table, and set the exit status."""
     check_fits(settings, classifier)
     check_writable(out_dir)
-    paths = run.distinct(images)
+    paths = distinct(images)
     names, folders = run.display_names(paths), PhotoFolders(out_dir, paths, RECORD)
     remarks: list[str] = []
 

@@ -1,6 +1,7 @@
 """Options and arguments shared by several commands, and the formatting of their help."""
 
 import inspect
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -97,14 +98,21 @@ def examples(*commands: str) -> str:
     return "\n\n".join(["Examples:", *(f"[bold]{command}[/]" for command in commands)])
 
 
-def flow(app: typer.Typer) -> None:
-    """Remove the source's line breaks from all help texts, because narrow terminals would show them."""
+def help_from_docstrings(app: typer.Typer) -> None:
+    """Take the help of all commands and of their own options from the docstrings, without the line breaks.
+
+    An option whose help is computed, or that several commands share, declares its help itself.
+    """
     for command in app.registered_commands:
-        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
-        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        function = command.callback
+        assert function is not None
+        text, _, described = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
+        command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+        for name, help in re.findall(r"^  (\w+): (.*?)(?=^  \w|\Z)", described, re.DOTALL | re.MULTILINE):
+            inspect.get_annotations(function)[name].__metadata__[0].help = " ".join(help.split())
     for group in app.registered_groups:
         if group.typer_instance is not None:
-            flow(group.typer_instance)
+            help_from_docstrings(group.typer_instance)
 
 
 def split_names(text: str, option: str) -> list[str]:

@@ -15,7 +15,7 @@ from jaxplain.cli import options, run, screen
 from jaxplain.files import OutputError, check_writable, write_atomic
 from jaxplain.methods import choose
 from jaxplain.runs.graph_runs import GraphedPhoto
-from jaxplain.runs.photos import Photo
+from jaxplain.runs.photos import Photo, distinct
 from jaxplain.runs.report_runs import (
     DEFAULT_METHODS,
     PhotoReport,
@@ -57,33 +57,12 @@ def make_report(
     model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
     target: options.Target = None,
-    size: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Height and width, in pixels, at which heatmaps are displayed and evaluated, from 1 to the "
-            "model's input size (224).",
-        ),
-    ] = 28,
+    size: Annotated[int, typer.Option(metavar="N")] = 28,
     baseline: options.Baseline = "blur",
     seed: options.Seed = 0,
-    sanity: Annotated[
-        bool,
-        typer.Option(
-            "--sanity/--no-sanity",
-            help="As a sanity check, recompute every heatmap after shuffling the network's parameters.",
-        ),
-    ] = True,
-    sag: Annotated[
-        bool,
-        typer.Option(
-            "--sag/--no-sag", help="Add an attention graph: sets of patches that each suffice alone."
-        ),
-    ] = True,
-    out: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="Output file: a single .html page with one section per photo."),
-    ] = Path("report.html"),
+    sanity: Annotated[bool, typer.Option("--sanity/--no-sanity")] = True,
+    sag: Annotated[bool, typer.Option("--sag/--no-sag")] = True,
+    out: Annotated[Path, typer.Option(metavar="FILE")] = Path("report.html"),
 ) -> None:
     """Create a report with everything about a photo, as a single file that can be shared.
 
@@ -95,6 +74,13 @@ def make_report(
     A photo takes a few minutes on a CPU; for a faster report, use --no-sag, --no-sanity or fewer --methods.
     If a method fails, the report gives the reason. A photo that fails does not stop the others, but the exit
     status is then 1.
+
+    Args:
+      size: Height and width, in pixels, at which heatmaps are displayed and evaluated, from 1 to the model's
+        input size (224).
+      sanity: As a sanity check, recompute every heatmap after shuffling the network's parameters.
+      sag: Add an attention graph: sets of patches that each suffice alone.
+      out: Output file: a single .html page with one section per photo.
     """
     with run.clear_errors():
         chosen = tuple(choose(options.split_names(methods, "methods")))
@@ -104,7 +90,7 @@ def make_report(
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
         check_report(settings, classifier)
         _check_page(out)
-        _report_all(settings, classifier, run.distinct(images), out)
+        _report_all(settings, classifier, distinct(images), out)
 
 
 def _report_all(

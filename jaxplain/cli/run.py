@@ -21,7 +21,6 @@ from jaxplain.cli import screen
 from jaxplain.files import OutputError
 from jaxplain.images import ImageError
 from jaxplain.runs.photos import Photo, read_photo
-from jaxplain.runs.photos import distinct as distinct
 from jaxplain.runs.records import error_line
 
 DEBUG = "JAXPLAIN_DEBUG"  # environment variable that makes unexpected errors show a traceback

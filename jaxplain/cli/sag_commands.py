@@ -26,7 +26,7 @@ from jaxplain.runs.graph_runs import (
     graph_photo,
     read_summaries,
 )
-from jaxplain.runs.photos import Photo, check_folder, photos_in
+from jaxplain.runs.photos import Photo, check_folder, distinct, photos_in
 from jaxplain.runs.records import to_json
 from jaxplain.runs.sinks import PhotoFolders, write_folder
 from jaxplain.sag import Statistics, Summary, statistics
@@ -102,9 +102,7 @@ def sag(
     max_explanations: MaxExplanations = 30,
     baseline: options.Baseline = "blur",
     max_overlap: MaxOverlap = 1,
-    shown: Annotated[
-        int, typer.Option(metavar="N", help="Maximum number of explanations in the graph (at least 1).")
-    ] = 3,
+    shown: Annotated[int, typer.Option(metavar="N")] = 3,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
     out_dir: options.Out = RESULTS,
@@ -115,6 +113,9 @@ def sag(
     formula, a plot of the highest fraction of the score reached with each number of patches (history.svg),
     and a record of all explanations found. A photo that fails does not stop the others, but the exit status
     is then 1.
+
+    Args:
+      shown: Maximum number of explanations in the graph (at least 1).
     """
     with run.clear_errors():
         settings = GraphSettings(
@@ -135,7 +136,7 @@ def sag(
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
         check_grid(settings, classifier)
         check_writable(out_dir)
-        paths = run.distinct(images)
+        paths = distinct(images)
         names, folders = run.display_names(paths), PhotoFolders(out_dir, paths, RECORD)
         remarks: list[str] = []
 
@@ -219,12 +220,7 @@ def _row(name: str, graphed: GraphedPhoto) -> tuple[str, ...]:
     + "\n\nThe second example compares output folders of jaxplain sag.",
 )
 def sag_stats(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="DIR", help="Folders of photos, or output folders of jaxplain sag.", show_default=False
-        ),
-    ],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", show_default=False)],
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -243,14 +239,16 @@ def sag_stats(
     baseline: options.Baseline = "blur",
     max_overlap: MaxOverlap = 1,
     batch_size: options.BatchSize = None,
-    out_dir: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
-    ] = STATISTICS,
+    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR")] = STATISTICS,
 ) -> None:
     """Compare classifiers by their explanations: how many patches suffice, and how many such sets exist.
 
     Prints a table and plots the share of photos explained with at most k patches. A classifier with many
     sub-explanations is compositional; one with many explanations but few sub-explanations is disjunctive.
+
+    Args:
+      folders: Folders of photos, or output folders of jaxplain sag.
+      out_dir: Folder for the table and the plot.
     """
     with run.clear_errors():
         settings = GraphSettings(

@@ -38,52 +38,6 @@ RESULTS, SHEETS = Path("jaxplain-xnn"), Path("jaxplain-xnn-sheets")
 _ALL_PAIRS = 4  # up to this many classes, --pairs defaults to all pairs
 _UNLIMITED = 10**6  # more features than any layer has
 
-ClassFolders = Annotated[
-    Path,
-    typer.Argument(
-        metavar="DIR",
-        help="Folder with at least two sub-folders of photos, one per class, named after the classes.",
-        show_default=False,
-    ),
-]
-Classes = Annotated[
-    str | None,
-    typer.Option(metavar="A,B,...", help="Classes for which to fit a network; default: all."),
-]
-Layer = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="Layer of the classifier to explain: penultimate (the input of its last layer) or maps (the "
-        "output of its last convolution).",
-    ),
-]
-FeatureCount = Annotated[
-    int, typer.Option(metavar="N", help="Number of concepts (x-features) per network, from 1 to 99.")
-]
-Epochs = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="Number of passes over the photos (at least 1); default: 120, or more if there are few photos.",
-    ),
-]
-Holdout = Annotated[
-    float,
-    typer.Option(
-        metavar="SHARE",
-        help="Share of each class's photos held out for evaluating the networks, between 0 and 1.",
-    ),
-]
-Features = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Folder for the extracted features, which later runs can reuse.",
-        show_default="the --out folder with -features appended",
-    ),
-]
-
 
 @app.command(
     epilog=options.examples(
@@ -92,23 +46,36 @@ Features = Annotated[
     )
 )
 def fit(
-    folder: ClassFolders,
-    classes: Classes = None,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
+    classes: Annotated[str | None, typer.Option(metavar="A,B,...")] = None,
     model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
-    layer: Layer = "penultimate",
-    n_features: FeatureCount = 5,
-    epochs: Epochs = None,
-    holdout: Holdout = 0.25,
+    layer: Annotated[str, typer.Option(metavar="NAME")] = "penultimate",
+    n_features: Annotated[int, typer.Option(metavar="N")] = 5,
+    epochs: Annotated[int | None, typer.Option(metavar="N")] = None,
+    holdout: Annotated[float, typer.Option(metavar="SHARE")] = 0.25,
     seed: options.Seed = 0,
-    features: Features = None,
-    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the networks.")] = RESULTS,
+    features: Annotated[
+        Path | None, typer.Option(metavar="DIR", show_default="the --out folder with -features appended")
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR")] = RESULTS,
 ) -> None:
     """Fit explanation networks to photos sorted into one sub-folder per class.
 
     Features are extracted once and cached. First, a linear probe is fitted to all classes; then, for each of
     `--classes`, a network that predicts the probe's logit from a few x-features. The table evaluates the
     networks on held-out photos. An interrupted extraction resumes where it stopped.
+
+    Args:
+      folder: Folder with at least two sub-folders of photos, one per class, named after the classes.
+      classes: Classes for which to fit a network; default: all.
+      layer: Layer of the classifier to explain: penultimate (the input of its last layer) or maps (the output
+        of its last convolution).
+      n_features: Number of concepts (x-features) per network, from 1 to 99.
+      epochs: Number of passes over the photos (at least 1); default: 120, or more if there are few photos.
+      holdout: Share of each class's photos held out for evaluating the networks, between 0 and 1.
+      features: Folder for the extracted features, which later runs can reuse.
+      out_dir: Folder for the networks.
     """
     with run.clear_errors():
         names = class_folders(folder)
@@ -195,40 +162,22 @@ def _remarks(fitted: networks.FittedNetworks) -> list[str]:
 NetworkFolder = Annotated[
     Path, typer.Argument(metavar="XNN", help="Output folder of jaxplain xnn fit.", show_default=False)
 ]
-NetworkClass = Annotated[
-    str | None,
-    typer.Option(
-        "--class",
-        metavar="NAME",
-        help="Class to explain; default: of the classes that have a network, the one with the highest logit.",
-    ),
-]
-Pairs = Annotated[
-    str | None,
-    typer.Option(
-        metavar="A:B,...",
-        help="Pairs of classes to distinguish; default: all pairs if there are at most four classes.",
-    ),
-]
-ReportFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--out",
-        metavar="DIR",
-        help="Folder for the page and its images.",
-        show_default="the XNN folder with -report appended",
-    ),
-]
 
 
 @app.command(epilog=options.examples("jaxplain xnn explain gulls photo.jpg --class Ivory_Gull"))
 def explain(
-    folder: NetworkFolder, images: options.Images, name: NetworkClass = None, out_dir: options.Out = SHEETS
+    folder: NetworkFolder,
+    images: options.Images,
+    name: Annotated[str | None, typer.Option("--class", metavar="NAME")] = None,
+    out_dir: options.Out = SHEETS,
 ) -> None:
     """Explain photos in terms of a class's significant x-features.
 
     Each photo gets sheet.html and sheet.png, which show the x-features' heatmaps and the photos that activate
     them, and a record.
+
+    Args:
+      name: Class to explain; default: of the classes that have a network, the one with the highest logit.
     """
     with run.clear_errors():
         loaded = _load(folder)
@@ -257,8 +206,19 @@ def explain(
         "jaxplain xnn report gulls", "jaxplain xnn report gulls --pairs Ivory_Gull:Heermann_Gull"
     )
 )
-def report(folder: NetworkFolder, pairs: Pairs = None, out_dir: ReportFolder = None) -> None:
-    """Show each network's x-features and which of them distinguish two classes, on a page and as PNGs."""
+def report(
+    folder: NetworkFolder,
+    pairs: Annotated[str | None, typer.Option(metavar="A:B,...")] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", show_default="the XNN folder with -report appended")
+    ] = None,
+) -> None:
+    """Show each network's x-features and which of them distinguish two classes, on a page and as PNGs.
+
+    Args:
+      pairs: Pairs of classes to distinguish; default: all pairs if there are at most four classes.
+      out_dir: Folder for the page and its images.
+    """
     with run.clear_errors():
         loaded = _load(folder)
         chosen = _pairs(loaded, pairs)
