@@ -121,6 +121,11 @@ def test_defaults_in_words_are_shown():
             assert "[default" not in (getattr(option, "help", None) or "")
 
 
+@every()
+def test_every_option_has_a_help(path):
+    assert [option.name for option in COMMANDS[path].params if not option.help] == []
+
+
 def test_the_first_page_says_what_to_try_first():
     words = " ".join(shown((), 120).split())
     places = [words.index(name) for name in ("Start here", "Look closer", "Many photos", "jaxplain demo")]
