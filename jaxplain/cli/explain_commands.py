@@ -32,6 +32,7 @@ from jaxplain.runs.heatmap_runs import (
 )
 from jaxplain.runs.photos import Photo, distinct
 from jaxplain.runs.sinks import PhotoFolders, write_folder
+from jaxplain.scores import as_logits, probabilities
 
 RESULTS = Path("jaxplain-out")
 
@@ -153,8 +154,8 @@ def _demo_photo() -> Path:
 
 def _compile_probabilities(classifier: zoo.ZooClassifier) -> Callable[..., Any]:
     image = jax.ShapeDtypeStruct((*classifier.spec.size, 3), np.float32)
-    probabilities = jax.jit(lambda model, image: jax.nn.softmax(model(image[None])[0]))
-    return probabilities.lower(classifier, image).compile()
+    compiled = jax.jit(lambda model, image: probabilities(as_logits(model(image[None]), image[None]))[0])
+    return compiled.lower(classifier, image).compile()
 
 
 def _explain_all(

@@ -381,7 +381,7 @@ def _facts(program: ReportProgram, photo: Photo, report: PhotoReport) -> Iterato
     yield "network", f"{classifier.name}, input {rows} x {cols}, {len(classifier.labels)} classes"
     yield "digest of its weights", weights_digest(classifier)
     label = program.engine.label(report.view)
-    yield "explained", f"softmax probability of {label} ({report.view.target})"
+    yield "explained", f"probability of {label} ({report.view.target})"
     yield "baseline", f"{settings.baseline}, the same for all maps, curves and the graph"
     yield "maps", f"{settings.size} x {settings.size} cells, curves of about {settings.curve_steps} steps"
     yield "seed", str(settings.seed)

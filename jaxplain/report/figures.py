@@ -53,7 +53,7 @@ def panel(
       importance: the map, [h, w], high = important. NaN is drawn in gray.
       curves: the map's curves, a `jaxplain.metrics.Curves`.
       label: name of the explained class; shortened if it does not fit.
-      probability: softmax probability of the explained class on the photo.
+      probability: probability of the explained class on the photo.
       method: name of the method.
       cmap: colormap; see `jaxplain.overlay.overlay`.
       alpha: weight of the heatmap in the overlay, 0 to 1.

@@ -372,7 +372,7 @@ class _Runner:
 
     def run(self, image_format: ImageFormat, threads: int) -> None:
         """Explain and commit rows until all are done, too many have failed, or `stop` is set."""
-        writer = ResultWriter(self.plan.store, self._committed)
+        writer = ResultWriter(self.plan.store, self.step.n_classes, self._committed)
         try:
             for group in load_groups(self.plan.tasks(), image_format, self.step.size, threads):
                 writer.put(group, self._explained(group))

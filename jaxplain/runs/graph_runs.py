@@ -18,7 +18,7 @@ from jaxplain.runs.photos import Photo
 from jaxplain.runs.records import number, numbers, origin, to_json
 from jaxplain.runs.step import Engine, Program, Step, View
 from jaxplain.runs.subject import Subject
-from jaxplain.scores import KINDS, class_score
+from jaxplain.scores import KINDS, ScoreKind, class_score, kind_of_probability
 
 RECORD = "sag.json"  # the file that marks a folder as a result
 EXPAND_ABOVE = 0.4  # fraction of the image's score
@@ -43,13 +43,14 @@ class GraphSettings:
     shown: int = 3  # maximum number of explanations in the graph
     target: int | None = None  # class index; if None, each photo's top prediction
     baseline: str = "blur"
-    kind: str = "probability"  # which score is explained
+    kind: ScoreKind | None = None  # which score is explained; if None, the class's probability
     seed: int = 0  # random seed of a random baseline
     batch_size: int | None = None  # images per model call; if None, chosen by platform
 
     def __post_init__(self) -> None:
         check_choice(self.baseline, BASELINES, "baseline")
-        check_choice(self.kind, KINDS, "score kind")
+        if self.kind is not None:
+            check_choice(self.kind, KINDS, "score kind")
         check_seed(self.seed)
         for name in ("beam_width", "max_size", "max_explanations", "shown"):
             check_positive_int(getattr(self, name), name)
@@ -118,7 +119,7 @@ def search_step(settings: GraphSettings) -> Step:
     }
 
     def run(classifier: Any, subject: Subject) -> sag.SearchResult:
-        score = class_score(classifier, subject.target, settings.kind)  # type: ignore[arg-type]
+        score = class_score(classifier, subject.target, settings.kind or kind_of_probability(classifier))
         image, baseline = subject.image, subject.baseline
         arguments = shared | options
         if settings.candidates is not None:
@@ -189,8 +190,8 @@ def graph_view(program: GraphProgram, view: View) -> GraphedPhoto:
 
 
 def _graph(program: GraphProgram, view: View, result: sag.SearchResult) -> sag.AttentionGraph:
-    settings, subject = program.settings, view.subject
-    score = class_score(program.engine.classifier, view.target, settings.kind)  # type: ignore[arg-type]
+    settings, subject, classifier = program.settings, view.subject, program.engine.classifier
+    score = class_score(classifier, view.target, settings.kind or kind_of_probability(classifier))
     return sag.graph(
         score,
         subject.image,
@@ -262,14 +263,16 @@ def graph_facts(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> d
 
 def _record(program: GraphProgram, photo: Photo, graphed: GraphedPhoto) -> dict[str, Any]:
     settings, classifier, result = program.settings, program.engine.classifier, graphed.result
+    kind = settings.kind or kind_of_probability(classifier)
     return {
         **origin(photo),
         "method": "sag",
-        "parameters": {k: value for k, value in asdict(settings).items() if k not in ("target", "seed")},
+        "parameters": {k: v for k, v in asdict(settings).items() if k not in ("target", "seed")}
+        | {"kind": kind},
         "model": classifier.name,
         "input_size": list(classifier.spec.size),
         "target": {"index": graphed.view.target, "label": graphed.label},
-        "score": settings.kind,
+        "score": kind,
         "baseline": settings.baseline,
         "seed": settings.seed,
         "key": jax.random.key_data(graphed.view.subject.key).tolist(),

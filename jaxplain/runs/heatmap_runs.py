@@ -16,7 +16,7 @@ from jaxplain.perturb import BASELINES, resize_map
 from jaxplain.runs.photos import Photo
 from jaxplain.runs.records import details, npy, number, numbers, origin, plain, to_json
 from jaxplain.runs.step import Engine, Program, View, explain_step
-from jaxplain.scores import KINDS
+from jaxplain.scores import KINDS, ScoreKind, kind_of_probability
 
 RECORD = "result.json"  # the file that marks a folder as a result
 PRESETS = ("default", "paper")
@@ -35,14 +35,15 @@ class HeatmapSettings:
     preset: str = "default"  # "paper" selects the published settings, which `options` override
     target: int | None = None  # class index; if None, each photo's top prediction
     baseline: str = "blur"
-    kind: str = "probability"  # which score is explained
+    kind: ScoreKind | None = None  # which score is explained; if None, the class's probability
     seed: int = 0
     curve_steps: int = 50
 
     def __post_init__(self) -> None:
         check_choice(self.method, METHODS, "method")
         check_choice(self.baseline, BASELINES, "baseline")
-        check_choice(self.kind, KINDS, "score kind")
+        if self.kind is not None:
+            check_choice(self.kind, KINDS, "score kind")
         check_choice(self.preset, PRESETS, "preset")
         check_positive_int(self.curve_steps, "curve_steps")
         check_seed(self.seed)
@@ -105,7 +106,7 @@ class ExplainedPhoto(NamedTuple):
     view: View
     label: str
     explanation: Explanation  # with NumPy arrays
-    curves: Curves  # curves of the softmax probability, at the map's own resolution
+    curves: Curves  # curves of the probability, at the map's own resolution
     seconds: float  # run time of the compiled method
 
     @property
@@ -190,7 +191,7 @@ def _record(program: HeatmapProgram, photo: Photo, explained: ExplainedPhoto) ->
         "model": classifier.name,
         "input_size": list(classifier.spec.size),
         "target": {"index": view.target, "label": explained.label},
-        "score": settings.kind,
+        "score": settings.kind or kind_of_probability(classifier),
         "baseline": settings.baseline,
         "seed": settings.seed,
         "key": jax.random.key_data(view.subject.key).tolist(),
@@ -199,7 +200,7 @@ def _record(program: HeatmapProgram, photo: Photo, explained: ExplainedPhoto) ->
         "deletion_auc": number(curves.deletion_auc),
         "insertion_auc": number(curves.insertion_auc),
         "curves": {
-            "score": "probability",
+            "score": kind_of_probability(classifier),
             "baseline": settings.baseline,
             "n_steps": settings.curve_steps,
             "fraction": numbers(curves.fraction),

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -29,6 +28,7 @@ from jaxplain.runs.measures import MeasuredMap
 from jaxplain.runs.records import error_line
 from jaxplain.runs.step import Engine, Outcome, Step, View, explain_step
 from jaxplain.runs.subject import Subject
+from jaxplain.scores import as_logits, probabilities
 
 DEFAULT_METHODS = ("gradient", "smooth-grad", "integrated-gradients", "grad-cam", "igos", "igos++")
 CONTROL = "edges"  # does not use the network, so it must fail the sanity check
@@ -179,11 +179,12 @@ def report_photo(program: ReportProgram, rgb: np.ndarray, on_progress: OnProgres
     )
 
 
-def _softmax(classifier: Any, subject: Subject) -> Array:
-    return jax.nn.softmax(classifier(subject.image[None])[0])
+def _probabilities(classifier: Any, subject: Subject) -> Array:
+    images = subject.image[None]
+    return probabilities(as_logits(classifier(images), images))[0]
 
 
-_PROBABILITIES = Step("probabilities", _softmax)
+_PROBABILITIES = Step("probabilities", _probabilities)
 
 
 def _compiled(engine: Engine, step: Step, settings: ReportSettings) -> Step:

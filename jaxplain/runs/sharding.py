@@ -28,7 +28,7 @@ from jaxplain.runs.graph_runs import GraphSettings, search_step
 from jaxplain.runs.step import explain_step
 from jaxplain.runs.store import LeafSpec, ResultStore, leaves_of
 from jaxplain.runs.subject import Request, Subject, make_subject, request, subject_keys
-from jaxplain.scores import class_score
+from jaxplain.scores import as_logits, class_score, kind_of_probability
 
 DATA = "data"  # name of the mesh axis along which images are sharded
 SAG = "sag"
@@ -111,7 +111,7 @@ class MethodRecipe(Recipe):
         options = {"size": self.size, **self.options}
         explanation = explain_step(self.method, methods.METHODS[self.method], options).run(model, subject)
         measured = resize_map(explanation.importance, (self.size, self.size))
-        score = class_score(model, subject.target)
+        score = class_score(model, subject.target, kind_of_probability(model))
         curves = insertion_deletion(score, subject.image, subject.baseline, measured, n_steps=self.n_steps)
         usable = (explanation.status == Status.OK) & (jnp.ptp(measured) > 0)
         areas = (jnp.where(usable, area, jnp.nan) for area in (curves.deletion_auc, curves.insertion_auc))
@@ -197,7 +197,7 @@ class ExplainedBatch(NamedTuple):
     """The output of a step for B images."""
 
     target: Array  # int32 [B], the explained class
-    score: Array  # float32 [B], the class's softmax probability; for a score, its value
+    score: Array  # float32 [B], the class's probability; for a score, its value
     result: Any  # leaves [B, ...]
 
 
@@ -206,6 +206,7 @@ class ShardedStep(NamedTuple):
 
     run: Callable[[Request], ExplainedBatch]  # returns immediately, while the devices are still working
     size: int  # B
+    n_classes: int | None  # of the model; None for a score
     compile_seconds: float
 
 
@@ -287,7 +288,17 @@ def compile_step(
         # The copy to the devices starts while they are still working on the previous batch.
         return compiled(parameters, seed_array, jax.device_put(batch, sharded))
 
-    return ShardedStep(run, size, time.perf_counter() - start)
+    n_classes = _number_of_classes(model, image_format)
+    return ShardedStep(run, size, n_classes, time.perf_counter() - start)
+
+
+def _number_of_classes(model: Any, image_format: ImageFormat) -> int | None:
+    """Return the number of a classifier's classes; None for a score."""
+    images = jax.ShapeDtypeStruct((1, *image_format.shape), jnp.float32)
+    output = jax.eval_shape(model, images)
+    if getattr(output, "ndim", None) == 1:
+        return None
+    return jax.eval_shape(as_logits, output, images).shape[1]
 
 
 def stack_requests(requests: Sequence[Request], size: int) -> Request:

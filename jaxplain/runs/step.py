@@ -21,7 +21,7 @@ from jaxplain.explanation import Explanation
 from jaxplain.methods import MethodSpec, apply
 from jaxplain.perturb import BASELINES
 from jaxplain.runs.subject import Request, Subject, make_subject, method_key, request
-from jaxplain.scores import KINDS, class_score
+from jaxplain.scores import KINDS, ScoreKind, class_score, kind_of_probability
 
 
 class View(NamedTuple):
@@ -37,7 +37,7 @@ class View(NamedTuple):
 
     @property
     def probability(self) -> float:
-        """The explained class's softmax probability."""
+        """The explained class's probability."""
         return float(self.subject.probability)
 
 
@@ -162,7 +162,7 @@ class Engine:
     def measure(
         self, view: View, importance: np.ndarray, n_steps: int = 50, *, confidence: bool = True
     ) -> Measured:
-        """Measure a map on the explained class's softmax probability; return a pytree of NumPy arrays.
+        """Measure a map on the explained class's probability; return a pytree of NumPy arrays.
 
         Args:
           view: the prepared photo.
@@ -240,7 +240,8 @@ def _measure(
     batch_size: int | None,
     confidence: bool,
 ) -> Measured:
-    arguments = class_score(classifier, subject.target), subject.image, subject.baseline, importance
+    score = class_score(classifier, subject.target, kind_of_probability(classifier))
+    arguments = score, subject.image, subject.baseline, importance
     curves = metrics.insertion_deletion(*arguments, n_steps=n_steps, batch_size=batch_size)
     return Measured(curves, metrics.confidence_on_explanation(*arguments) if confidence else None)
 
@@ -250,7 +251,7 @@ def explain_step(
     method: MethodSpec | Callable[..., Any],
     options: Mapping[str, Any],
     *,
-    kind: str = "probability",
+    kind: ScoreKind | None = None,
 ) -> Step:
     """Return the step that explains a subject with a method; its value is an `Explanation`.
 
@@ -258,17 +259,18 @@ def explain_step(
       name: name of the method; together with the photo and the seed, it determines the random key.
       method: a registered method or a custom function; see `jaxplain.explanation.Method`.
       options: options for the method; those that the method does not have are dropped.
-      kind: kind of score; see `jaxplain.class_score`.
+      kind: kind of score, see `jaxplain.class_score`; if None, the class's probability.
 
     Raises:
       ValueError: the kind of score is unknown; the message suggests the nearest.
     """
-    check_choice(kind, KINDS, "score kind")
+    if kind is not None:
+        check_choice(kind, KINDS, "score kind")
 
     def run(classifier: Any, subject: Subject) -> Explanation:
-        score = class_score(classifier, subject.target, kind)  # type: ignore[arg-type]
+        score = class_score(classifier, subject.target, kind or kind_of_probability(classifier))
         key = method_key(subject.key, name)
         return apply(method, score, subject.image, subject.baseline, key=key, options=options)
 
     settings = [f"{option}={options[option]!r}" for option in sorted(options)]
-    return Step(" ".join([name, kind, *settings]), run)
+    return Step(" ".join([name, kind or "probability", *settings]), run)

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxplain.perturb import baseline as make_baseline
+from jaxplain.scores import as_logits, probabilities
 
 TOP = -1  # target value that means "the top prediction" in a compiled program
 
@@ -32,7 +33,7 @@ class Subject(NamedTuple):
     image: Array  # float32 [H, W, C], model space
     baseline: Any  # float32 [H, W, C], replacement for hidden pixels; None if not requested
     target: Array  # int32 [], the explained class
-    probability: Array  # float32 [], the class's softmax probability, or the score if there are no classes
+    probability: Array  # float32 [], the class's probability, or the score if there are no classes
     key: Array  # the image's random key for methods; see `method_key`
 
 
@@ -44,7 +45,16 @@ def content_words(image: np.ndarray) -> np.ndarray:
 
 
 def request(image: np.ndarray, target: int | None = None) -> Request:
-    """Return the request for an image: uint8 pixels as the classifier sees them, or floats in model space."""
+    """Return the request for an image: uint8 pixels as the classifier sees them, or floats in model space.
+
+    Raises:
+      ValueError, TypeError: the target is not a class index. Whether the classifier has that class is
+        checked when it is called.
+    """
+    if target is not None and (isinstance(target, bool) or not isinstance(target, int | np.integer)):
+        raise TypeError(f"a target must be a class index (an int), got {target!r}.")
+    if target is not None and target < 0:
+        raise ValueError(f"no class {target}: classes are numbered from 0.")
     array = np.asarray(image)
     array = array if array.dtype == np.uint8 else array.astype(np.float32)
     return Request(array, np.int32(TOP if target is None else target), content_words(array))
@@ -88,10 +98,11 @@ def make_subject(model: Any, seed: Array, asked: Request, *, baseline: str | Non
     background = None
     if baseline is not None:
         background = make_baseline(baseline, image, normalize=normalize, key=keys.baseline)
-    output = model(image[None])[0]
-    target, probability = asked.target, output
-    if output.ndim == 1:  # a classifier's logits
-        target = jnp.where(target == TOP, jnp.argmax(output), target).astype(jnp.int32)
-        inside = (target >= 0) & (target < len(output))
-        probability = jnp.where(inside, jax.nn.softmax(output)[target], jnp.nan)
-    return Subject(image, background, target, probability.astype(jnp.float32), keys.methods)
+    output = model(image[None])
+    if getattr(output, "ndim", None) == 1:  # a score
+        return Subject(image, background, asked.target, output[0].astype(jnp.float32), keys.methods)
+    logits = as_logits(output, image[None])[0]
+    target = jnp.where(asked.target == TOP, jnp.argmax(logits), asked.target).astype(jnp.int32)
+    inside = (target >= 0) & (target < len(logits))
+    probability = jnp.where(inside, probabilities(logits)[target], jnp.nan)
+    return Subject(image, background, target, probability, keys.methods)

@@ -17,7 +17,7 @@ from jaxplain.runs.subject import TOP
 _QUEUED_STEPS = 2  # maximum number of steps waiting for the writer; each occupies device memory
 _COMMIT_SECONDS = 1.0  # time between commits, so that fast methods do not spend their time writing files
 _ROWS_PER_COMMIT = 1024  # maximum
-_NOT_FINITE = "the score of the image is NaN or infinite; check the model, its input and the target"
+_NOT_FINITE = "the score of the image is NaN or infinite; check the model and its input"
 
 
 class _QueuedStep(NamedTuple):
@@ -30,11 +30,14 @@ class ResultWriter:
 
     Args:
       store: the store to write to.
+      n_classes: number of the model's classes, to name a target that is none of them; None for a score.
       on_commit: called after each commit with its rows.
     """
 
-    def __init__(self, store: ResultStore, on_commit: Callable[[FinishedRows], None]) -> None:
-        self._store, self._on_commit = store, on_commit
+    def __init__(
+        self, store: ResultStore, n_classes: int | None, on_commit: Callable[[FinishedRows], None]
+    ) -> None:
+        self._store, self._n_classes, self._on_commit = store, n_classes, on_commit
         self._queue: Queue[_QueuedStep | None] = Queue(_QUEUED_STEPS)
         self._waiting: list[FinishedRows] = []
         self._last_commit = -np.inf
@@ -78,7 +81,7 @@ class ResultWriter:
         if step is None:
             self._closed = True
             return False
-        self._waiting += _finished_rows(step)
+        self._waiting += _finished_rows(step, self._n_classes)
         return True
 
     def _seconds_until_commit(self) -> float | None:
@@ -100,7 +103,12 @@ class ResultWriter:
         self._last_commit = time.monotonic()
 
 
-def _finished_rows(step: _QueuedStep) -> list[FinishedRows]:
+def _reason(target: int, n_classes: int | None) -> str:
+    """Return why an image has no finite score."""
+    return _NOT_FINITE if n_classes is None or target < n_classes else f"no class {target} of {n_classes}"
+
+
+def _finished_rows(step: _QueuedStep, n_classes: int | None) -> list[FinishedRows]:
     """Return a step's rows, after waiting for the devices."""
     parts = [_failed_rows(step.group)] if step.group.failed else []
     if step.explained is None:
@@ -109,13 +117,15 @@ def _finished_rows(step: _QueuedStep) -> list[FinishedRows]:
     rows = np.array([image.row for image in step.group.ready])
     count = len(rows)  # the first of B; the rest is padding
     score = np.asarray(explained.score[:count])
+    targets = np.asarray(explained.target[:count])
     finite = np.isfinite(score)
+    failed = {int(row): _reason(int(targets[i]), n_classes) for i, row in enumerate(rows) if not finite[i]}
     ready = FinishedRows(
         rows=rows,
         status=np.where(finite, RowStatus.OK, RowStatus.FAILED).astype(np.int8),
-        target=np.asarray(explained.target[:count]),
+        target=targets,
         score=score,
-        reasons={int(row): "" if ok else _NOT_FINITE for row, ok in zip(rows, finite, strict=True)},
+        reasons={int(row): "" for row in rows} | failed,
         leaves={name: np.asarray(leaf)[:count] for name, leaf in leaves_of(explained.result).items()},
     )
     return [*parts, ready]

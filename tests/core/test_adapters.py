@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import strictness
-from support.models import IMAGES, KINDS, TARGET
+from support.models import IMAGES, KINDS, TARGET, NnxNet, keras_net
 
-from jaxplain.scores import as_pytree, class_score, from_pytree
+from jaxplain.scores import as_pytree, class_score, from_pytree, top_class
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -68,3 +68,30 @@ def test_nothing_callable_is_refused():
         as_pytree(np.zeros(3))
     with pytest.raises(ValueError, match=r"must map images .* to logits"):
         class_score(lambda images: images, TARGET)(IMAGES)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_models_in_evaluation_mode_raise_no_alarm(make, recwarn):
+    top_class(make(), jnp.asarray(IMAGES[0]))
+    assert [str(warning.message) for warning in recwarn if "logits" in str(warning.message)] == []
+
+
+def test_an_nnx_model_in_training_mode_is_reported():
+    model = NnxNet()
+    model.train()
+    with pytest.warns(UserWarning, match="change with the other images of its batch"):
+        top_class(model, jnp.asarray(IMAGES[0]))
+
+
+@pytest.mark.parametrize("make", [NnxNet, keras_net])
+def test_scores_follow_models_that_are_changed_in_place(make):
+    model = make()
+    score = class_score(model, TARGET, "logit")
+    compiled = jax.jit(lambda score, images: score(images))
+    before = compiled(score, IMAGES)
+    if make is NnxNet:
+        model.dense.bias[...] += 5.0
+    else:
+        model.trainable_variables[-1].assign_add(jnp.full(5, 5.0))
+    np.testing.assert_allclose(compiled(score, IMAGES), before + 5.0, rtol=1e-5)
+    np.testing.assert_allclose(score(IMAGES), before + 5.0, rtol=1e-5)

@@ -169,3 +169,12 @@ def test_a_module_in_training_mode_is_reported():
         jx.from_torch(module)
     with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got function"):
         jx.from_torch(lambda images: images)
+
+
+def test_a_bare_module_is_refused_with_the_remedy():
+    for refuse in (
+        lambda: jx.class_score(Module(), 0),
+        lambda: jx.igos_pp(Module(), jnp.asarray(IMAGES[0]), size=3),
+    ):
+        with pytest.raises(TypeError, match=r"Module is a PyTorch module.*from_torch\(module\.eval\(\)\)"):
+            refuse()

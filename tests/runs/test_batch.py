@@ -314,10 +314,42 @@ def test_images_without_a_finite_score_fail_with_a_reason(tmp_path):
     assert "NaN" in reasons["holed"]
 
 
-def test_a_target_that_is_no_class_fails(folder, model, tmp_path):
-    source = Photos([folder / "photo001.png"], model, target=tiny.CLASSES)
-    assert explain_dataset(colors, model, source, out=tmp_path / "out").progress.failed == 1
-    assert "the target" in open_store(tmp_path / "out").reasons()[0]
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (7, "no class 7 of 3"),
+        (3, "no class 3 of 3"),
+        (-1, "no class -1: classes are numbered from 0"),
+        ("cat", "a target must be a class index (an int), got 'cat'"),
+        (1.0, "a target must be a class index (an int), got 1.0"),
+        (True, "a target must be a class index (an int), got True"),
+    ],
+)
+def test_a_target_that_is_no_class_fails_for_that_reason(target, reason, tmp_path):
+    model = jax.tree_util.Partial(lambda images: images.mean((1, 2)))
+    image = np.ones((3, 3, 3), np.float32)
+    examples = [Example("good", image, np.int64(2)), Example("bad", image, target), Example("free", image)]
+    outcome = explain_dataset(colors, model, examples, out=tmp_path / "out")
+    assert (outcome.progress.done, outcome.progress.failed) == (2, 1)
+    assert reason in open_store(tmp_path / "out").reasons()[1]
+    assert open_store(tmp_path / "out").read("row_target").tolist()[0] == 2
+
+
+def test_a_single_logit_is_explained_by_its_sigmoid(tmp_path):
+    model = jax.tree_util.Partial(lambda images: images.mean((1, 2))[:, :1])
+    image = np.full((3, 3, 3), 2.0, np.float32)
+    explain_dataset(
+        lambda model, image, target, key: jx.class_score(model, target, "sigmoid")(image[None])[0],
+        model, [Example("one", image)], out=tmp_path / "out",
+    )  # fmt: skip
+    assert open_store(tmp_path / "out").read("row_score")[0] == pytest.approx(1 / (1 + np.exp(-2)))
+
+
+def test_a_model_that_returns_no_logits_is_refused_at_once(tmp_path):
+    model = jax.tree_util.Partial(lambda images: (images.mean((1, 2)), {}))
+    with pytest.raises(TypeError, match=r"must return logits .* got a tuple of 2"):
+        explain_dataset(colors, model, [Example("a", np.ones((3, 3, 3), np.float32))], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_failures_are_tried_again_unless_told_otherwise(explain, folder, stored):
