@@ -7,15 +7,29 @@ ignored, as in most image loaders: samples are assumed to be sRGB.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import operator
 import os
+import warnings
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from jaxplain.samples import (
+    SIXTEEN_BITS,
+    Samples,
+    UnsupportedImageError,
+    check_tiff,
+    parse_tiff,
+    pillow_samples,
+    tiff_samples,
+)
 
 Rgb = NDArray[np.uint8]
 ResizeMethod = Literal["bilinear", "bicubic", "lanczos", "nearest"]
@@ -27,49 +41,75 @@ _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
 }
 
-# Vector graphics, not photos; Pillow would run an external program (Ghostscript) to render them.
-_VECTOR_FORMATS = frozenset({"EPS", "WMF"})
+# Formats that Pillow recognizes but that are not photos. To render vector graphics, it would run an external
+# program (Ghostscript); the samples of scientific data have no fixed range (and FITS has an offset and a
+# scale, which Pillow ignores).
+_NOT_PHOTOS = {
+    "EPS": "a vector format",
+    "WMF": "a vector format",
+    "MPEG": "a video format",
+    "BUFR": "a format for scientific data",
+    "FITS": "a format for scientific data",
+    "GRIB": "a format for scientific data",
+    "HDF5": "a format for scientific data",
+}
+_HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+_HEIF_ADVICE = "run pip install pillow-heif"
 
-_EXIF_ORIENTATION = 0x0112
-_TIFF_BITS_PER_SAMPLE = 258
-_TIFF_PHOTOMETRIC = 262
-_TIFF_WHITE_IS_ZERO = 0
+_DEPTHS = (8, 10, 12, 14)  # bits per sample of cameras and scanners
 
 
 class ImageError(ValueError):
     """Raised if a file cannot be used as a photo; the message gives the path, the reason and a remedy."""
 
 
-def load_image(path: str | os.PathLike[str]) -> Rgb:
+class ImageWarning(UserWarning):
+    """Issued if a photo is probably not what its file says, such as one that is much too dark."""
+
+
+def load_image(path: str | os.PathLike[str], *, white_level: float | None = None) -> Rgb:
     """Load a photo from an image file as an upright uint8 RGB array.
 
     The EXIF orientation is applied. Grayscale, palette, 1-bit and CMYK/YCCK files are converted to RGB (CMYK
     JPEGs may have inverted samples, as Adobe writes them). Transparent pixels are composited over white.
-    Grayscale images with more than 8 bits are rescaled, not clipped: the white level is 65535, or 4095 for a
-    12-bit TIFF, and 32-bit integers are treated as 16-bit samples. Only the first frame or page of a file is
-    read.
+    Images with more than 8 bits per sample are rescaled, not clipped. Their white level is the one that the
+    file states (in a PNG's sBIT chunk, a TIFF's MaxSampleValue, or as 12 bits per sample), otherwise the
+    largest 16-bit sample: 65535, or 32767 for signed samples. 32-bit integers are treated as 16-bit samples.
+    Only the first frame or page of a file is read.
 
     A truncated file is rejected, never loaded partially (unless the calling program has set
     `PIL.ImageFile.LOAD_TRUNCATED_IMAGES`).
 
     Args:
-      path: a file in any raster format that Pillow reads (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, ...).
+      path: a file in any raster format that Pillow reads (JPEG, PNG, WebP, GIF, TIFF, BMP, AVIF, JPEG 2000,
+        ...), or a HEIC photo if the package pillow-heif is installed.
+      white_level: sample value that becomes white, for images with more than 8 bits per sample, such as 4095
+        for 12-bit data; larger samples become white as well. If None, see above. Images with floating-point
+        samples can only be loaded with a white level.
 
     Returns:
       A new C-contiguous uint8 array `[H, W, 3]` with values from 0 to 255.
 
     Raises:
       ImageError: if the path does not exist or is not a file; or if the file is empty, not an image, damaged,
-        truncated, without pixels or a vector drawing, has floating-point samples or integers outside 0 to
-        65535, or exceeds `PIL.Image.MAX_IMAGE_PIXELS` (the guard against decompression bombs).
+        truncated, without pixels or a vector drawing, has samples whose white level is unknown
+        (floating-point, or integers outside 0 to 65535), or exceeds `PIL.Image.MAX_IMAGE_PIXELS` (the guard
+        against decompression bombs).
+      ValueError: if `white_level` is not a positive number.
+
+    Warns:
+      ImageWarning: if the white level is assumed, but no sample reaches a quarter of it: the file probably
+        contains 12-bit data or the like, and the photo is nearly black.
 
     Example:
       >>> photo = load_image("cat.jpg")  # doctest: +SKIP
       >>> photo.shape, photo.dtype  # doctest: +SKIP
       ((300, 451, 3), dtype('uint8'))
+      >>> photo = load_image("x-ray.png", white_level=4095)  # doctest: +SKIP
     """
     path = Path(path)
-    return decode_image(read_image_file(path), path)
+    return decode_image(read_image_file(path), path, white_level)
 
 
 def read_image_file(path: Path) -> bytes:
@@ -85,19 +125,56 @@ def read_image_file(path: Path) -> bytes:
         raise ImageError(f"{path}: {_explain(error)}") from error
 
 
-def decode_image(data: bytes, path: Path) -> Rgb:
-    """Decode an image file's contents as `load_image` does; `path` is used in error messages."""
+def decode_image(data: bytes, path: Path, white_level: float | None = None) -> Rgb:
+    """Decode an image file's contents as `load_image` does; `path` is used in messages."""
+    check_white_level(white_level)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check_header(image, path)
-            image.load()
-            upright = _apply_orientation(_to_rgb(image, path), _orientation(image))
+        rgb, doubt = _decode(data, path, white_level)
     except ImageError:
         raise
+    except UnsupportedImageError as error:
+        raise ImageError(f"{path}: {error}") from error
     except Exception as error:  # each of Pillow's forty decoders raises its own exceptions for bad data
-        raise ImageError(f"{path}: {_explain(error)}") from error
-    # Pillow's own buffer is read-only, and applying the orientation only creates views.
-    return np.array(upright, order="C")
+        raise ImageError(f"{path}: {_explain(error, data)}") from error
+    if doubt:
+        warnings.warn(f"{path}: {doubt}", ImageWarning, stacklevel=3)
+    return rgb
+
+
+def check_white_level(white_level: float | None) -> None:
+    """Raise a ValueError unless a white level is a positive, finite number or None."""
+    if white_level is not None and not 0 < white_level < float("inf"):
+        raise ValueError(f"the white level must be a positive number such as 4095; got {white_level}.")
+
+
+@functools.cache
+def photo_suffixes() -> frozenset[str]:
+    """Return the file name extensions of photos, in lower case: those of all formats that can be loaded.
+
+    HEIC is included if pillow-heif is installed.
+
+    Example:
+      >>> sorted(photo_suffixes() & {".jpg", ".jfif", ".jp2", ".tif", ".pdf", ".txt"})
+      ['.jfif', '.jp2', '.jpg', '.tif']
+    """
+    formats = set(
+        Image.registered_extensions().values()
+    )  # loads all of Pillow's formats, hence not on import
+    # Pillow has no decoder of its own for MPO, which it reads as JPEG.
+    readable = {name for name in formats if name in Image.OPEN or name == "MPO"} - set(_NOT_PHOTOS)
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in readable}
+    return frozenset(suffixes - _HEIF_SUFFIXES | (_HEIF_SUFFIXES if heif_installed() else frozenset()))
+
+
+def heif_installed() -> bool:
+    """Return whether the package pillow-heif, which reads HEIC photos, is installed."""
+    return find_spec("pillow_heif") is not None
+
+
+def unread_advice(suffixes: Iterable[str]) -> str:
+    """Return what to install to read files with these extensions, or an empty string."""
+    heif = sorted(_HEIF_SUFFIXES.intersection(suffixes))
+    return f"to read {', '.join(heif)}, {_HEIF_ADVICE}" if heif and not heif_installed() else ""
 
 
 def resize(image: Rgb, size: tuple[int, int], *, method: ResizeMethod = "bilinear") -> Rgb:
@@ -191,18 +268,18 @@ def _check_file(path: Path) -> None:
         raise ImageError(f"{path}: the file is empty (0 bytes). Copy or download it again.")
 
 
-def _check_header(image: Image.Image, path: Path) -> None:
+def _check_header(kind: str | None, width: int, height: int, path: Path) -> None:
     """Check the image header before decoding, to guard against decompression bombs."""
-    if image.format in _VECTOR_FORMATS:
-        raise ImageError(f"{path}: {image.format} is a vector format. Export it as PNG or JPEG first.")
-    if image.width < 1 or image.height < 1:
-        raise ImageError(f"{path}: the image has no pixels ({image.width} x {image.height}). Save it again.")
+    if kind in _NOT_PHOTOS:
+        raise ImageError(f"{path}: {kind} is {_NOT_PHOTOS[kind]}. Export it as PNG or JPEG first.")
+    if width < 1 or height < 1:
+        raise ImageError(f"{path}: the image has no pixels ({width} x {height}). Save it again.")
     # Up to twice its limit, Pillow only warns. Turning the warning into an error with warnings.catch_warnings
     # would not be thread-safe, so the limit is also checked here.
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
+    if limit is not None and width * height > limit:
         raise ImageError(
-            f"{path}: {image.width} x {image.height} pixels exceed the limit of {limit}, which guards "
+            f"{path}: {width} x {height} pixels exceed the limit of {limit}, which guards "
             f"against decompression bombs. {_BOMB_ADVICE}"
         )
 
@@ -210,10 +287,12 @@ def _check_header(image: Image.Image, path: Path) -> None:
 _BOMB_ADVICE = "Scale the image down first, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, data: bytes = b"") -> str:
     """Describe the reason for an exception from Pillow, and a remedy."""
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"{str(error).rstrip('.')}. {_BOMB_ADVICE}"
+    if _is_heif(data) and not heif_installed():
+        return f"this is a HEIC photo, which requires pillow-heif: {_HEIF_ADVICE}, or save it as PNG or JPEG."
     if isinstance(error, UnidentifiedImageError):
         return "this is not an image that Pillow can read, or its header is damaged. Save it as PNG or JPEG."
     if isinstance(error, PermissionError):
@@ -225,15 +304,48 @@ def _explain(error: Exception) -> str:
     )
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Rgb:
-    """Convert a loaded Pillow image of any mode to uint8 [H, W, 3]."""
-    if image.mode == "F":
-        raise ImageError(
-            f"{path}: the samples are floating point (mode F), so the white level is unknown. "
-            "Scale them to 0..255 and save an 8-bit PNG."
-        )
-    if image.mode.startswith("I"):
-        return np.repeat(_wide_gray(image, path)[:, :, None], 3, axis=2)
+class _Decoded(NamedTuple):
+    rgb: Rgb  # upright
+    doubt: str  # why the image is probably not what the file says; empty if it is
+
+
+def _decode(data: bytes, path: Path, white_level: float | None) -> _Decoded:
+    """Decode a file; raise any exception if that fails."""
+    if _is_heif(data):
+        _add_heif()
+    samples, tiff = None, parse_tiff(data)
+    if tiff is not None:
+        _check_header("TIFF", *tiff.size, path)
+        check_tiff(tiff)
+        samples, orientation = tiff_samples(tiff), tiff.get(ExifTags.Base.Orientation, 1)
+    if samples is None:
+        with Image.open(io.BytesIO(data)) as image:
+            _check_header(image.format, image.width, image.height, path)
+            image.load()
+            samples, orientation = pillow_samples(image, data, white_level), _orientation(image)
+            if samples is None:
+                decoded = _Decoded(_to_rgb(image), "")
+    if samples is not None:
+        decoded = _rgb_of_samples(samples, path, white_level)
+    # Pillow's own buffer is read-only, and applying the orientation only creates views.
+    return decoded._replace(rgb=np.array(_apply_orientation(decoded.rgb, orientation), order="C"))
+
+
+def _is_heif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+
+
+@functools.cache
+def _add_heif() -> None:
+    """Let Pillow read HEIC photos, if pillow-heif is installed."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def _to_rgb(image: Image.Image) -> Rgb:
+    """Convert a loaded Pillow image with at most 8 bits per sample to uint8 [H, W, 3]."""
     if image.mode == "La":  # premultiplied gray: Pillow converts it only in two steps
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -242,29 +354,68 @@ def _to_rgb(image: Image.Image, path: Path) -> Rgb:
     return np.asarray(image.convert("RGB"))
 
 
-def _wide_gray(image: Image.Image, path: Path) -> Rgb:
-    """Rescale grayscale with more than 8 bits to uint8 [H, W]; Pillow's own conversion clips at 255."""
-    samples = np.asarray(image).astype(np.int64)
-    tags = getattr(image, "tag_v2", {})
-    white = 4095 if tags.get(_TIFF_BITS_PER_SAMPLE) == (12,) else 65535
-    if samples.min() < 0 or samples.max() > white:
+# ---------------------------------------------------------------------------------------------------------
+# Scaling samples to 8 bits
+
+
+def _rgb_of_samples(samples: Samples, path: Path, white_level: float | None) -> _Decoded:
+    """Scale samples to uint8 [H, W, 3], and composite them over white."""
+    white, doubt = (white_level, "") if white_level is not None else _white_level(samples, path)
+    scaled = _to_eight_bits(samples.color, white)
+    if samples.inverted:
+        scaled = 255 - scaled
+    if scaled.shape[2] == 4:
+        scaled = np.asarray(Image.fromarray(scaled, "CMYK").convert("RGB"))
+    rgb = np.broadcast_to(scaled, (*scaled.shape[:2], 3))
+    if samples.alpha is None:
+        return _Decoded(rgb, doubt)
+    # Opacity is scaled like the colors, unless only the colors have a lower white level.
+    opaque = white if samples.alpha.max() <= white else samples.full
+    opacity = _to_eight_bits(samples.alpha, opaque).astype(np.uint32)
+    shown = rgb if samples.premultiplied else (rgb * opacity + 127) // 255
+    return _Decoded(np.minimum(shown + (255 - opacity), 255).astype(np.uint8), doubt)
+
+
+def _white_level(samples: Samples, path: Path) -> tuple[int, str]:
+    """Return the white level, and the doubt about it, which is empty if the file states the level."""
+    full, stated = samples.full, samples.stated
+    advice = (
+        "Give it with --white-level (in Python, white_level=), or scale the samples to 0..255 and save an "
+        "8-bit PNG."
+    )
+    if not full:
+        raise ImageError(f"{path}: the samples are floating point, so the white level is unknown. {advice}")
+    low, high = int(samples.color.min()), int(samples.color.max())
+    if low < 0 or high > full:
         raise ImageError(
-            f"{path}: integer samples from {samples.min()} to {samples.max()} (mode {image.mode}) do not fit "
-            f"0..{white}, so the white level is unknown. Scale them to 0..255 and save an 8-bit PNG."
+            f"{path}: integer samples from {low} to {high} do not fit 0..{full}, so the white level is "
+            f"unknown. {advice}"
         )
-    gray = (samples * 255 + white // 2) // white
-    if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
-        gray = 255 - gray
-    key = image.info.get("transparency")  # a PNG may declare one gray value transparent
-    if isinstance(key, int):
-        gray[samples == key] = 255
-    return gray.astype(np.uint8)
+    if high <= stated:
+        return stated, ""
+    if full < SIXTEEN_BITS // 2 or not 0 < high <= full // 4:
+        return full, ""
+    bits = next(bits for bits in _DEPTHS if high < 2**bits)
+    return full, (
+        f"samples reach {high:,} of {full:,}: {bits}-bit data? If so, use --white-level {2**bits - 1} (in "
+        f"Python, white_level={2**bits - 1})."
+    )
+
+
+def _to_eight_bits(samples: np.ndarray, white: float) -> Rgb:
+    """Scale samples to uint8; those below 0 and above the white level are clipped."""
+    if samples.dtype.kind == "f" or white != int(white) or white > SIXTEEN_BITS:
+        if not np.isfinite(samples).all():
+            raise ValueError("some samples are NaN or infinite")
+        return np.rint(np.clip(samples / white, 0, 1) * 255).astype(np.uint8)
+    level = np.uint32(white)
+    return ((np.clip(samples, 0, int(white)).astype(np.uint32) * 255 + level // 2) // level).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation (1 to 8), or 1 (upright) if it is missing or damaged."""
     with contextlib.suppress(Exception):
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     return 1
 
 

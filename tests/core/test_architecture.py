@@ -31,12 +31,14 @@ CORE = {
     "overlay",
     "precision",
     "sag",
+    "samples",
     "xnn",
     "zoo",
 }
 MAY_IMPORT = {
     "checks": set(),
-    "images": set(),
+    "samples": set(),
+    "images": {"samples"},
     "files": set(),
     "paths": {"checks"},
     "perturb": {"checks"},
