@@ -391,7 +391,7 @@ def _white_level(samples: Samples, path: Path) -> tuple[int, str]:
             f"{path}: integer samples from {low} to {high} do not fit 0..{full}, so the white level is "
             f"unknown. {advice}"
         )
-    if high <= stated:
+    if stated and high <= stated:
         return stated, ""
     if full < SIXTEEN_BITS // 2 or not 0 < high <= full // 4:
         return full, ""

@@ -123,8 +123,17 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB_COLORS, _CMYK_COLORS = 0, 1, 2, 5  # values
 _COLORS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB_COLORS: 3, _CMYK_COLORS: 4}
 _YCBCR = 6
 _PREMULTIPLIED_ALPHA, _STRAIGHT_ALPHA = 1, 2  # values of ExtraSamples
-_BYTEWISE = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, deflate, PackBits, deflate, LZMA, Zstandard
-_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # field types of TIFF, as codes of `struct`
+_UNCOMPRESSED, _HIGHEST_RATIO = 1, 20_000  # of the size of decompressed data to that of compressed data
+_BYTEWISE = {
+    _UNCOMPRESSED,
+    5,
+    8,
+    32773,
+    32946,
+    34925,
+    50000,
+}  # none, LZW, deflate, PackBits, deflate, LZMA, Zstandard
+_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # field types of TIFF, as codes of `struct`
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4  # values of SampleFormat
 
 
@@ -200,7 +209,11 @@ def check_tiff(tiff: TiffFile) -> None:
             "this is a camera's raw file, whose first image is only a preview. Export it as JPEG first."
         )
     colors, compression = tiff.get(_TIFF.PhotometricInterpretation, 0), tiff.get(_TIFF.Compression, 1)
-    if colors == _YCBCR and compression == 1 and tiff.tags.get(_TIFF.YCbCrSubSampling, (2, 2)) != (1, 1):
+    if (
+        colors == _YCBCR
+        and compression == _UNCOMPRESSED
+        and tiff.tags.get(_TIFF.YCbCrSubSampling, (2, 2)) != (1, 1)
+    ):
         raise UnsupportedImageError(
             "this is an uncompressed TIFF with subsampled colors. Save it as PNG or JPEG first."
         )
@@ -239,6 +252,9 @@ def tiff_samples(tiff: TiffFile) -> Samples | None:
             f"{photometric}, compression {compression}, predictor {predictor}. Save it as RGB, in PNG or "
             "uncompressed TIFF."
         )
+    stored = tiff.size[0] * tiff.size[1] * tiff.samples * tiff.bits // 8
+    if stored > len(tiff.data) * (1 if compression == _UNCOMPRESSED else _HIGHEST_RATIO):
+        raise ValueError("the file is too short for the size of its image")  # before memory is allocated
     has_alpha = extra[:1] in ((_PREMULTIPLIED_ALPHA,), (_STRAIGHT_ALPHA,))
     values = _tiff_values(tiff, colors + has_alpha)
     full = 2 ** min(tiff.bits, 16) - 1  # 32-bit integers are treated as 16-bit samples

@@ -40,6 +40,7 @@ def main() -> NoReturn:
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None if the parent process closed it
         stream.reconfigure(errors="backslashreplace")
     process.quiet_jax()
+    screen.show_warnings()
     process.use_compilation_cache()
     signals = process.end_as_by_ctrl_c()
     try:

@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -70,6 +71,7 @@ def batch(
     remat: Annotated[bool, typer.Option("--remat")] = False,
     mesh: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
+    white_level: options.WhiteLevel = None,
     max_failures: Annotated[int | None, typer.Option(metavar="N", min=0)] = None,
     coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT")] = None,
     processes: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
@@ -102,11 +104,13 @@ def batch(
         check_choice(dtype, DTYPES, "dtype")
         _join(coordinator, processes, process)
         devices = _mesh(mesh)
+        left_out = Counter[str]()
         with screen.waiting(f"looking for photos in {folder}"):
-            paths = photos_below(folder)[:limit]
+            paths = photos_below(folder, left_out)[:limit]
+        run.show_left_out(left_out)
         classifier = run.load_classifier(model, weights)
         index = None if target is None else zoo.find_class(target, classifier.labels)
-        photos = Photos(paths, classifier, root=folder, target=index)
+        photos = Photos(paths, classifier, root=folder, target=index, white_level=white_level)
         with _stop_on_signals() as stop, screen.ProgressBar(len(paths)) as bar:
 
             def on_phase(phase: Phase) -> None:

@@ -1,5 +1,6 @@
 """`jaxplain compare`: evaluate several methods, at several sizes, on a folder of photos."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,7 @@ def compare(
     seed: options.Seed = 0,
     steps: Annotated[int, typer.Option(metavar="N", min=1)] = 50,
     sheet: Annotated[int, typer.Option(metavar="N", min=0)] = 8,
+    white_level: options.WhiteLevel = None,
     out: Annotated[Path, typer.Option(metavar="NAME")] = Path("comparison"),
 ) -> None:
     """Compare methods on the photos in a folder: a table of metrics, contact sheets and mean curves.
@@ -89,13 +91,17 @@ def compare(
       out: Prefix of the output files: NAME.md, NAME.csv, NAME-sheet-28.png, ...
     """
     with run.clear_errors():
-        settings = CompareSettings(tuple(options.split_names(measures, "measures")), baseline, seed, steps)
+        settings = CompareSettings(
+            tuple(options.split_names(measures, "measures")), baseline, seed, steps, white_level
+        )
         chosen = choose(options.split_names(methods, "methods"))
         sizes = [_whole(text) for text in options.split_names(size, "size")]
         check_folder(folder)
-        photos = photos_in(folder)[:limit]
+        left_out = Counter[str]()
+        photos = photos_in(folder, left_out)[:limit]
         if not photos:
-            raise no_photos(folder)
+            raise no_photos(folder, left_out)
+        run.show_left_out(left_out)
         classifiers = _classifiers(options.split_names(models, "models"), weights)
         comparisons.check_sizes(sizes, classifiers)
         rows, maps = _open(out, settings)

@@ -62,6 +62,7 @@ def predict(
     model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
     top: Annotated[int, typer.Option(metavar="N", min=1)] = 5,
+    white_level: options.WhiteLevel = None,
 ) -> None:
     """Show the most probable classes of each photo: names, indices and probabilities (p).
 
@@ -79,7 +80,9 @@ def predict(
                 name = names[photo.path] if rank == 0 else ""
                 yield name, classifier.labels[index], str(index), f"{values[index]:.4f}"
 
-        tally = run.for_each(paths, partial(_compile_probabilities, classifier), rows)
+        tally = run.for_each(
+            paths, partial(_compile_probabilities, classifier), rows, white_level=white_level
+        )
     run.finish(tally, run.table("image", "class", ">index", ">p"), kept=run.LEFT)
 
 
@@ -112,6 +115,7 @@ def explain(
     steps: Annotated[int | None, typer.Option(metavar="N")] = None,
     iterations: Annotated[int | None, typer.Option(metavar="N")] = None,
     batch_size: options.BatchSize = None,
+    white_level: options.WhiteLevel = None,
     figure_format: options.FigureFormat = "png",
     out_dir: options.Out = RESULTS,
 ) -> None:
@@ -137,7 +141,7 @@ def explain(
         classifier = run.load_classifier(model, weights)
         if target is not None:
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
-        _explain_all(settings, classifier, images, out_dir, figure_format)
+        _explain_all(settings, classifier, images, out_dir, figure_format, white_level)
 
 
 def _demo_photo() -> Path:
@@ -164,6 +168,7 @@ def _explain_all(
     images: list[Path],
     out_dir: Path,
     figure_format: str = "png",
+    white_level: float | None = None,
 ) -> None:
     """Explain all photos with the same compiled programs, show a table, and set the exit status."""
     check_fits(settings, classifier)
@@ -182,7 +187,9 @@ def _explain_all(
 
     # Import matplotlib, which draws the images, while XLA compiles and the interpreter is idle.
     Thread(target=import_module, args=["jaxplain.report.figures"], daemon=True).start()
-    tally = run.for_each(paths, partial(compile_heatmaps, settings, classifier), rows)
+    tally = run.for_each(
+        paths, partial(compile_heatmaps, settings, classifier), rows, white_level=white_level
+    )
     kept = f"Their results are in {out_dir}. {run.LEFT}"
     run.finish(tally, _results_table(tally.program, out_dir), remarks, kept=kept)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from jaxplain import zoo
+from jaxplain.images import check_white_level
 from jaxplain.methods import ABLATION, METHODS
 from jaxplain.perturb import BASELINES
 
@@ -68,6 +69,26 @@ BatchSize = Annotated[
         metavar="N",
         help="Images per model call, at least 1 (smaller batches use less memory); default: 1 on a CPU, "
         "64 on other devices.",
+    ),
+]
+
+
+def _checked_white_level(value: float | None) -> float | None:
+    try:
+        check_white_level(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return value
+
+
+WhiteLevel = Annotated[
+    float | None,
+    typer.Option(
+        "--white-level",
+        metavar="VALUE",
+        callback=_checked_white_level,
+        help="Sample value that becomes white, in photos with more than 8 bits per sample (4095 for 12-bit "
+        "data); default: as the file states, otherwise the largest 16-bit sample.",
     ),
 ]
 Out = Annotated[

@@ -62,6 +62,7 @@ def make_report(
     seed: options.Seed = 0,
     sanity: Annotated[bool, typer.Option("--sanity/--no-sanity")] = True,
     sag: Annotated[bool, typer.Option("--sag/--no-sag")] = True,
+    white_level: options.WhiteLevel = None,
     out: Annotated[Path, typer.Option(metavar="FILE")] = Path("report.html"),
 ) -> None:
     """Create a report with everything about a photo, as a single file that can be shared.
@@ -90,11 +91,15 @@ def make_report(
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
         check_report(settings, classifier)
         _check_page(out)
-        _report_all(settings, classifier, distinct(images), out)
+        _report_all(settings, classifier, distinct(images), out, white_level)
 
 
 def _report_all(
-    settings: ReportSettings, classifier: zoo.ZooClassifier, paths: list[Path], out: Path
+    settings: ReportSettings,
+    classifier: zoo.ZooClassifier,
+    paths: list[Path],
+    out: Path,
+    white_level: float | None,
 ) -> None:
     """Add all photos to the report with the same compiled programs, show a table, and set the exit status."""
     from jaxplain.report import document  # imports matplotlib and jinja2, which other commands do not need
@@ -117,7 +122,8 @@ def _report_all(
         passed = sum(document.verdict(entry.check) == "passes" for entry in report.methods)
         yield _row(names[photo.path], program, report, passed)
 
-    tally = run.for_each(paths, partial(compile_report, settings, classifier, bar.tell), rows, bar)
+    prepare = partial(compile_report, settings, classifier, bar.tell)
+    tally = run.for_each(paths, prepare, rows, bar, white_level=white_level)
     if sections and tally.failures:
         notes = [f"Not on this page: {failure}" for failure in tally.failures]
         with suppress(OutputError):  # the page exists; the failures are also shown on the screen

@@ -20,7 +20,7 @@ from jaxplain.checks import check_choice
 from jaxplain.cli import screen
 from jaxplain.files import OutputError
 from jaxplain.images import ImageError
-from jaxplain.runs.photos import Photo, read_photo
+from jaxplain.runs.photos import Photo, left_out_line, read_photo
 from jaxplain.runs.records import error_line
 
 DEBUG = "JAXPLAIN_DEBUG"  # environment variable that makes unexpected errors show a traceback
@@ -82,6 +82,8 @@ def for_each(
     prepare: Callable[[], Any],
     rows: Callable[[Any, Photo], Iterable[tuple[str, ...]]],
     bar: screen.ProgressBar | None = None,
+    *,
+    white_level: float | None = None,
 ) -> Tally:
     """Apply a program to all readable photos and return the outcome.
 
@@ -92,11 +94,12 @@ def for_each(
       prepare: compiles or loads the program and returns it.
       rows: processes one photo and returns its table rows.
       bar: the progress bar, for a caller that shows the parts of its work; None makes one.
+      white_level: see `jaxplain.load_image`.
     """
     tally = Tally(len(paths))
     try:
         with bar or screen.ProgressBar(len(paths)) as bar:
-            for photo in _readable(paths, bar, tally):
+            for photo in _readable(paths, white_level, bar, tally):
                 if tally.program is None:
                     bar.tell("compiling")
                     tally.program = interruptible(prepare)
@@ -109,14 +112,22 @@ def for_each(
     return tally
 
 
-def _readable(paths: list[Path], bar: screen.ProgressBar, tally: Tally) -> Iterator[Photo]:
+def _readable(
+    paths: list[Path], white_level: float | None, bar: screen.ProgressBar, tally: Tally
+) -> Iterator[Photo]:
     for path in paths:
         photo = None
         with tally.noting_failure(path):
-            photo = read_photo(path)
+            photo = read_photo(path, white_level)
         if photo is not None:
             yield photo
         bar.advance()
+
+
+def show_left_out(left_out: Counter[str]) -> None:
+    """Say which files in a folder are not photos, if there are any; see `jaxplain.runs.photos.photos_in`."""
+    if left_out:
+        screen.say(left_out_line(left_out))
 
 
 def interruptible(work: Callable[[], Result]) -> Result:

@@ -1,5 +1,6 @@
 """Commands for attention graphs: `jaxplain sag` and `jaxplain sag-stats`."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -105,6 +106,7 @@ def sag(
     shown: Annotated[int, typer.Option(metavar="N")] = 3,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
+    white_level: options.WhiteLevel = None,
     out_dir: options.Out = RESULTS,
 ) -> None:
     """Find minimal sets of patches that suffice for the prediction, and draw them as an attention graph.
@@ -148,7 +150,8 @@ def sag(
                 remarks.append(f"{photo.path}: {graphed.status.message}")
             yield _row(names[photo.path], graphed)
 
-        tally = run.for_each(paths, partial(compile_graphs, settings, classifier), rows)
+        prepare = partial(compile_graphs, settings, classifier)
+        tally = run.for_each(paths, prepare, rows, white_level=white_level)
     result = run.table(
         "image", "class", ">p", ">explanations", ">diverse", ">patches", ">sets scored", ">seconds"
     )
@@ -239,6 +242,7 @@ def sag_stats(
     baseline: options.Baseline = "blur",
     max_overlap: MaxOverlap = 1,
     batch_size: options.BatchSize = None,
+    white_level: options.WhiteLevel = None,
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR")] = STATISTICS,
 ) -> None:
     """Compare classifiers by their explanations: how many patches suffice, and how many such sets exist.
@@ -272,7 +276,9 @@ def sag_stats(
             else:
                 for name in model or [_MODEL]:
                     classifier = run.load_classifier(name)
-                    columns[f"{name} {folder}"] = _explain_folder(paths, classifier, settings, tally)
+                    columns[f"{name} {folder}"] = _explain_folder(
+                        paths, classifier, settings, tally, white_level
+                    )
         by_name = {name: statistics(summaries) for name, summaries in columns.items() if summaries}
         if by_name:
             _save_statistics(out_dir, by_name)
@@ -287,8 +293,10 @@ def sag_stats(
 def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[Path]]:
     """Return the earlier results and the photos in a folder."""
     check_folder(folder)
-    results = read_summaries(folder)[:limit]
-    paths = photos_in(folder)[:limit]
+    results, left_out = read_summaries(folder)[:limit], Counter[str]()
+    paths = photos_in(folder, left_out)[:limit]
+    if not results:
+        run.show_left_out(left_out)
     if not results and not paths:
         raise FileNotFoundError(
             f"{folder} contains neither photos nor results of jaxplain sag: choose a folder of photos or "
@@ -298,7 +306,11 @@ def _read_folder(folder: Path, limit: int | None) -> tuple[list[Summary], list[P
 
 
 def _explain_folder(
-    paths: list[Path], classifier: zoo.ZooClassifier, settings: GraphSettings, tally: run.Tally
+    paths: list[Path],
+    classifier: zoo.ZooClassifier,
+    settings: GraphSettings,
+    tally: run.Tally,
+    white_level: float | None,
 ) -> list[Summary]:
     check_grid(settings, classifier)
     summaries: list[Summary] = []
@@ -307,7 +319,8 @@ def _explain_folder(
         summaries.append(run.interruptible(partial(graph_photo, program, photo.rgb)).summary)
         return iter(())
 
-    part = run.for_each(paths, partial(compile_graphs, settings, classifier), rows)
+    prepare = partial(compile_graphs, settings, classifier)
+    part = run.for_each(paths, prepare, rows, white_level=white_level)
     tally.total += part.total
     tally.done += part.done
     tally.failures += part.failures

@@ -3,10 +3,11 @@
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -32,6 +33,19 @@ def say(text: str, label: str = "", style: str = "") -> None:
     """Print a message to standard error, without wrapping it if the output is a log."""
     err = _errors()
     err.print(*[Text(label, style)] if label else [], printable(text), soft_wrap=not err.is_terminal)
+
+
+def show_warnings() -> None:
+    """From now on, print jaxplain's own warnings as messages, without the line of code that issued them."""
+    others = warnings.showwarning
+
+    def show_warning(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
+        if category.__module__.partition(".")[0] == "jaxplain":
+            say(str(message), "warning", "yellow")
+        else:
+            others(message, category, *where, **rest)
+
+    warnings.showwarning = show_warning
 
 
 def show(table: Table) -> None:

@@ -1,6 +1,7 @@
 """Commands for explanation networks: `jaxplain xnn fit`, `xnn explain` and `xnn report`."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ def fit(
     features: Annotated[
         Path | None, typer.Option(metavar="DIR", show_default="the --out folder with -features appended")
     ] = None,
+    white_level: options.WhiteLevel = None,
     out_dir: Annotated[Path, typer.Option("--out", metavar="DIR")] = RESULTS,
 ) -> None:
     """Fit explanation networks to photos sorted into one sub-folder per class.
@@ -90,13 +92,15 @@ def fit(
         kept = features or out_dir.with_name(f"{out_dir.name}-features")
         check_writable(kept)
         classifier = run.load_classifier(model, weights)
+        left_out = Counter[str]()
         try:
             with screen.waiting(f"reading the photos of {len(names)} classes"):
-                photos = labelled_photos(folder, names)
-            extraction = _extract(FeatureStore(kept, classifier, settings.layer), photos)
+                photos = labelled_photos(folder, names, left_out)
+            run.show_left_out(left_out)
+            extraction = _extract(FeatureStore(kept, classifier, settings.layer, white_level), photos)
             data = networks.dataset(extraction.photos, extraction.features, names, holdout)
             fitted = _fit(settings, data)
-            source = networks.FitSource(folder, model, weights, weights_digest(classifier))
+            source = networks.FitSource(folder, model, weights, weights_digest(classifier), white_level)
             networks.save_networks(out_dir, settings, source, data, fitted)
         except KeyboardInterrupt:
             run.end_interrupted(
@@ -169,6 +173,7 @@ def explain(
     folder: NetworkFolder,
     images: options.Images,
     name: Annotated[str | None, typer.Option("--class", metavar="NAME")] = None,
+    white_level: options.WhiteLevel = None,
     out_dir: options.Out = SHEETS,
 ) -> None:
     """Explain photos in terms of a class's significant x-features.
@@ -195,7 +200,8 @@ def explain(
             features = ", ".join(f"{k + 1} ({reading.contributions[k]:+.2f})" for k in reading.maps)
             yield names[photo.path], reading.name, f"{logit:.2f}", f"{reading.predicted:.2f}", features
 
-        tally = run.for_each(paths, lambda: loaded, rows)
+        level = loaded.white_level if white_level is None else white_level
+        tally = run.for_each(paths, lambda: loaded, rows, white_level=level)
     result = run.table("image", "class", ">logit", ">network", "significant x-features")
     result.caption = screen.printable(f"Open sheet.html in the folders of {out_dir}")
     run.finish(tally, result, kept=f"Their sheets are in {out_dir}. {run.LEFT}")

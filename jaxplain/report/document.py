@@ -377,6 +377,8 @@ def _facts(program: ReportProgram, photo: Photo, report: PhotoReport) -> Iterato
     rows, cols = classifier.spec.size
     height, width = photo.rgb.shape[:2]
     yield "photo", f"{photo.path.name}, {width} x {height} pixels"
+    if photo.white_level is not None:
+        yield "white level", f"{photo.white_level:.10g}"
     yield "SHA-256 of its file", photo.sha256
     yield "network", f"{classifier.name}, input {rows} x {cols}, {len(classifier.labels)} classes"
     yield "digest of its weights", weights_digest(classifier)
@@ -408,4 +410,5 @@ def _command(program: ReportProgram, photo: Photo, report: PhotoReport) -> str:
     words += ["--target", str(report.view.target), "--methods", ",".join(settings.methods)]
     words += ["--size", str(settings.size), "--baseline", settings.baseline, "--seed", str(settings.seed)]
     words += ["--no-sanity"] * (not settings.sanity) + ["--no-sag"] * (not settings.sag)
+    words += [] if photo.white_level is None else ["--white-level", f"{photo.white_level:.10g}"]
     return shlex.join(words)

@@ -152,21 +152,21 @@ def _map_tile(photo: PreparedPhoto, feature_map: FeatureMap, prefix: str = "") -
 def _typical(networks: LoadedNetworks, name: str, count: int) -> Iterator[PreparedPhoto]:
     """Yield a class's photos with the highest logits, skipping missing files."""
     for entry in networks.entry(name)["typical"][:count]:
-        if (rgb := _read_or_none(networks.photos / entry["photo"])) is not None:
+        if (rgb := _read_or_none(networks, entry["photo"])) is not None:
             yield networks.prepare(entry["photo"], rgb)
 
 
 def _examples(networks: LoadedNetworks, name: str, k: int, count: int) -> Iterator[Tile]:
     """Yield the training photos on which x-feature k is most active, skipping missing files."""
     for entry in networks.entry(name)["x_features"][k]["top"][:count]:
-        if (rgb := _read_or_none(networks.photos / entry["photo"])) is not None:
+        if (rgb := _read_or_none(networks, entry["photo"])) is not None:
             pixels = networks.classifier.crop_and_resize(rgb)
             yield Tile(pixels, f"{entry['class']} {entry['activation']:.2f}")
 
 
-def _read_or_none(path: Path) -> np.ndarray | None:
+def _read_or_none(networks: LoadedNetworks, photo: str) -> np.ndarray | None:
     try:
-        return load_image(path)
+        return load_image(networks.photos / photo, white_level=networks.white_level)
     except ImageError:
         return None
 

@@ -198,7 +198,10 @@ def explain_dataset(
     here = sharding.local_mesh(mesh)
     source, image_format = probe_format(source)
     sharding.check_model(model, image_format)
-    config = run_config(explain, model, image_format, seed=seed, dtype=dtype, settings=settings or {})
+    chosen = dict(settings or {})
+    if isinstance(source, Photos) and source.white_level is not None:
+        chosen["white_level"] = source.white_level
+    config = run_config(explain, model, image_format, seed=seed, dtype=dtype, settings=chosen)
     target = _Target(out, config, resume)
     if sharding.is_first_process():
         target.check()

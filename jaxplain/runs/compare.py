@@ -20,7 +20,7 @@ from jaxplain import metrics
 from jaxplain.checks import check_choice, check_positive_int, check_seed
 from jaxplain.explanation import Explanation, Status
 from jaxplain.files import OutputError
-from jaxplain.images import ImageError
+from jaxplain.images import ImageError, check_white_level
 from jaxplain.methods import METHODS, MethodSpec, as_spec, choose, takes
 from jaxplain.perturb import BASELINES, resizing_matrix
 from jaxplain.runs.heatmap_runs import check_size
@@ -64,8 +64,10 @@ class CompareSettings:
     baseline: str = "blur"
     seed: int = 0
     curve_steps: int = 50
+    white_level: float | None = None  # see `jaxplain.load_image`
 
     def __post_init__(self) -> None:
+        check_white_level(self.white_level)
         for name in self.measures:
             check_choice(name, MEASURES, "measure")
         check_choice(self.baseline, BASELINES, "baseline")
@@ -80,6 +82,7 @@ class CompareSettings:
             "baseline": self.baseline,
             "seed": self.seed,
             "curve_steps": self.curve_steps,
+            **({} if self.white_level is None else {"white_level": self.white_level}),
         }
 
 
@@ -232,7 +235,8 @@ def photo_pixels(comparison: Comparison, classifier: Any, sha256: str) -> np.nda
     Raises:
       ImageError: the photo's file can no longer be read.
     """
-    return classifier.crop_and_resize(read_file(comparison.photos[sha256]).decode().rgb)
+    file = read_file(comparison.photos[sha256])
+    return classifier.crop_and_resize(file.decode(comparison.settings.white_level).rgb)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -282,7 +286,7 @@ class _Run:
         if file is None or not missing:
             return
         try:
-            rgb = file.decode().rgb
+            rgb = file.decode(self.settings.white_level).rgb
         except ImageError as error:
             del self.photos[file.sha256]
             self.unreadable.append(str(error))

@@ -3,7 +3,8 @@
 Each image has an identity, which names its row in the results. Its random key is derived from its content.
 """
 
-from collections import deque
+import warnings
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxplain.images import ImageError, load_image
-from jaxplain.runs.photos import photos_below
+from jaxplain.images import ImageError, ImageWarning, check_white_level, load_image
+from jaxplain.runs.photos import left_out_line, photos_below
 from jaxplain.runs.records import error_line
 from jaxplain.runs.store import ResultStore, RowStatus
 from jaxplain.runs.subject import Request, request
@@ -54,12 +55,21 @@ class Photos:
       classifier: any object with a method `crop_and_resize(rgb) -> rgb`.
       root: folder that identities are relative to. If None, identities are the paths as given.
       target: class index for all photos. If None, each photo's top prediction is explained.
+      white_level: see `jaxplain.load_image`; recorded in the results.
     """
 
     def __init__(
-        self, paths: Iterable[Path], classifier: Any, *, root: Path | None = None, target: int | None = None
+        self,
+        paths: Iterable[Path],
+        classifier: Any,
+        *,
+        root: Path | None = None,
+        target: int | None = None,
+        white_level: float | None = None,
     ) -> None:
+        check_white_level(white_level)
         self._paths, self._classifier, self._target = list(paths), classifier, target
+        self.white_level = white_level
         self.identities = [_relative(path, root) for path in self._paths]
 
     def load(self, index: int) -> Example:
@@ -68,7 +78,9 @@ class Photos:
         Raises:
           ImageError: the file cannot be used as a photo.
         """
-        pixels = self._classifier.crop_and_resize(load_image(self._paths[index]))
+        pixels = self._classifier.crop_and_resize(
+            load_image(self._paths[index], white_level=self.white_level)
+        )
         return Example(self.identities[index], pixels, self._target)
 
 
@@ -111,8 +123,10 @@ def as_dataset(dataset: Any, model: Any) -> Dataset | Stream:
     if hasattr(dataset, "identities") and hasattr(dataset, "load"):
         result = dataset
     elif isinstance(dataset, str | PathLike):
-        root = Path(dataset)
-        result = Photos(photos_below(root), _check_crops(model), root=root)
+        root, left_out = Path(dataset), Counter[str]()
+        result = Photos(photos_below(root, left_out), _check_crops(model), root=root)
+        if left_out:
+            warnings.warn(f"{root}: {left_out_line(left_out)}", ImageWarning, stacklevel=3)
     elif isinstance(dataset, Sequence) and all(isinstance(item, str | PathLike) for item in dataset):
         result = Photos(map(Path, dataset), _check_crops(model))
     elif isinstance(dataset, Sequence) and all(isinstance(item, Example) for item in dataset):

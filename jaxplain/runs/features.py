@@ -7,7 +7,9 @@ changed photo are extracted again. An interrupted extraction resumes where it st
 
 import hashlib
 import io
+import os
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 
 from jaxplain.files import check_writable, write_atomic
 from jaxplain.images import ImageError, load_image
-from jaxplain.runs.photos import check_folder, photos_in
+from jaxplain.runs.photos import check_folder, photos_in, read_file, visible_folders
 from jaxplain.runs.records import npz, weights_digest
 from jaxplain.xnn import FeatureLayer, Trunk
 from jaxplain.zoo import ZooClassifier
@@ -43,7 +45,7 @@ def class_folders(folder: Path) -> list[str]:
       ValueError: the path is not a folder, or fewer than two of its sub-folders contain photos.
     """
     check_folder(folder)
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and photos_in(path))
+    names = [path.name for path in visible_folders(folder) if photos_in(path)]
     if len(names) < 2:
         raise ValueError(
             f"{folder} must have at least two sub-folders of photos, one per class; found {len(names)}. "
@@ -52,13 +54,23 @@ def class_folders(folder: Path) -> list[str]:
     return names
 
 
-def labelled_photos(folder: Path, names: Iterable[str]) -> list[LabelledPhoto]:
-    """Return all photos in the named sub-folders."""
+def labelled_photos(
+    folder: Path, names: Iterable[str], left_out: Counter[str] | None = None
+) -> list[LabelledPhoto]:
+    """Return all photos in the named sub-folders; for `left_out`, see `jaxplain.runs.photos.photos_in`."""
     return [
-        LabelledPhoto(path, name, hashlib.sha256(path.read_bytes()).hexdigest())
+        LabelledPhoto(path, name, _digest(path))
         for name in names
-        for path in photos_in(folder / name)
+        for path in photos_in(folder / name, left_out)
     ]
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of a file, or of its path if it cannot be read, which `load_image` then explains."""
+    try:
+        return read_file(path).sha256
+    except ImageError:
+        return hashlib.sha256(b"unreadable " + os.fsencode(path)).hexdigest()
 
 
 @dataclass
@@ -79,11 +91,15 @@ class FeatureStore:
       root: folder of all stores.
       classifier: computes the features.
       layer: a layer of `jaxplain.xnn.Trunk`.
+      white_level: with which the photos are read; see `jaxplain.load_image`.
     """
 
-    def __init__(self, root: Path, classifier: ZooClassifier, layer: FeatureLayer) -> None:
-        self.classifier, self.layer = classifier, layer
-        spec = hashlib.sha256(repr((classifier.spec, layer)).encode()).hexdigest()[:8]
+    def __init__(
+        self, root: Path, classifier: ZooClassifier, layer: FeatureLayer, white_level: float | None = None
+    ) -> None:
+        self.classifier, self.layer, self.white_level = classifier, layer, white_level
+        source = (classifier.spec, layer) if white_level is None else (classifier.spec, layer, white_level)
+        spec = hashlib.sha256(repr(source).encode()).hexdigest()[:8]
         self.folder = root / f"{classifier.name}-{weights_digest(classifier)}-{layer}-{spec}"
         self.damaged: list[str] = []
         self._features: dict[str, np.ndarray] = {}  # [D] by digest
@@ -142,7 +158,7 @@ class FeatureStore:
         failures: dict[str, str] = {}
         new: dict[str, np.ndarray] = {}
         try:
-            for batch in _batched_features(self.classifier, self.layer, photos, failures):
+            for batch in self._batches(photos, failures):
                 new |= batch
                 on_batch(len(batch))
                 if len(new) >= _CHUNK:
@@ -152,6 +168,27 @@ class FeatureStore:
             self._write(new)
         return failures
 
+    def _batches(
+        self, photos: list[LabelledPhoto], failures: dict[str, str]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yield features by digest, one batch at a time; record photos that cannot be read in `failures`."""
+        run = jax.jit(lambda trunk, images: trunk(images))
+        trunk, size = Trunk(self.classifier, self.layer), _BATCH.get(jax.default_backend(), _LARGE_BATCH)
+        blank = np.zeros((*self.classifier.spec.size, 3), np.float32)
+        for start in range(0, len(photos), size):
+            images = {}
+            for photo in photos[start : start + size]:
+                try:
+                    images[photo.sha256] = self._prepared(photo.path)
+                except ImageError as error:
+                    failures[photo.sha256] = str(error)
+            if images:
+                full = np.stack([*images.values(), *[blank] * (size - len(images))])
+                yield dict(zip(images, np.asarray(run(trunk, full)), strict=False))
+
+    def _prepared(self, path: Path) -> np.ndarray:
+        return np.asarray(self.classifier.preprocess(load_image(path, white_level=self.white_level)))
+
     def _write(self, features: dict[str, np.ndarray]) -> None:
         if not features:
             return
@@ -159,22 +196,3 @@ class FeatureStore:
         name = hashlib.sha256("".join(features).encode()).hexdigest()[:16]
         contents = npz(sha256=np.array(list(features)), features=np.stack(list(features.values())))
         write_atomic(self.folder / f"{name}.npz", contents)
-
-
-def _batched_features(
-    classifier: ZooClassifier, layer: FeatureLayer, photos: list[LabelledPhoto], failures: dict[str, str]
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yield features by digest, one batch at a time; record photos that cannot be read in `failures`."""
-    run = jax.jit(lambda trunk, images: trunk(images))
-    trunk, size = Trunk(classifier, layer), _BATCH.get(jax.default_backend(), _LARGE_BATCH)
-    blank = np.zeros((*classifier.spec.size, 3), np.float32)
-    for start in range(0, len(photos), size):
-        images = {}
-        for photo in photos[start : start + size]:
-            try:
-                images[photo.sha256] = np.asarray(classifier.preprocess(load_image(photo.path)))
-            except ImageError as error:
-                failures[photo.sha256] = str(error)
-        if images:
-            full = np.stack([*images.values(), *[blank] * (size - len(images))])
-            yield dict(zip(images, np.asarray(run(trunk, full)), strict=False))

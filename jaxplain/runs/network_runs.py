@@ -244,6 +244,11 @@ class LoadedNetworks(NamedTuple):
     photos: Path  # the folder of photos they were fitted to
     record: dict[str, Any]
 
+    @property
+    def white_level(self) -> float | None:
+        """The white level with which those photos were read."""
+        return self.record.get("white_level")
+
     def entry(self, name: str) -> dict[str, Any]:
         """Return the record of an explained class."""
         return next(entry for entry in self.record["classes"] if entry["class"] == name)
@@ -322,6 +327,7 @@ class FitSource(NamedTuple):
     model: str
     weights: Path | None
     digest: str  # digest of the weights
+    white_level: float | None = None  # with which the photos were read; see `jaxplain.load_image`
 
 
 def save_networks(
@@ -345,6 +351,7 @@ def save_networks(
         "weights_digest": source.digest,
         "layer": settings.layer,
         "photos": str(source.folder.resolve()),
+        **({} if source.white_level is None else {"white_level": source.white_level}),
         "counts": {"train": int((~data.held).sum()), "held_out": int(data.held.sum())},
         "names": list(data.names),
         "seed": settings.seed,

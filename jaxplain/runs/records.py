@@ -25,6 +25,7 @@ def origin(photo: Photo) -> dict[str, Any]:
         "image": photo.path.name,
         "image_size": list(photo.rgb.shape[:2]),
         "image_sha256": photo.sha256,
+        **({} if photo.white_level is None else {"white_level": photo.white_level}),
     }
 
 
