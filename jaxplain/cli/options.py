@@ -78,7 +78,7 @@ def _checked_white_level(value: float | None) -> float | None:
         check_white_level(value)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    return value
+    return int(value) if value is not None and value.is_integer() else value
 
 
 WhiteLevel = Annotated[

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import tiny
-from support.batch_job import contents, environment, photos, share_steps
+from support.batch_job import assert_same, contents, environment, photos, share_steps
 from typer.testing import CliRunner
 
 from jaxplain import zoo
@@ -155,7 +155,7 @@ def test_a_signal_ends_it_after_the_step(number, status):
         "import sys, time; sys.path.insert(0, 'site'); from support import tiny;"
         "from jaxplain import zoo; zoo.MODELS['tiny'] = tiny.ENTRY;"
         "from jaxplain.runs import dataset; load = dataset.load_image;"
-        "dataset.load_image = lambda path: (time.sleep(1.0), load(path))[1];"
+        "dataset.load_image = lambda *a, **k: (time.sleep(1.0), load(*a, **k))[1];"
         "from jaxplain.cli import main; main()"
     )
     process = subprocess.Popen(
@@ -193,3 +193,22 @@ def test_ctrl_c_waits_only_for_a_step():
     assert stop.event.is_set()
     with pytest.raises(KeyboardInterrupt):  # pressed again
         stop(signal.SIGINT, None)
+
+
+@pytest.mark.filterwarnings("ignore::jaxplain.images.ImageWarning")
+def test_the_white_level_belongs_to_the_settings():
+    for seed in range(3):
+        tiny.write_deep_photo(Path("deep", f"photo00{seed}.png"), seed)
+    Path("deep/notes.txt").touch()
+    Path("deep/.ipynb_checkpoints").mkdir()
+    tiny.write_photo(Path("deep/.ipynb_checkpoints/photo000-checkpoint.png"))
+    assert run("batch", "photos", *QUICK, "--limit", "3", "--out", "plain").exit_code == 0
+    done = run("batch", "deep", *QUICK, "--white-level", "4095", "--out", "deeper")
+    assert done.exit_code == 0, done.output
+    assert flat(done.stderr).count("1 other file left out (.txt).") == 1
+    assert_same(contents("deeper"), contents("plain"))
+    assert json.loads(run("batch-report", "deeper", "--json").stdout)["config"]["white_level"] == 4095
+    for other in ((), ("--white-level", "1023")):
+        again = run("batch", "deep", *QUICK, *other, "--out", "deeper")
+        assert again.exit_code == 2
+        assert "was made with white_level 4095, not" in flat(again.stderr)

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from support import tiny
 from support.birds import SPECIES, quick_fit, write_birds
+from support.image_files import png
+from support.tiny import write_photo
 from typer.testing import CliRunner
 
 from jaxplain import masks, xnn, zoo
@@ -208,3 +210,27 @@ def test_missing_training_photos_are_skipped(fitted):
     result = run("explain", "nets", "new.png", "--out", "sheets")
     assert result.exit_code == 0, result.output
     assert run("report", "nets", "--out", "page").exit_code == 0
+
+
+def test_the_white_level_of_the_fit_is_kept(fitted):
+    for path in Path("birds").glob("*/*.png"):
+        deep = np.rint(np.asarray(Image.open(path)) * (4095 / 255))
+        (Path("deep") / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (Path("deep") / path.relative_to("birds")).write_bytes(png(deep, 16, 2))
+    Path("deep/auk/broken.png").symlink_to("nowhere.png")
+    Path("deep/auk/notes.txt").touch()
+    (Path("deep") / ".ipynb_checkpoints").mkdir()
+    write_photo(Path("deep/.ipynb_checkpoints/0.png"))
+    result = run("fit", "deep", "--classes", "auk,crow", *QUICK, "--out", "deeper", "--white-level", "4095")
+    assert result.exit_code == 1, result.output  # the broken link
+    assert "broken link" in result.stderr
+    assert "1 other file left out (.txt)." in result.stderr
+    assert json.loads(Path("deeper", RECORD).read_text())["white_level"] == 4095
+    assert len(list(Path("kept").iterdir())) == 2  # features with another white level are others
+    for photos, networks in (("birds", "nets"), ("deep", "deeper")):
+        assert run("explain", networks, Path(photos, "auk/1.png"), "--out", f"sheets-{photos}").exit_code == 0
+    sheets = [Image.open(f"sheets-{photos}/1/sheet.png") for photos in ("birds", "deep")]
+    assert np.asarray(sheets[0]).shape == np.asarray(sheets[1]).shape
+    record = json.loads(Path("sheets-deep/1/xnn-photo.json").read_text())
+    assert record["white_level"] == 4095
+    assert run("report", "deeper", "--out", "page").exit_code == 0

@@ -166,3 +166,30 @@ def test_photos_that_cannot_be_read_at_all():
     done = run("photos", *QUICK)
     assert done.exit_code == 2
     assert "no photo can be read (2 tried)" in words(done.stderr)
+
+
+def test_the_white_level_belongs_to_the_settings():
+    for seed, name in enumerate("ab"):
+        tiny.write_deep_photo(Path("deep", f"{name}.png"), seed)
+    for extra in ("a.heic", "b.txt", "c.txt"):
+        Path("deep", extra).touch()
+    quick = (*QUICK, "--methods", "gradient", "--sheet", "1", "--out")
+    assert run("photos", *quick, "plain").exit_code == 0
+    done = run("deep", *quick, "deeper", "--white-level", "4095")
+    assert done.exit_code == 0, done.output
+    assert "3 other files left out (.txt, .heic); to read .heic, run pip install pillow-heif." in words(
+        done.stderr
+    )
+    assert Path("plain-sheet-4.png").read_bytes() == Path("deeper-sheet-4.png").read_bytes()
+    one, two = (json.loads(Path(f"{name}.json").read_text()) for name in ("plain", "deeper"))
+    for a, b in zip(one["summaries"], two["summaries"], strict=True):
+        assert a["measures"] == b["measures"]
+    assert (
+        json.loads(Path("deeper-rows.jsonl").read_text().splitlines()[0])["jaxplain_comparison"][
+            "white_level"
+        ]
+        == 4095
+    )
+    again = run("deep", *quick, "deeper", "--white-level", "1023")
+    assert again.exit_code == 2
+    assert "white_level 4095, not 1023" in words(again.stderr)

@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -659,3 +660,43 @@ def test_the_whole_way_with_real_weights(monkeypatch):
     assert np.load("out/chelsea/importance.npy").shape == (28, 28)
     assert np.load("out/chelsea/saliency.npy").shape == (224, 224)
     assert found["seconds"]["compile"] > found["seconds"]["run"] > 0
+
+
+# ------------------------------------------------------------------------------------------------ white level
+
+
+def test_a_white_level_gives_the_picture_of_eight_bits_and_is_recorded():
+    write_photo(Path("a.png")), tiny.write_deep_photo(Path("deep.png"))
+    explained("a.png"), explained("deep.png", "--white-level", "4095")
+    for name in ("photo.png", "importance.npy"):
+        assert Path("jaxplain-out/a", name).read_bytes() == Path("jaxplain-out/deep", name).read_bytes()
+    assert record("jaxplain-out/deep")["white_level"] == 4095
+    assert "white_level" not in record("jaxplain-out/a")
+    levels = [
+        run("predict", name, "--model", "tiny", "--white-level", "4095").stdout
+        for name in ("a.png", "deep.png")
+    ]
+    assert levels[0].replace("a.png", "").split() == levels[1].replace("deep.png", "").split()
+
+
+def test_a_photo_that_is_too_dark_is_named_once_as_a_warning():
+    tiny.write_deep_photo(Path("deep.png"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        screen.show_warnings()
+        done = run("predict", "deep.png", "--model", "tiny", env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    lines = [line for line in done.stderr.splitlines() if "samples reach" in line]
+    assert lines == [
+        "warning deep.png: samples reach 3,983 of 65,535: 12-bit data? If so, use --white-level 4095 "
+        "(in Python, white_level=4095)."
+    ]
+
+
+def test_impossible_white_levels_are_refused():
+    write_photo(Path("a.png"))
+    for level in ("0", "-3", "nan", "bright"):
+        done = run("explain", "a.png", "--white-level", level, env={"COLUMNS": "200"})
+        assert done.exit_code == 2
+        assert "--white-level" in done.stderr
+    assert not Path("jaxplain-out").exists()

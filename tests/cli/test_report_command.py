@@ -186,3 +186,11 @@ def test_a_hostile_file_name_is_only_a_name():
     shown = "<b onload='x'>&amp;$a{{ b }}\x1b\\udcff.png"
     assert read().text.count(shown) == 2  # heading and facts; it is quoted in the command
     assert "\x1b" not in done.output
+
+
+def test_the_white_level_is_on_the_page():
+    tiny.write_deep_photo(Path("deep.png"))
+    assert run("deep.png", *PLAIN, "--white-level", "4095").exit_code == 0
+    text = words(read().text)
+    assert re.search("white level ?4095", text)
+    assert "--white-level 4095" in text

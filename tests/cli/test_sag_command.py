@@ -210,3 +210,19 @@ def test_a_folder_of_nothing_is_refused(make, message):
     assert done.exit_code == 2
     assert message in words(done.stderr)
     assert not Path("jaxplain-sag-stats").exists()
+
+
+def test_a_white_level_reaches_graphs_and_statistics():
+    write_photo(Path("a.png")), tiny.write_deep_photo(Path("deep/a.png"))
+    Path("deep/notes.txt").touch()
+    assert (
+        sag("a.png").exit_code
+        == sag("deep/a.png", "--white-level", "4095", "--out", "deep-sag").exit_code
+        == 0
+    )
+    one, two = record("jaxplain-sag/a"), record("deep-sag/a")
+    assert one["summary"] == two["summary"]
+    assert two["white_level"] == 4095
+    done = stats("deep", "--model", "tiny", "--white-level", "4095")
+    assert done.exit_code == 0, done.output
+    assert "1 other file left out (.txt)." in done.stderr

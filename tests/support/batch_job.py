@@ -157,9 +157,9 @@ def main():
         writer._COMMIT_SECONDS = 0.0
     load_image = dataset.load_image
 
-    def slowly(path):
+    def slowly(path, **named):
         time.sleep(options.slow)
-        return load_image(path)
+        return load_image(path, **named)
 
     def on_phase(phase):
         if phase is batch.Phase.EXPLAINING:

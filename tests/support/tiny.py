@@ -10,6 +10,7 @@ from jaxplain.methods import METHODS
 from jaxplain.runs.step import Engine
 from jaxplain.zoo import InputSpec, ModelEntry, ZooClassifier, imagenet_labels
 from jaxplain.zoo.layers import Linear, Slot, load_slots
+from support.image_files import png
 
 SIDE, CELLS, CLASSES = 32, 4, 1000
 LABELS = imagenet_labels()
@@ -72,6 +73,13 @@ def photo(seed=0, height=40, width=48):
 def write_photo(path, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(photo(seed)).save(path)
+    return path
+
+
+def write_deep_photo(path, seed=0, white=4095):
+    """Write the same photo with 16 bits per sample, of which `white` is white."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(np.rint(photo(seed) * (white / 255)), 16, 2))
     return path
 
 
