@@ -142,7 +142,11 @@ def decode_image(data: bytes, path: Path, white_level: float | None = None) -> R
 
 
 def check_white_level(white_level: float | None) -> None:
-    """Raise a ValueError unless a white level is a positive, finite number or None."""
+    """Raise a ValueError unless a white level is a positive, finite number or None.
+
+    Example:
+      >>> check_white_level(4095)
+    """
     if white_level is not None and not 0 < white_level < float("inf"):
         raise ValueError(f"the white level must be a positive number such as 4095; got {white_level}.")
 
@@ -172,7 +176,12 @@ def heif_installed() -> bool:
 
 
 def unread_advice(suffixes: Iterable[str]) -> str:
-    """Return what to install to read files with these extensions, or an empty string."""
+    """Return what to install to read files with these extensions, or an empty string.
+
+    Example:
+      >>> unread_advice([".txt", ".pdf"])
+      ''
+    """
     heif = sorted(_HEIF_SUFFIXES.intersection(suffixes))
     return f"to read {', '.join(heif)}, {_HEIF_ADVICE}" if heif and not heif_installed() else ""
 

@@ -65,6 +65,7 @@ def _png_samples(image: Image.Image, data: bytes, white_level: float | None) -> 
         return None
     colors = 1 if kind in (_PNG_GRAY, _PNG_GRAY_ALPHA) else 3
     bits = max(chunks.get(b"sBIT", b"")[:colors], default=16)
+    bits = bits if 0 < bits < 16 else 16
     pixels = np.asarray(image)  # exact for gray, otherwise the upper 8 bits
     if kind == _PNG_GRAY:
         words = pixels[:, :, None]
@@ -105,9 +106,7 @@ def _png_words(upper: np.ndarray, data: bytes, kind: int) -> np.ndarray:
         data = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image).view(">u2").astype(np.uint16)
-    with Image.open(
-        io.BytesIO(data)
-    ) as image:  # decoded as little-endian, the upper bytes are the lower ones
+    with Image.open(io.BytesIO(data)) as image:  # decoded as little-endian, to get the lower 8 bits
         image.tile = [tile._replace(args=str(tile.args).replace("16B", "16L")) for tile in image.tile]
         return upper.astype(np.uint16) << 8 | np.asarray(image)
 

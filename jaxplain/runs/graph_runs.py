@@ -14,7 +14,7 @@ from jaxplain import sag
 from jaxplain.checks import check_choice, check_positive_int, check_seed
 from jaxplain.explanation import Status
 from jaxplain.perturb import BASELINES
-from jaxplain.runs.photos import Photo
+from jaxplain.runs.photos import Photo, visible_folders
 from jaxplain.runs.records import number, numbers, origin, to_json
 from jaxplain.runs.step import Engine, Program, Step, View
 from jaxplain.runs.subject import Subject
@@ -231,7 +231,7 @@ def read_summaries(folder: Path) -> list[sag.Summary]:
       ValueError: a record cannot be read; the message names the file.
     """
     summaries = []
-    for path in sorted(folder.glob(f"*/{RECORD}")):
+    for path in [one / RECORD for one in visible_folders(folder) if (one / RECORD).exists()]:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             summaries.append(sag.Summary.from_dict(record["summary"]))

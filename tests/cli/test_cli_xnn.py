@@ -227,6 +227,11 @@ def test_the_white_level_of_the_fit_is_kept(fitted):
     assert "1 other file left out (.txt)." in result.stderr
     assert json.loads(Path("deeper", RECORD).read_text())["white_level"] == 4095
     assert len(list(Path("kept").iterdir())) == 2  # features with another white level are others
+    features = [
+        {tuple(row) for path in folder.glob("*.npz") for row in np.load(path)["features"].tolist()}
+        for folder in Path("kept").iterdir()
+    ]
+    assert features[0] == features[1]  # the same pictures
     for photos, networks in (("birds", "nets"), ("deep", "deeper")):
         assert run("explain", networks, Path(photos, "auk/1.png"), "--out", f"sheets-{photos}").exit_code == 0
     sheets = [Image.open(f"sheets-{photos}/1/sheet.png") for photos in ("birds", "deep")]

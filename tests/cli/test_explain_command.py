@@ -683,9 +683,13 @@ def test_a_photo_that_is_too_dark_is_named_once_as_a_warning():
     tiny.write_deep_photo(Path("deep.png"))
     with warnings.catch_warnings():
         warnings.simplefilter("default")
+        others = []
+        warnings.showwarning = lambda message, *where, **rest: others.append(str(message))
         screen.show_warnings()
+        warnings.warn("another package's", UserWarning, stacklevel=1)
         done = run("predict", "deep.png", "--model", "tiny", env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
+    assert others == ["another package's"]
     lines = [line for line in done.stderr.splitlines() if "samples reach" in line]
     assert lines == [
         "warning deep.png: samples reach 3,983 of 65,535: 12-bit data? If so, use --white-level 4095 "

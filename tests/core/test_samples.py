@@ -331,6 +331,13 @@ def test_significant_bits_of_a_png_that_follows_the_standard(tmp_path):
         assert np.abs(loaded - samples / 65535 * 255).max() <= 1
 
 
+@pytest.mark.parametrize("bits", [0, 16, 17, 255])
+def test_impossible_significant_bits_do_not_cost_the_photo(tmp_path, bits):
+    samples = np.rint(scene() * 65535)
+    (tmp_path / "a.png").write_bytes(png(samples, 16, 2, (b"sBIT", bytes([bits] * 3))))
+    assert np.abs(load_image(tmp_path / "a.png") - samples / 257).max() <= 1
+
+
 def test_a_stated_level_that_samples_exceed_is_not_believed(tmp_path):
     samples = np.rint(scene() * 65535).astype(np.uint16)
     path = write(tmp_path / "a.tif", samples, stated=12)
