@@ -161,12 +161,10 @@ def photo_suffixes() -> frozenset[str]:
       >>> sorted(photo_suffixes() & {".jpg", ".jfif", ".jp2", ".tif", ".pdf", ".txt"})
       ['.jfif', '.jp2', '.jpg', '.tif']
     """
-    formats = set(
-        Image.registered_extensions().values()
-    )  # loads all of Pillow's formats, hence not on import
+    formats = Image.registered_extensions()  # loads all of Pillow's formats, hence not on import
     # Pillow has no decoder of its own for MPO, which it reads as JPEG.
-    readable = {name for name in formats if name in Image.OPEN or name == "MPO"} - set(_NOT_PHOTOS)
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in readable}
+    readable = {*Image.OPEN, "MPO"} - set(_NOT_PHOTOS)
+    suffixes = {suffix for suffix, name in formats.items() if name in readable}
     return frozenset(suffixes - _HEIF_SUFFIXES | (_HEIF_SUFFIXES if heif_installed() else frozenset()))
 
 
