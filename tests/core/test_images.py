@@ -249,13 +249,14 @@ def test_exif_orientation(tmp_path, orientation, suffix):
     np.testing.assert_array_equal(load_image(path), PHOTO)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "avif"])
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_exif_orientation_of_a_jpeg(tmp_path, orientation):
+def test_exif_orientation_of_a_lossy_photo(tmp_path, orientation, suffix):
     upright = np.zeros((32, 48, 3), np.uint8)
     upright[:16, :16] = 255  # a white patch at the top left
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(upright_to_stored(upright, orientation), tmp_path / "o.jpg", exif=exif, quality=95)
+    path = save(upright_to_stored(upright, orientation), tmp_path / f"o.{suffix}", exif=exif, quality=95)
     assert np.abs(load_image(path).astype(int) - upright).mean() < 2
 
 
