@@ -55,6 +55,7 @@ def batch(
     out: Annotated[str, typer.Option(metavar="PATH")] = "results.zarr",
     model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
+    labels: options.Labels = None,
     size: Annotated[int | None, typer.Option(metavar="N", min=1)] = None,
     baseline: options.Baseline = "blur",
     target: options.Target = None,
@@ -108,7 +109,7 @@ def batch(
         with screen.waiting(f"looking for photos in {folder}"):
             paths = photos_below(folder, left_out)[:limit]
         run.show_left_out(left_out)
-        classifier = run.load_classifier(model, weights)
+        classifier = run.load_classifier(model, weights, labels)
         index = None if target is None else zoo.find_class(target, classifier.labels)
         photos = Photos(paths, classifier, root=folder, target=index, white_level=white_level)
         with _stop_on_signals() as stop, screen.ProgressBar(len(paths)) as bar:

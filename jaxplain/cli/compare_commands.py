@@ -61,6 +61,7 @@ def compare(
         str, typer.Option(metavar=_NAMES, help=f"Classifiers to use: any of {', '.join(zoo.model_names())}.")
     ] = "efficientnet-lite0",
     weights: options.Weights = None,
+    labels: options.Labels = None,
     size: Annotated[str, typer.Option(metavar="N,M,...")] = "28",
     measures: Annotated[
         str,
@@ -102,7 +103,7 @@ def compare(
         if not photos:
             raise no_photos(folder, left_out)
         run.show_left_out(left_out)
-        classifiers = _classifiers(options.split_names(models, "models"), weights)
+        classifiers = _classifiers(options.split_names(models, "models"), weights, labels)
         comparisons.check_sizes(sizes, classifiers)
         rows, maps = _open(out, settings)
         scope: dict[str, Any] = {"sizes": sizes, "settings": settings, "rows": rows, "maps": maps}
@@ -128,10 +129,10 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _classifiers(names: list[str], weights: Path | None) -> list[zoo.ZooClassifier]:
+def _classifiers(names: list[str], weights: Path | None, labels: Path | None) -> list[zoo.ZooClassifier]:
     if weights is not None and len(names) > 1:
         raise ValueError("--weights applies to one model only; choose one with --models.")
-    return [run.load_classifier(name, weights) for name in dict.fromkeys(names)]
+    return [run.load_classifier(name, weights, labels) for name in dict.fromkeys(names)]
 
 
 def _show_progress(bar: screen.ProgressBar, doing: str, rows: int) -> None:

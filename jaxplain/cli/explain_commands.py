@@ -61,6 +61,7 @@ def predict(
     images: options.Images,
     model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
+    labels: options.Labels = None,
     top: Annotated[int, typer.Option(metavar="N", min=1)] = 5,
     white_level: options.WhiteLevel = None,
 ) -> None:
@@ -70,7 +71,7 @@ def predict(
       top: Number of classes to show for each photo.
     """
     with run.clear_errors():
-        classifier = run.load_classifier(model, weights)
+        classifier = run.load_classifier(model, weights, labels)
         paths = distinct(images)
         names = run.display_names(paths)
 
@@ -100,6 +101,7 @@ def explain(
     method: options.Method = "igos++",
     model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
+    labels: options.Labels = None,
     target: options.Target = None,
     size: Annotated[int | None, typer.Option(metavar="N")] = None,
     baseline: options.Baseline = "blur",
@@ -138,7 +140,7 @@ def explain(
     with run.clear_errors():
         check_choice(figure_format, options.FIGURE_FORMATS, "figure format")
         settings = HeatmapSettings(method, chosen, preset, baseline=baseline, seed=seed)
-        classifier = run.load_classifier(model, weights)
+        classifier = run.load_classifier(model, weights, labels)
         if target is not None:
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
         _explain_all(settings, classifier, images, out_dir, figure_format, white_level)

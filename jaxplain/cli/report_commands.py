@@ -56,6 +56,7 @@ def make_report(
     ] = ",".join(DEFAULT_METHODS),
     model: options.Model = "efficientnet-lite0",
     weights: options.Weights = None,
+    labels: options.Labels = None,
     target: options.Target = None,
     size: Annotated[int, typer.Option(metavar="N")] = 28,
     baseline: options.Baseline = "blur",
@@ -86,7 +87,7 @@ def make_report(
     with run.clear_errors():
         chosen = tuple(choose(options.split_names(methods, "methods")))
         settings = ReportSettings(chosen, size, baseline=baseline, seed=seed, sanity=sanity, sag=sag)
-        classifier = run.load_classifier(model, weights)
+        classifier = run.load_classifier(model, weights, labels)
         if target is not None:
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
         check_report(settings, classifier)

@@ -32,15 +32,29 @@ _NAME_COLUMNS = 8  # minimum width of a name column
 Result = TypeVar("Result")
 
 
-def load_classifier(name: str, weights: Path | None = None) -> zoo.ZooClassifier:
-    """Load a classifier from the zoo, showing a progress message.
+def load_classifier(name: str, weights: Path | None = None, labels: Path | None = None) -> zoo.ZooClassifier:
+    """Load a classifier from the zoo, with the labels in a file if one is given, showing a progress message.
 
     Raises:
-      ValueError: the name is unknown, or the weights are missing or do not match the model.
+      ValueError: the name is unknown, the weights are missing or do not match the model, or the file has no
+        labels for them.
     """
     check_choice(name, zoo.MODELS, "model")
+    check_device()
     with screen.waiting(f"loading {name}"):
-        return zoo.load(name, weights=weights)
+        names = None if labels is None else zoo.read_labels(labels)
+        return zoo.load(name, weights=weights, labels=names)
+
+
+def check_device() -> None:
+    """Raise a ValueError if JAX cannot start, because the environment asks for a device that is not there."""
+    try:
+        jax.default_backend()
+    except Exception as error:  # an AssertionError or RuntimeError, by version and platform
+        raise ValueError(
+            f"JAX finds no device for JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: unset that "
+            f"variable, set it to cpu, or install JAX for that platform ({DEBUG}=1 shows JAX's own message)."
+        ) from error
 
 
 def with_advice(error: Exception) -> str:

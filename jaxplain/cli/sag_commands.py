@@ -94,6 +94,7 @@ def sag(
     images: options.Images,
     model: options.Model = _MODEL,
     weights: options.Weights = None,
+    labels: options.Labels = None,
     target: options.Target = None,
     grid: Grid = 7,
     beam_width: BeamWidth = 5,
@@ -133,7 +134,7 @@ def sag(
             seed=seed,
             batch_size=batch_size,
         )
-        classifier = run.load_classifier(model, weights)
+        classifier = run.load_classifier(model, weights, labels)
         if target is not None:
             settings = replace(settings, target=zoo.find_class(target, classifier.labels))
         check_grid(settings, classifier)

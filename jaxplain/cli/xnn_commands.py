@@ -250,6 +250,7 @@ def report(
 
 
 def _load(folder: Path) -> networks.LoadedNetworks:
+    run.check_device()
     with screen.waiting(f"loading {folder}"):
         return networks.load_networks(folder)
 

@@ -5,7 +5,7 @@ It also provides preprocessing, labels and the maps of the last convolution.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,14 @@ from pathlib import Path
 from flax import nnx
 
 from jaxplain.checks import check_choice
-from jaxplain.zoo.classifier import InputSpec, ZooClassifier, find_class, imagenet_labels
+from jaxplain.zoo.classifier import (
+    InputSpec,
+    ZooClassifier,
+    as_labels,
+    find_class,
+    imagenet_labels,
+    read_labels,
+)
 from jaxplain.zoo.efficientnet import EfficientNetLite
 from jaxplain.zoo.resnet import ResNet
 from jaxplain.zoo.squeezenet import SqueezeNet
@@ -27,10 +34,12 @@ __all__ = [
     "ModelEntry",
     "WeightsError",
     "ZooClassifier",
+    "as_labels",
     "find_class",
     "imagenet_labels",
     "load",
     "model_names",
+    "read_labels",
     "read_state_dict",
 ]
 
@@ -85,6 +94,7 @@ MODELS: dict[str, ModelEntry] = {
 
 
 _HOW = "weights= in Python, --weights on the command line"
+_HOW_LABELS = "labels= in Python, --labels on the command line"
 
 
 def model_names() -> tuple[str, ...]:
@@ -93,21 +103,27 @@ def model_names() -> tuple[str, ...]:
 
 
 def load(
-    name: str, *, weights: str | os.PathLike[str] | None = None, labels: tuple[str, ...] | None = None
+    name: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | Mapping[int, str] | None = None,
 ) -> ZooClassifier:
     """Load a pretrained classifier.
 
     Args:
       name: model name, one of `model_names()`.
       weights: path of a PyTorch or safetensors file; default: the weights from an installed package.
-      labels: names of the K classes; default: the 1000 ImageNet classes.
+      labels: names of the K classes, also as a mapping from their indices; see `read_labels` for files. If
+        None, the ImageNet classes for 1000 classes, and otherwise "class 0", "class 1", ...
 
     Returns:
       The classifier, a pytree whose leaves are its parameters.
 
     Raises:
-      ValueError: if the name is unknown; the message suggests similar names.
-      WeightsError: if no weights are found, or the file cannot be read or does not match the model.
+      ValueError, TypeError: if the name is unknown (the message suggests similar names), or the labels are
+        not class names.
+      WeightsError: if no weights are found, the file cannot be read or does not match the model, or there are
+        more or fewer labels than classes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -117,10 +133,22 @@ def load(
     """
     entry = MODELS[check_choice(name, MODELS, "model")]
     path = _shipped_weights(name, entry) if weights is None else Path(weights)
+    names = None if labels is None else as_labels(labels)
     state = read_state_dict(path)
-    names = imagenet_labels() if labels is None else tuple(labels)
-    # Only build shapes: initializing random weights, only to overwrite them, would take seconds to compile.
-    model = nnx.eval_shape(lambda: entry.build(name, names, rngs=nnx.Rngs(0)))
+
+    def abstract(names: tuple[str, ...]) -> ZooClassifier:
+        # Only shapes: initializing random weights, only to overwrite them, would take seconds to compile.
+        return nnx.eval_shape(lambda: entry.build(name, names, rngs=nnx.Rngs(0)))
+
+    model = abstract(names or imagenet_labels())
+    n_classes = model.count_classes(state) or len(model.labels)
+    if names is not None and len(names) != n_classes:
+        raise WeightsError(
+            f"{os.fspath(path)} has {n_classes} classes, but there are {len(names)} labels: pass one name "
+            f"per class ({_HOW_LABELS}), or none for generic names."
+        )
+    if len(model.labels) != n_classes:
+        model = abstract(tuple(f"class {index}" for index in range(n_classes)))
     model.load_state_dict(state, source=os.fspath(path))
     return model
 

@@ -1,10 +1,13 @@
 """The base class for the zoo's classifiers: callable pytrees with an input space and class labels."""
 
+import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -17,7 +20,7 @@ from jax import Array
 from jaxplain.checks import check_image_batch
 from jaxplain.images import ResizeMethod, center_crop, resize
 from jaxplain.zoo.conv import per_channel
-from jaxplain.zoo.layers import Slot, load_slots
+from jaxplain.zoo.layers import Slot, classes_of, load_slots
 
 
 class InputSpec(NamedTuple):
@@ -85,6 +88,10 @@ class ZooClassifier(nnx.Module):
         """
         load_slots(self.slots(), state, epsilon=self.norm_epsilon, source=source)
 
+    def count_classes(self, state: Mapping[str, np.ndarray]) -> int | None:
+        """Return the number of classes of a PyTorch state dict; None if it has no such last layer."""
+        return classes_of(self.slots(), state)
+
     def rematerialized(self) -> Self:
         """Return a classifier with the same parameters that keeps only the inputs of its blocks.
 
@@ -151,6 +158,77 @@ def imagenet_labels() -> tuple[str, ...]:
     """Return the 1000 ImageNet class names in the usual order; all are unique, two only by case."""
     text = resources.files("jaxplain.zoo").joinpath("imagenet_labels.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
+
+
+def as_labels(labels: Any) -> tuple[str, ...]:
+    """Return class names as a tuple: from a sequence of names, or from a mapping of indices to names.
+
+    Raises:
+      TypeError: `labels` is a single string, or a name is not a string.
+      ValueError: the indices of a mapping are not 0..K-1, or there is no name.
+
+    Example:
+      >>> as_labels({"1": "dog", "0": "cat"})
+      ('cat', 'dog')
+    """
+    if isinstance(labels, str | bytes):
+        raise TypeError(
+            f"labels must be a sequence of class names, got the single string {labels!r}; to read a file, "
+            "use jaxplain.zoo.read_labels(path)."
+        )
+    if isinstance(labels, Mapping):
+        labels = _in_order(labels)
+    names = tuple(labels)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(f"class names must be strings, got {wrong[0]!r}.")
+    if not names:
+        raise ValueError("labels must have at least one class name.")
+    return names
+
+
+def _in_order(names: Mapping[Any, Any]) -> list[Any]:
+    """Return the values of a mapping from class indices, which may be strings of digits, in their order."""
+    by_index = {int(key): name for key, name in names.items() if str(key).isdecimal()}
+    if sorted(by_index) != list(range(len(names))):
+        some = ", ".join(repr(key) for key in list(names)[:3])
+        raise ValueError(f"the keys must be the class indices 0..{len(names) - 1}, got {some} ...")
+    return [by_index[index] for index in range(len(names))]
+
+
+def read_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Read class names from a file.
+
+    Args:
+      path: a text file with one name per line, or a JSON file: a list of names, an object from indices to
+        names (or to lists that end with the name, as Keras' imagenet_class_index.json), or Hugging Face's
+        config.json, which has such an object as "id2label".
+
+    Raises:
+      ValueError: the file cannot be read, or has none of these forms. The message names the path.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig").strip()
+        if text[:1] not in ("{", "["):
+            return as_labels(_lines(text))
+        names = json.loads(text)
+        names = names.get("id2label", names) if isinstance(names, dict) else names
+        names = _in_order(names) if isinstance(names, dict) else names
+        if not isinstance(names, list):
+            raise TypeError(f"expected a list or an object, got {names!r}")
+        return as_labels([name[-1] if name and isinstance(name, list) else name for name in names])
+    except OSError as error:
+        raise ValueError(f"labels file {os.fspath(path)} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        detail = str(error) or type(error).__name__
+        raise ValueError(f"labels file {os.fspath(path)} has no list of class names: {detail}") from error
+
+
+def _lines(text: str) -> list[str]:
+    names = [line.strip() for line in text.splitlines()]
+    if "" in names:
+        raise ValueError(f"line {names.index('') + 1} is empty, which would shift the names after it")
+    return names
 
 
 def find_class(name_or_index: str | int, labels: Sequence[str]) -> int:

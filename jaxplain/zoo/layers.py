@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array
 
 from jaxplain.zoo.conv import conv2d, depthwise_conv2d, per_channel, same_padding
-from jaxplain.zoo.weights import check_fit
+from jaxplain.zoo.weights import check_fit, common_prefix
 
 
 def _initial(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
@@ -89,11 +89,32 @@ def load_slots(
       WeightsError: if an entry is missing, unexpected, or has the wrong shape; no layer is changed.
     """
     slots = list(slots)
-    check_fit(state, expected_shapes(slots), source=source)
+    expected = expected_shapes(slots)
+    state = _without_wrappers(state, expected)
+    check_fit(state, expected, source=source)
     for slot in slots:
         kernel, bias = _folded(slot, state, epsilon)
         slot.layer.kernel.set_value(jax.device_put(kernel))
         slot.layer.bias.set_value(jax.device_put(bias))
+
+
+def classes_of(slots: Iterable[Slot], state: Mapping[str, np.ndarray]) -> int | None:
+    """Return the number of outputs of the last layer in a PyTorch state dict; None if it is missing."""
+    slots = list(slots)
+    expected = expected_shapes(slots)
+    name = f"{slots[-1].name}.weight"
+    weight = _without_wrappers(state, expected).get(name)
+    fits = weight is not None and weight.shape[1:] == expected[name][1:] and weight.shape[0] > 0
+    return weight.shape[0] if weight is not None and fits else None
+
+
+def _without_wrappers(
+    state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> Mapping[str, np.ndarray]:
+    """Remove the prefixes that all names share because the model was an attribute of a larger one."""
+    while not expected.keys() & state.keys() and (prefix := common_prefix(state)):
+        state = {name.removeprefix(prefix): array for name, array in state.items()}
+    return state
 
 
 def expected_shapes(slots: Iterable[Slot]) -> dict[str, tuple[int, ...]]:

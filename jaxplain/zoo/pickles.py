@@ -1,4 +1,4 @@
-"""A restricted unpickler for PyTorch files that builds only plain data."""
+"""A restricted unpickler for PyTorch files, which builds plain data and skips everything else."""
 
 import io
 import pickle
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from jaxplain.zoo.tensors import (
     RESAVE,
+    Skipped,
     Storage,
     Tensor,
     WeightsError,
@@ -33,19 +34,21 @@ _STORAGE_TYPES = {
     "torch.UntypedStorage": "U8",
     "torch.storage.UntypedStorage": "U8",
 }
-_CALLABLES = {
+_INHERITED = (  # opcodes that only move data, as implemented in `pickle`
+    "PROTO FRAME STOP MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET "
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT NONE NEWTRUE NEWFALSE "
+    "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST EMPTY_DICT GLOBAL STACK_GLOBAL BINPERSID"
+)
+_KNOWN = {
     "collections.OrderedDict",
+    "collections.defaultdict",
     "torch.Size",
     "torch._utils._rebuild_parameter",
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
 }
-_INHERITED = (  # opcodes that only move data, as implemented in `pickle`
-    "PROTO FRAME STOP MARK PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET APPEND APPENDS "
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT NONE NEWTRUE NEWFALSE "
-    "STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST EMPTY_DICT GLOBAL STACK_GLOBAL BINPERSID"
-)
 _CODES = {opcode.name: ord(opcode.code) for opcode in pickletools.opcodes}
 _DAMAGED = "contains a truncated or damaged pickle"
 # Exceptions that `pickle` raises for damaged input. Invalid escapes in a string cause a warning, which is an
@@ -66,7 +69,7 @@ _FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class _Global:
-    """A global that the pickle refers to; it is never imported."""
+    """A class or function that the pickle refers to; it is never imported."""
 
     name: str
 
@@ -79,10 +82,11 @@ def _refused(instruction: str) -> Callable[[Any], None]:
 
 
 class WeightsUnpickler(pickle._Unpickler):
-    """Unpickles a state dict into records of `jaxplain.zoo.tensors`, and refuses everything else.
+    """Unpickles checkpoints into plain containers and records of `jaxplain.zoo.tensors`.
 
-    A pickle is a program. Here it has nothing to call: a global is a name that is looked up in two short
-    tables, and every opcode that could call, import or change an object is replaced or refused.
+    A pickle is a program. Here it has nothing to call: a global is a name, and every opcode that could call,
+    import or change an object is replaced or refused. What a checkpoint has besides tensors (the arguments of
+    the training script, numpy scalars, optimizers) becomes a `Skipped`, whatever is done to it.
 
     This extends the pure-Python implementation, not `pickle.Unpickler` in C, which sets attributes of
     whatever `find_class` returned, sizes its memo by an index in the file, and hashes nested tuples until the
@@ -92,6 +96,7 @@ class WeightsUnpickler(pickle._Unpickler):
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
     readline: Callable[[], bytes]
+    read: Callable[[int], bytes]
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream, encoding="latin1")  # byte strings of Python 2
@@ -111,14 +116,11 @@ class WeightsUnpickler(pickle._Unpickler):
             raise WeightsError(_DAMAGED) from error
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a stand-in for an allowed name."""
-        full_name = f"{module}.{name}"
-        if full_name not in _CALLABLES and full_name not in _STORAGE_TYPES:
-            raise _refusal(short(full_name))
-        return _Global(full_name)
+        """Return a stand-in for a name; nothing is imported."""
+        return _Global(f"{module}.{name}")
 
-    def persistent_load(self, identity: Any) -> Storage:
-        """Return the storage that a persistent id declares."""
+    def persistent_load(self, identity: Any) -> Storage | _Global:
+        """Return the storage, or the class of a whole model, that a persistent id declares."""
         match identity:
             # The location (cpu, cuda:0) does not matter. The legacy format has a sixth part; anything but
             # None is a view of another storage, which PyTorch no longer writes, as its tensors have offsets.
@@ -128,15 +130,51 @@ class WeightsUnpickler(pickle._Unpickler):
                     if self.storages.setdefault(key, storage) != storage:
                         raise WeightsError(f"declares the storage {short(key)} twice, differently")
                     return storage
+            case ("module", _Global() as module, *_):  # of a whole model, followed by its source code
+                return module
         raise WeightsError("has a persistent id that is not a plain storage; nothing was executed")
 
     def _load_reduce(self) -> None:
         arguments = self.stack.pop()
         self.stack[-1] = _call(self.stack[-1], arguments)
 
+    def _load_newobj(self) -> None:
+        self.stack.pop()
+        self.stack[-1] = Skipped(_expect(self.stack[-1], _Global).name)
+
+    def _load_newobj_ex(self) -> None:
+        self.stack.pop()
+        self._load_newobj()
+
+    def _load_set(self) -> None:
+        self.stack.append(Skipped("set"))
+
+    def _load_frozenset(self) -> None:
+        self.pop_mark()
+        self.stack.append(Skipped("frozenset"))
+
+    def _load_additems(self) -> None:
+        self.pop_mark()
+        _expect(self.stack[-1], Skipped)
+
+    def _load_bytearray8(self) -> None:
+        # The inherited one allocates as many bytes as the file claims, before it reads them.
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.stack.append(self.read(size))
+
     def _load_build(self) -> None:
         self.stack.pop()  # attributes such as an OrderedDict's _metadata; they are not needed
-        _expect(self.stack[-1], dict)
+        _expect(self.stack[-1], dict, Skipped)
+
+    def _load_append(self) -> None:
+        value = self.stack.pop()
+        if not isinstance(self.stack[-1], Skipped):
+            _expect(self.stack[-1], list).append(value)
+
+    def _load_appends(self) -> None:
+        values = self.pop_mark()
+        if not isinstance(self.stack[-1], Skipped):
+            _expect(self.stack[-1], list).extend(values)
 
     def _load_dict(self) -> None:
         items = self.pop_mark()
@@ -144,17 +182,19 @@ class WeightsUnpickler(pickle._Unpickler):
 
     def _load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        _expect(self.stack[-1], dict).update(_dict((key, value)))
+        self._update([key, value])
 
     def _load_setitems(self) -> None:
-        items = self.pop_mark()
-        _expect(self.stack[-1], dict).update(_dict(items))
+        self._update(self.pop_mark())
+
+    def _update(self, items: list[Any]) -> None:
+        if not isinstance(self.stack[-1], Skipped):
+            _expect(self.stack[-1], dict).update(_dict(items))
 
     def _load_inst(self) -> None:
-        """Refuse INST, which imports and calls an old-style Python 2 class, with the name of the class."""
         module, name = (self.readline()[:-1].decode() for _ in range(2))
-        self.find_class(module, name)
-        raise _refusal("the pickle instruction INST")
+        self.pop_mark()
+        self.stack.append(Skipped(f"{module}.{name}"))
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         code: _refused(name) for name, code in _CODES.items()
@@ -162,7 +202,15 @@ class WeightsUnpickler(pickle._Unpickler):
     dispatch |= {_CODES[name]: pickle._Unpickler.dispatch[_CODES[name]] for name in _INHERITED.split()}
     dispatch |= {
         _CODES["REDUCE"]: _load_reduce,
+        _CODES["NEWOBJ"]: _load_newobj,
+        _CODES["NEWOBJ_EX"]: _load_newobj_ex,
+        _CODES["EMPTY_SET"]: _load_set,
+        _CODES["FROZENSET"]: _load_frozenset,
+        _CODES["ADDITEMS"]: _load_additems,
+        _CODES["APPEND"]: _load_append,
+        _CODES["APPENDS"]: _load_appends,
         _CODES["BUILD"]: _load_build,
+        _CODES["BYTEARRAY8"]: _load_bytearray8,
         _CODES["DICT"]: _load_dict,
         _CODES["SETITEM"]: _load_setitem,
         _CODES["SETITEMS"]: _load_setitems,
@@ -171,31 +219,38 @@ class WeightsUnpickler(pickle._Unpickler):
 
 
 def _call(function: Any, arguments: Any) -> object:
-    """Apply one of the five allowed callables to our own records."""
+    """Apply one of the known functions to our own records; the result of any other is skipped."""
     name = _expect(function, _Global).name
     match name, arguments:
-        case "collections.OrderedDict", ():
+        case ("collections.OrderedDict", ()) | ("collections.defaultdict", (_,) | ()):
             return {}
         case "collections.OrderedDict", (list() as pairs,):  # as written by Python 2
             return _dict(item for pair in pairs for item in _expect(pair, list, tuple))
         case "torch.Size", (tuple() as size,):
             return size
-        case "torch._utils._rebuild_parameter", (Tensor() as tensor, *_):
+        case (
+            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state",
+            (Tensor() as tensor, *_),
+        ):
             return tensor
+        case "torch._tensor._rebuild_from_type_v2", (_Global() as rebuild, _, tuple() as inner, *_):
+            return _call(rebuild, inner)
         case (
             "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2",
             (Storage() as storage, offset, (tuple() | list()) as size, (tuple() | list()) as stride, *_),
         ):
             return checked_tensor(storage, offset, size, stride)
-    raise WeightsError(f"calls {short(name)} with invalid arguments; nothing was executed")
+    if name in _KNOWN:
+        raise WeightsError(f"calls {short(name)} with invalid arguments; nothing was executed")
+    return Skipped(name)
 
 
 def _dict(items: Iterable[Any]) -> dict[Any, Any]:
     """Build a dict from alternating keys and values."""
     flat = list(items)
-    for key in flat[0::2]:  # no tuples, because hashing a deeply nested one overflows the C stack
-        _expect(key, str, int, float, type(None))
-    return dict(zip(flat[0::2], flat[1::2], strict=True))
+    pairs = zip(flat[0::2], flat[1::2], strict=True)
+    # Entries with other keys are skipped: hashing a deeply nested tuple would overflow the C stack.
+    return {key: value for key, value in pairs if isinstance(key, str | int | float | None)}
 
 
 def _expect(value: Any, *types: type) -> Any:

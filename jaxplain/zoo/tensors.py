@@ -74,6 +74,13 @@ class Tensor:
         return math.prod(self.size) * np.dtype(DTYPES[self.storage.dtype].result).itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An object of a class that weights do not need, which was neither imported nor built."""
+
+    name: str  # of the class or function in the file
+
+
 class Contents(NamedTuple):
     """An opened weights file."""
 
@@ -172,6 +179,8 @@ def kind(value: Any) -> str:
     if isinstance(value, dict):
         keys = [short(key) for key in itertools.islice(value, 4)] + ["…"] * (len(value) > 4)
         return f"a dict with the keys {', '.join(keys)}" if value else "an empty dict"
+    if isinstance(value, Skipped):
+        return f"an object of {short(value.name)}"
     if value is None:
         return "None"
     name = type(value).__name__.strip("_").lower()

@@ -13,7 +13,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from jaxplain.zoo.tensors import (
     DTYPES,
     RESAVE,
     Contents,
+    Skipped,
     Storage,
     Tensor,
     WeightsError,
@@ -34,7 +35,14 @@ from jaxplain.zoo.tensors import (
     to_array,
 )
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "params", "params_ema")
+# Entries of checkpoints that hold a state dict, the best first: averaged weights before those of the last
+# step (as timm does), the teacher before the student (DINO).
+_WRAPPERS = (
+    *("state_dict_ema", "ema_state_dict", "model_ema", "params_ema", "ema", "teacher"),
+    *("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "student", "module"),
+    "backbone",
+)
+_MAX_NESTING = 4  # of these entries
 # Tied weights and half precision make arrays larger than their file. Beyond this factor it is a memory bomb,
 # such as a scalar repeated by strides of 0.
 _MAX_GROWTH = 16
@@ -55,9 +63,11 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Read the named arrays of a weights file without PyTorch and without executing its contents.
 
     The format is recognized from the content: PyTorch's zip format, its legacy format (before 1.6), or
-    safetensors. A checkpoint that keeps the state dict under "state_dict", "model_state_dict", "model",
-    "params" or "params_ema" is unwrapped, one level deep; a "module." prefix of all names (DataParallel) is
-    removed. Entries of the state dict that are numbers, strings or None are skipped; any others are an error.
+    safetensors. In a checkpoint, the state dict is found under the usual names ("state_dict", "model", "net",
+    ...), also nested; averaged weights ("state_dict_ema", "model_ema", ...) are preferred to those of the
+    last training step, and a teacher to its student. The prefixes "module." (DataParallel) and "_orig_mod."
+    (torch.compile) are removed if all names have them. Whatever else the checkpoint has is skipped without
+    building it; in the state dict itself, anything but tensors, numbers, strings and None is an error.
 
     Args:
       path: the weights file.
@@ -67,9 +77,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       float16 and bfloat16 become float32. They are C-contiguous and writable, and share no memory.
 
     Raises:
-      WeightsError: if the file is missing, truncated, damaged or in another format, contains anything but
-        tensors and plain containers, or would expand to more than 16 times its size. The message names the
-        path.
+      WeightsError: if the file is missing, truncated, damaged or in another format, has no state dict of
+        tensors, or would expand to more than 16 times its size. The message names the path.
 
     Example:
       >>> import tempfile
@@ -123,6 +132,9 @@ def check_fit(
     if missing:
         problem = f"{missing.pop(0)!r} is missing"
     elif misshapen:
+        last_layer = list(expected)[-1].rpartition(".")[0]
+        if all(name.rpartition(".")[0] == last_layer for name in misshapen):
+            hint = "; only the last layer differs: build the model with one label per class of the weights"
         name = misshapen.pop(0)
         problem = f"{name!r} has the shape {state[name].shape} instead of {tuple(expected[name])}"
     elif unexpected:
@@ -148,21 +160,48 @@ def _read_file(path: Path) -> bytes:
 
 def _find_state_dict(top: object) -> dict[str, Tensor]:
     if not isinstance(top, dict):
-        raise WeightsError(f"contains {kind(top)} instead of a state dict; {RESAVE}")
-    chosen = next((top[key] for key in _WRAPPERS if _has_tensors(top.get(key))), top)
+        raise WeightsError(f"contains {_refused(top, 'instead of a state dict')}")
+    chosen = _unwrapped(top, _MAX_NESTING) or top
     tensors = {}
     for name, value in chosen.items():
         if isinstance(value, Tensor) and isinstance(name, str):
             tensors[name] = value
-        elif not isinstance(value, str | int | float | None):
+        elif not isinstance(value, str | int | float | Skipped | None) or _is_tensor_like(value):
             raise WeightsError(
-                f"does not contain a flat state dict: the entry {short(name)} is {kind(value)}; {RESAVE}"
+                f"does not contain a flat state dict: the entry {short(name)} is {_refused(value)}"
             )
     if not tensors:
-        raise WeightsError(f"contains no tensors, only {kind(chosen)}")
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+        skipped = [value for value in chosen.values() if isinstance(value, Skipped)]
+        raise WeightsError(f"contains no tensors, only {_refused(skipped[0]) if skipped else kind(chosen)}")
+    while (prefix := common_prefix(tensors)) in ("module.", "_orig_mod."):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _refused(value: object, where: str = "") -> str:
+    """Describe a value that is no state dict, and what to do."""
+    calm = "nothing was executed. Please " if isinstance(value, Skipped) else ""
+    return f"{kind(value)} {where}".rstrip() + f"; {calm}{RESAVE}"
+
+
+def _is_tensor_like(value: object) -> bool:
+    """Return whether a skipped object is a tensor of a kind that cannot be read, such as a quantized one."""
+    return isinstance(value, Skipped) and "_rebuild_" in value.name
+
+
+def common_prefix(names: Iterable[str]) -> str:
+    """Return the part up to and including the first dot that all names share; "" if there is none."""
+    firsts = {name.partition(".")[0] if "." in name else "" for name in names}
+    return f"{firsts.pop()}." if len(firsts) == 1 and "" not in firsts else ""
+
+
+def _unwrapped(value: object, depth: int) -> dict[str, object] | None:
+    """Return the state dict that a checkpoint keeps under one of the usual names, or is itself."""
+    if not isinstance(value, dict) or depth == 0:
+        return None
+    inner = [_unwrapped(value.get(name), depth - 1) for name in _WRAPPERS]
+    found = next((state for state in inner if state is not None), None)
+    return found or (value if _has_tensors(value) else None)
 
 
 def _has_tensors(value: object) -> bool:
@@ -267,8 +306,9 @@ def _zip_entry(data: bytes, entries: Mapping[str, zipfile.ZipInfo], name: str) -
 
 def _open_legacy(data: bytes) -> Contents:
     stream = io.BytesIO(data)
-    if WeightsUnpickler(stream).load() != _MAGIC:
-        raise WeightsError(f"is a pickle but not a PyTorch file; {RESAVE}")
+    magic = WeightsUnpickler(stream).load()
+    if magic != _MAGIC:
+        raise WeightsError(f"is a pickle of {kind(magic)}, but not a PyTorch file; {RESAVE}")
     if WeightsUnpickler(stream).load() != _PROTOCOL:
         raise WeightsError(f"has a legacy protocol other than {_PROTOCOL}; {RESAVE}")
     WeightsUnpickler(stream).load()  # the writer's system; not needed, storages are always little-endian

@@ -493,7 +493,7 @@ def test_ctrl_c_keeps_what_is_done(monkeypatch, where):
 
 def test_ctrl_c_before_the_first_photo_is_told_too(monkeypatch):
     counting(monkeypatch, zoo, "load", 1, KeyboardInterrupt())
-    monkeypatch.setattr(zoo, "load", lambda name, weights, load=zoo.load: load(name))
+    monkeypatch.setattr(zoo, "load", lambda name, weights, labels, load=zoo.load: load(name))
     done = run("explain", write_photo(Path("a.png")), *QUICK)
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1] == "interrupted run the same command again to start over."
@@ -639,7 +639,7 @@ def test_predictions_survive_a_broken_file():
 
 
 def test_the_demo_explains_a_cat(monkeypatch):
-    monkeypatch.setattr(zoo, "load", lambda name, weights: tiny.tiny_model())
+    monkeypatch.setattr(zoo, "load", lambda name, weights, labels: tiny.tiny_model())
     done = run("demo", "--method", "gradient", "--out", "somewhere")
     assert done.exit_code == 0, done.output
     assert saved("somewhere") == ["chelsea"]
@@ -704,3 +704,45 @@ def test_impossible_white_levels_are_refused():
         assert done.exit_code == 2
         assert "--white-level" in done.stderr
     assert not Path("jaxplain-out").exists()
+
+
+def fine_tuned(path, classes):
+    """Write a checkpoint of a fine-tuned network, as a training script would."""
+    state = {name: array[:classes] for name, array in tiny.weights().items()}
+    save_file({f"model.{name}": np.ascontiguousarray(array) for name, array in state.items()}, path)
+
+
+def test_fine_tuned_weights_and_their_labels():
+    write_photo(Path("a.png"))
+    fine_tuned("tuned.safetensors", 3)
+    Path("labels.json").write_text('{"id2label": {"0": "great egret, white", "1": "dog", "2": "zebra"}}')
+    tuned = ("--model", "tiny", "--weights", "tuned.safetensors")
+    generic = run("predict", "a.png", *tuned)
+    assert generic.exit_code == 0, generic.output
+    assert all(f"class {index}" in generic.stdout for index in range(3))
+    named = run("predict", "a.png", *tuned, "--labels", "labels.json", env={"COLUMNS": "100"})
+    assert "great egret, white" in named.stdout
+    done = run(
+        "explain", "a.png", *tuned, *QUICK, "--labels", "labels.json", "--target", "Great egret, white"
+    )
+    assert done.exit_code == 0, done.output
+    assert record("jaxplain-out/a")["target"] == {"index": 0, "label": "great egret, white"}
+
+    Path("labels.txt").write_text("one\ntwo\n")
+    refused = run("predict", "a.png", *tuned, "--labels", "labels.txt", env={"COLUMNS": "500"})
+    assert refused.exit_code == 2
+    assert "has 3 classes, but there are 2 labels" in refused.stderr
+    assert "--labels on the command line" in refused.stderr
+
+
+def test_a_single_logit_is_explained_by_its_sigmoid():
+    write_photo(Path("a.png"))
+    fine_tuned("one.safetensors", 1)
+    one = ("--model", "tiny", "--weights", "one.safetensors")
+    shown = run("predict", "a.png", *one)
+    done = run("explain", "a.png", *one, *QUICK)
+    assert (shown.exit_code, done.exit_code) == (0, 0), done.output
+    found = record("jaxplain-out/a")
+    assert (found["score"], found["curves"]["score"]) == ("sigmoid", "sigmoid")
+    assert 0 < found["probability"] < 1
+    assert f"{found['probability']:.4f}" in shown.stdout

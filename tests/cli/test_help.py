@@ -54,6 +54,16 @@ def test_all_commands_are_walked():
     assert {("explain",), ("batch-report",), ("xnn",), ("xnn", "fit")} < set(COMMANDS)
 
 
+def options_of(command):
+    return {option for parameter in command.params for option in parameter.opts}
+
+
+@every(lambda command: "--weights" in options_of(command))
+def test_every_command_with_weights_takes_their_labels(path):
+    # xnn fit explains classes that are folders of photos, and leaves the classifier's own unused.
+    assert ("--labels" in options_of(COMMANDS[path])) != (path == ("xnn", "fit"))
+
+
 @every()
 def test_every_help_has_examples_that_parse(path):
     assert examples(COMMANDS[path])

@@ -32,6 +32,20 @@ def test_the_module_is_the_command():
     assert done.stderr == ""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "no-such-platform"])
+@pytest.mark.parametrize("words", ["predict a.png", "sag a.png", "batch . --out x", "xnn report x"])
+def test_a_device_that_is_not_there_is_one_sentence(platform, words, tmp_path):
+    write_photo(tmp_path / "a.png")
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxplain", *words.split()],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"JAX_PLATFORMS": platform},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"JAX finds no device for JAX_PLATFORMS={platform}: unset that variable" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
     def full():
         raise OSError(errno.ENOSPC, "No space left on device")

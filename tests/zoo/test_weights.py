@@ -4,6 +4,8 @@ Files are built by hand with `dumps`, a tiny pickler which, unlike Python's, can
 are not installed (torch) and programs that no honest pickler writes.
 """
 
+import argparse
+import faulthandler
 import io
 import itertools
 import json
@@ -12,7 +14,10 @@ import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import zipfile
+from collections import defaultdict
+from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -246,10 +251,107 @@ def test_legacy_storages_may_carry_none_as_view():
     )
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model", "params", "params_ema"])
+WRAPPERS = [
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "params",
+    "params_ema",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "net",
+    "weights",
+    "teacher",
+    "student",
+    "module",
+    "backbone",
+    "teacher.backbone",
+    "model.state_dict",
+    "state_dict.model.net",
+]
+
+
+def nested(path, value):
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_checkpoints_are_unwrapped(wrapper):
-    top = {"epoch": 3, "optimizer": {"state": [], 0: (1.5,)}, wrapper: {"a": tensor((4,), (1,))}}
-    np.testing.assert_array_equal(read(legacy(top, ONE_STORAGE))["a"], FOUR)
+    state = nested(wrapper, {"a": tensor((4,), (1,))})
+    top = {"epoch": 3, "optimizer": {"state": [], 0: (1.5,)}, "rng_state": tensor((2,), (1,)), **state}
+    read_back = read(legacy(top, ONE_STORAGE))
+    assert list(read_back) == ["a"]
+    np.testing.assert_array_equal(read_back["a"], FOUR)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("state_dict_ema", "state_dict"),
+        ("model_ema", "model"),
+        ("params_ema", "params"),
+        ("teacher", "student"),
+    ],
+)
+def test_averaged_weights_are_preferred(better, worse):
+    for order in ((better, worse), (worse, better)):
+        top = {name: {name: tensor((4,), (1,))} for name in order}
+        assert list(read(zipped(top, ONE_STORAGE))) == [better]
+
+
+NAMESPACE = Build(Raw(dump(Global("argparse", "Namespace")) + b")\x81"), {"lr": 0.1, "model": "resnet18"})
+NUMPY_SCALAR = Call(Global("numpy.core.multiarray", "scalar"), (Global("numpy", "dtype"), Raw(b"C\x02ab")))
+BESIDES = {
+    "Namespace": NAMESPACE,
+    "Namespace of protocol 2": Build(
+        Call(Global("copy_reg", "_reconstructor"), (Global("argparse", "Namespace"), None, None)), {"lr": 1}
+    ),
+    "numpy scalar": NUMPY_SCALAR,
+    "numpy array": Build(
+        Call(Global("numpy.core.multiarray", "_reconstruct"), ()), (1, (2,), Raw(b"C\x01a"))
+    ),
+    "set": Raw(b"\x8f(" + dump(1) + b"\x90"),
+    "frozenset": Raw(b"(" + dump(1) + b"\x91"),
+    "default dict": Raw(dump(Call(Global("collections", "defaultdict"), (Global("builtins", "list"),)))[:]),
+    "list of objects": [NAMESPACE, NUMPY_SCALAR],
+    "old-style object": Raw(b"(" + dump(1) + b"iargparse\nNamespace\n"),
+    "object with keywords": Raw(dump(Global("enum", "Flag")) + b")}\x92"),
+    "object as a list": Raw(dump(Call(Global("a", "List"), ())) + dump(1) + b"a(" + dump(2) + b"e"),
+    "object as a dict": Raw(dump(Call(Global("a", "Dict"), ())) + dump(1) + dump(2) + b"s"),
+    "keys that are objects": {NUMPY_SCALAR: 1, (1, 2): 3},
+    "device": Call(Global("torch", "device"), ("cuda", 0)),
+    "exploit": Call(Global("os", "system"), ("touch executed",)),
+    "nested exploit": [{"x": Call(Global("builtins", "eval"), ("open('executed', 'w')",))}],
+}
+
+
+@both_formats
+@pytest.mark.parametrize("what", BESIDES)
+def test_other_objects_of_a_checkpoint_are_skipped(build, what, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    top = {"args": BESIDES[what], "model": {"a": tensor((4,), (1,))}, "more": BESIDES[what]}
+    np.testing.assert_array_equal(read(build(top, ONE_STORAGE))["a"], FOUR)
+    assert list(tmp_path.iterdir()) == []  # nothing was executed
+
+
+def test_tensors_of_other_kinds_are_refused_by_name():
+    quantized = Call(Global("torch._utils", "_rebuild_qtensor"), (storage(), 0, (4,), (1,)))
+    with pytest.raises(
+        WeightsError, match=r"the entry 'a' is an object of 'torch\._utils\._rebuild_qtensor'"
+    ):
+        read(legacy({"a": quantized, "b": tensor((4,), (1,))}, ONE_STORAGE))
+
+
+def test_tensors_with_attributes_are_read():
+    inner = (storage(), 0, (4,), (1,), False, Call(ORDERED_DICT, ()))
+    whole = Call(
+        Global("torch._tensor", "_rebuild_from_type_v2"),
+        (REBUILD, Global("torch.nn.parameter", "Parameter"), inner, {}),
+    )
+    np.testing.assert_array_equal(read(zipped({"a": whole}, ONE_STORAGE))["a"], FOUR)
 
 
 def test_wrapper_names_may_be_names_of_tensors():
@@ -263,6 +365,7 @@ def test_the_prefix_of_data_parallel_is_removed_if_common():
     one = tensor((4,), (1,))
     assert list(read(legacy({"module.a": one, "module.b": one}, ONE_STORAGE))) == ["a", "b"]
     assert list(read(legacy({"module.a": one, "b": one}, ONE_STORAGE))) == ["module.a", "b"]
+    assert list(read(legacy({"_orig_mod.module.a": one}, ONE_STORAGE))) == ["a"]
 
 
 def test_numbers_strings_and_none_are_skipped():
@@ -303,7 +406,6 @@ FORBIDDEN = [
     ("builtins", "getattr"),
     ("builtins", "dict"),
     ("__builtin__", "eval"),
-    ("collections", "defaultdict"),
     ("collections", "OrderedDict.__class__"),
     ("torch", "load"),
     ("torch", "FloatStorage.from_file"),
@@ -346,8 +448,11 @@ class Exploit:
 def test_real_exploits_are_refused(function, protocol, tmp_path):
     payload = pickle.dumps({"a": Exploit(function, f"touch {tmp_path / 'executed'}")}, protocol)
     rest = b"".join(map(dumps, [MAGIC, 1001, {}]))
-    for data in (payload, rest + payload + dumps([])):
-        with pytest.raises(WeightsError, match=rf"\.{function.__name__}'"):
+    for data, match in (
+        (payload, "not a PyTorch file"),
+        (rest + payload + dumps([]), rf"\.{function.__name__}'"),
+    ):
+        with pytest.raises(WeightsError, match=match):
             read(data)
     assert not (tmp_path / "executed").exists()
 
@@ -362,18 +467,12 @@ def test_long_and_odd_names_are_quoted_safely():
 @pytest.mark.parametrize(
     "opcodes",
     [
-        dump(ORDERED_DICT) + b")\x81",  # NEWOBJ
-        dump(ORDERED_DICT) + b")}\x92",  # NEWOBJ_EX
         b"(" + dump(ORDERED_DICT) + b"o",  # OBJ
-        b"(icollections\nOrderedDict\n",  # INST
         b"\x82\x01",  # EXT1
         b"\x83\x01\x00",  # EXT2
         b"Pkey\n",  # PERSID
         b"N2",  # DUP
-        b"C\x01a",  # SHORT_BINBYTES
-        b"\x96" + struct.pack("<Q", 1) + b"a",  # BYTEARRAY8
         b"\x97",  # NEXT_BUFFER
-        b"\x8f",  # EMPTY_SET
     ],
 )
 def test_other_instructions_are_refused(opcodes):
@@ -451,7 +550,7 @@ def test_build_drops_attributes():
 )
 def test_odd_persistent_ids(identity):
     top = {"a": Call(REBUILD, (Persistent(identity), 0, (4,), (1,), False, {}))}
-    with pytest.raises(WeightsError, match=r"persistent id|plausible"):
+    with pytest.raises(WeightsError, match=r"persistent id|plausible|invalid arguments"):
         read(legacy(top, ONE_STORAGE))
 
 
@@ -731,8 +830,8 @@ def tar_file():
         (b"\x1f\x8b\x08\x00", "gzip"),
         (tar_file(), "tar format of torch"),
         (b"hello, world", "neither a PyTorch nor a safetensors file"),
-        (pickle.dumps({"a": 1}), "a pickle but not a PyTorch file"),
-        (pickle.dumps({"a": FOUR}), r"numpy[\w.]*\._?reconstruct"),
+        (pickle.dumps({"a": 1}), "a pickle of a dict .*but not a PyTorch file"),
+        (pickle.dumps({"a": FOUR}), "a pickle of a dict .*not a PyTorch file"),
         (dumps(MAGIC) + dumps(1002), "legacy protocol"),
     ],
 )
@@ -853,6 +952,49 @@ def test_agrees_with_torch_on_checkpoints(new):
         np.testing.assert_array_equal(state[name], value.numpy())
 
 
+class Phase(Enum):
+    TRAIN = 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_checkpoints_of_training_scripts(new, protocol):
+    """As torchvision's reference scripts and timm write them, with an optimizer that has taken a step."""
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=np.float64(0.1))
+    module(torch.randn(8, 3)).sum().backward()
+    optimizer.step()
+    averaged = {name: tensor + 1 for name, tensor in module.state_dict().items()}
+    checkpoint = {
+        "epoch": np.int64(3),
+        "arch": "resnet18",
+        "args": argparse.Namespace(lr=0.1, device=torch.device("cpu"), phase=Phase.TRAIN, names={"a", "b"}),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 2).state_dict(),
+        "scaler": torch.amp.GradScaler("cpu").state_dict(),
+        "rng_state": torch.get_rng_state(),
+        "metric": np.float32(0.5),
+        "history": defaultdict(list, {"loss": [np.float64(1.5)]}),
+        "confusion": np.zeros((2, 2)),
+        "dtype": torch.float32,
+        "path": Path("runs"),
+        "state_dict": module.state_dict(),
+    }
+    for top, expected in (
+        (checkpoint, module.state_dict()),
+        (checkpoint | {"state_dict_ema": averaged}, averaged),
+    ):
+        buffer = io.BytesIO()
+        torch.save(top, buffer, _use_new_zipfile_serialization=new, pickle_protocol=protocol)
+        state = read(buffer.getvalue())
+        assert list(state) == list(expected)
+        for name, tensor in expected.items():
+            np.testing.assert_array_equal(state[name], tensor.numpy())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
 def test_whole_torch_modules_are_refused_by_name(new):
@@ -935,3 +1077,67 @@ def test_a_misfit_shape_needs_equal_rank():
     state = fitting()
     state["layer1.weight"] = np.zeros(math.prod(EXPECTED["layer1.weight"]))
     assert "(3,) instead of (1, 3)" in misfit(state)
+
+
+# -------------------------------------------------------------------------------- a corpus of damaged files
+
+
+def damaged(count, seed=0):
+    """Yield damaged or odd files made of good ones in each format."""
+    random = np.random.default_rng(seed)
+    good = [np.frombuffer(data, np.uint8) for data in SAMPLES.values()]
+    huge = struct.pack("<Q", 2**62)
+    for number in range(count):
+        one, other = (good[index] for index in random.integers(0, len(good), 2))
+        kind = number % 8
+        if kind == 0:  # cut short
+            yield one[: random.integers(0, len(one))]
+        elif kind == 1:  # bits flipped
+            flipped = one.copy()
+            places = random.integers(0, len(one), random.integers(1, 9))
+            flipped[places] ^= np.uint8(1) << random.integers(0, 8, len(places)).astype(np.uint8)
+            yield flipped
+        elif kind == 2:  # the head of one on the body of another
+            cut = random.integers(1, min(len(one), len(other)))
+            yield np.concatenate([one[:cut], other[cut:]])
+        elif kind == 3:  # a block of zeros or of noise
+            block = one.copy()
+            start = random.integers(0, len(one))
+            part = block[start : start + 64]
+            part[:] = random.choice([0, 255]) if random.random() < 0.5 else random.integers(0, 256, len(part))
+            yield block
+        elif kind == 4:  # a number of eight bytes that is far too large
+            start = random.integers(0, max(1, len(one) - 8))
+            yield np.concatenate([one[:start], np.frombuffer(huge, np.uint8), one[start + 8 :]])
+        elif kind == 5:  # something before or after
+            extra = random.integers(0, 256, random.integers(1, 100)).astype(np.uint8)
+            yield np.concatenate([extra, one] if random.random() < 0.5 else [one, extra])
+        elif kind == 6:  # a part repeated or left out
+            start, end = sorted(random.integers(0, len(one), 2))
+            yield np.concatenate(
+                [one[:end], one[start:]] if random.random() < 0.5 else [one[:start], one[end:]]
+            )
+        else:  # noise behind a format's first bytes
+            yield np.concatenate([one[:16], random.integers(0, 256, 200).astype(np.uint8)])
+
+
+@pytest.mark.parametrize("count", [24, pytest.param(320, marks=pytest.mark.slow)])
+def test_a_corpus_of_damaged_files_is_survived(count):
+    """No crash, no hang, no error but the reader's own, and little memory."""
+    refused = 0
+    faulthandler.dump_traceback_later(60, exit=True)  # a hang would end the whole run with its place
+    tracemalloc.start()
+    try:
+        for data in damaged(count):
+            try:
+                state = read(data.tobytes())
+                assert all(isinstance(array, np.ndarray) for array in state.values())
+            except WeightsError:
+                refused += 1
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
+    finally:
+        tracemalloc.stop()
+        faulthandler.cancel_dump_traceback_later()
+    assert count / 2 < refused < count
+    for data in SAMPLES.values():  # the good ones are still read
+        assert read(data)
