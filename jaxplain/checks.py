@@ -250,13 +250,19 @@ def as_pair(value: Pair, name: str) -> tuple[int, int]:
     return check_positive_int(value[0], name), check_positive_int(value[1], name)
 
 
-def as_grid(value: Pair, image_shape: tuple[int, ...], name: str = "grid") -> tuple[int, int]:
+def as_grid(
+    value: Pair, image_shape: tuple[int, ...], name: str = "grid", *, default: int | None = None
+) -> tuple[int, int]:
     """Return (rows, columns) of a grid or map over an image [H, W, C], at most one cell per pixel.
+
+    The default is reduced to the image's size, so that methods work with their defaults on small images.
 
     Raises:
       TypeError, ValueError: not one or two positive integers, or finer than the image.
     """
     rows, cols = as_pair(value, name)
+    if value == default:
+        return min(rows, image_shape[0]), min(cols, image_shape[1])
     if rows > image_shape[0] or cols > image_shape[1]:
         raise ValueError(
             f"a {name} of {rows} x {cols} is finer than the image of {image_shape[0]} x {image_shape[1]} "

@@ -70,8 +70,9 @@ def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None =
     """Return the image [H, W, C] blurred beyond recognition.
 
     The blur is Gaussian with `kernel` taps and standard deviation `sigma`; the borders are reflected without
-    repeating the edge pixel. The default kernel is 51, 151 if the longer side has at least 500 pixels, or 201
-    if it has at least 800; the default sigma is kernel - 1. These are the values published with I-GOS. The
+    repeating the edge pixel. The default kernel is 51 up to a longer side of 224 pixels, as published with
+    I-GOS, and grows with the side above, so that objects are blurred alike in larger images (the published
+    code has 51 taps below 500 pixels, 151 below 800, and 201 above); the default sigma is kernel - 1. The
     image is blurred in model space, because blurring commutes with per-channel normalization; the published
     code rounds to 8 bits in between.
 
@@ -83,8 +84,7 @@ def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None =
       Qi, Khorram, Fuxin. Visualizing Deep Networks by Optimizing with Integrated Gradients. AAAI 2020.
     """
     check_image(image)
-    longer = max(image.shape[0], image.shape[1])
-    taps = (51 if longer < 500 else 151 if longer < 800 else 201) if kernel is None else kernel
+    taps = default_blur_kernel(image.shape) if kernel is None else kernel
     if check_positive_int(taps, "blur kernel") % 2 == 0:
         raise ValueError(f"blur kernel must be odd, got {taps}.")
     width = float(max(1, taps - 1) if sigma is None else sigma)
@@ -92,6 +92,11 @@ def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None =
         raise ValueError(f"blur sigma must be above 0, got {sigma}.")
     rows, cols = (_blur_matrix(size, taps, width) for size in image.shape[:2])
     return jnp.einsum("hi,ijc,wj->hwc", rows, image, cols, precision=jax.lax.Precision.HIGHEST)
+
+
+def default_blur_kernel(shape: tuple[int, ...]) -> int:
+    """Return the number of taps that `blur_baseline` uses for an image [H, W, C]: odd, at least 51."""
+    return max(51, 2 * round((51 / 224 * max(shape[:2]) - 1) / 2) + 1)
 
 
 @lru_cache(maxsize=64)

@@ -95,7 +95,8 @@ def extremal_perturbation(
       key: ignored; the method is deterministic.
       batch_size: images per model call; default: chosen for the platform.
       areas: fraction of the mask to keep, between 0 and 1; a scalar or an array [A]. May be traced.
-      size: rows and columns of the parameters and the mask (static).
+      size: rows and columns of the parameters and the mask (static), at most the image's; the default is
+        reduced for smaller images.
       iterations: number of gradient steps (static).
       weight: initial weight of the area constraint; `weight`, `growth`, `rate` and `momentum` may be traced.
       growth: factor by which the weight grows in each iteration.
@@ -131,7 +132,7 @@ def extremal_perturbation(
     numbers = {"weight": weight, "growth": growth, "rate": rate, "momentum": momentum}
     choices = _ExtremalChoices(
         iterations=check_positive_int(iterations, "iterations"),
-        shape=as_grid(size, image.shape, "size"),
+        shape=as_grid(size, image.shape, "size", default=28),
         sigma=_checked_sigma(sigma, image.shape),
         batch_size=check_batch_size(batch_size),
     )

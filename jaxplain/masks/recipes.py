@@ -133,7 +133,8 @@ def igos(
         default: the blurred image.
       key: random key for `noise` and `jitter`; consumed, but not needed if both are 0.
       batch_size: images per model call; default: chosen for the platform.
-      size: rows and columns of the mask, at most the image's; a single number sets both.
+      size: rows and columns of the mask, at most the image's; a single number sets both. The default is
+        reduced for smaller images.
       iterations: number of mask updates.
       n_steps: number of nodes on the integration path.
       rule: quadrature rule for the path: "riemann", "midpoint" or "gauss_legendre".
@@ -480,7 +481,7 @@ def _optimized(
     """Check the options and run the compiled engine."""
     image = as_image(image)
     baselines = as_baselines(baseline, image)
-    shape = as_grid(options.size, image.shape, "size")
+    shape = as_grid(options.size, image.shape, "size", default=28)
     coefficients = _coefficients(options, max(shape))
     choices = EngineChoices(
         objective=objective,

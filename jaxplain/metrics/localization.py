@@ -14,21 +14,23 @@ from jax import Array
 from jaxplain.checks import check_map
 from jaxplain.perturb import upsample
 
+_TOLERANCE_SHARE = 15 / 224  # of the mask's longer side
 
-def pointing_game(importance: Array, mask: Array, tolerance: float | Array = 15.0) -> Array:
+
+def pointing_game(importance: Array, mask: Array, tolerance: float | Array | None = None) -> Array:
     """Return 1 if the map's maximum lies within `tolerance` pixels of the object, 0 otherwise.
 
     A hit means that the Euclidean distance from the maximum to the object's nearest pixel is at most
-    `tolerance`; 15 is the published value, for images of about 224 to 500 pixels. If there are several
-    maxima, the first in reading order counts, as in `insertion_deletion`. The accuracy on a dataset is the
-    `jnp.nanmean` of the results (over all images, or first over the images of each class and then over the
-    classes); high is good.
+    `tolerance`. If there are several maxima, the first in reading order counts, as in `insertion_deletion`.
+    The accuracy on a dataset is the `jnp.nanmean` of the results (over all images, or first over the images
+    of each class and then over the classes); high is good.
 
     Args:
       importance: [h, w], high = important; a map coarser than the mask is upsampled to the mask's size
         (bilinear, aligned corners).
       mask: bool [H, W], True on the object (or on all objects of the class).
-      tolerance: distance in pixels of the mask; may be traced.
+      tolerance: distance in pixels of the mask; may be traced. If None, 15/224 of the mask's longer side: 15
+        pixels, the published value, at 224.
 
     Returns:
       float32 []: 1 for a hit, 0 for a miss; NaN if the mask is empty or the map contains NaN.
@@ -48,7 +50,8 @@ def pointing_game(importance: Array, mask: Array, tolerance: float | Array = 15.
       [0.0, 0.0, 1.0]
     """
     _check_map_and_mask(importance, mask)
-    return _pointing_game(importance, mask, tolerance)
+    default = _TOLERANCE_SHARE * max(mask.shape)
+    return _pointing_game(importance, mask, default if tolerance is None else tolerance)
 
 
 @jax.jit

@@ -243,7 +243,7 @@ def search(
       [[0], [1, 3]]
     """
     image = as_image(image)
-    rows, cols = as_grid(grid, image.shape)
+    rows, cols = as_grid(grid, image.shape, default=7)
     patches, width = rows * cols, check_positive_int(beam_width, "beam_width")
     priority = None if proposal is None else _as_proposal(proposal, (rows, cols))
     proposed = _candidates(candidates, patches, priority is not None)
@@ -593,7 +593,7 @@ def proposal_map(
       [[1.0, 0.0], [0.0, 0.0]]
     """
     image = as_image(image)
-    shape, steps = as_grid(grid, image.shape), check_positive_int(n_steps, "n_steps")
+    shape, steps = as_grid(grid, image.shape, default=7), check_positive_int(n_steps, "n_steps")
     scene = Scene(image, as_baseline(baseline, image))
     return _integrated_patches(as_pytree(score), scene, shape, steps, check_batch_size(batch_size))
 

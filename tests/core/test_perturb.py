@@ -124,12 +124,22 @@ def test_blur_is_the_loop(rows, cols, radius, sigma):
 
 
 @pytest.mark.parametrize(
-    ("shape", "taps"), [((60, 499), 51), ((500, 40), 151), ((40, 799), 151), ((800, 40), 201)]
+    ("shape", "taps"), [((4, 8), 51), ((60, 224), 51), ((240, 240), 55), ((500, 40), 113), ((40, 2048), 467)]
 )
-def test_the_kernel_grows_with_the_longer_side(shape, taps):
+def test_the_kernel_is_a_share_of_the_longer_side(shape, taps):
     image = jnp.asarray(array(0, *shape, 1))
     np.testing.assert_array_equal(blur_baseline(image), blur_baseline(image, kernel=taps, sigma=taps - 1))
     np.testing.assert_array_equal(blur_baseline(image), blur_baseline(image, kernel=taps))
+
+
+@pytest.mark.parametrize("side", [224, 500, pytest.param(2048, marks=pytest.mark.slow)])
+def test_objects_are_blurred_alike_at_every_size(side):
+    """The centre of a bright square, a fifth of the side wide, keeps the same share of its brightness."""
+    width = side // 5
+    start = (side - width) // 2
+    image = jnp.zeros((side, side, 1)).at[start : start + width, start : start + width].set(1.0)
+    centre = float(jax.jit(blur_baseline)(image)[side // 2, side // 2, 0])
+    assert centre == pytest.approx(0.74, abs=0.09)
 
 
 def test_blur_commutes_with_a_per_channel_normalisation():

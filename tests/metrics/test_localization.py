@@ -32,7 +32,18 @@ def peak(row, col):
 def test_the_tolerance_is_a_circle_of_15_pixels(row, col, hit):
     mask = np.asarray(metrics.box_mask((5, 10, 10, 20), SHAPE)).copy()  # last row 9, last column 19
     mask[10, 10] = row == col
-    assert float(metrics.pointing_game(peak(row, col), mask)) == hit
+    assert float(metrics.pointing_game(peak(row, col), mask, 15.0)) == hit
+
+
+def test_the_default_tolerance_grows_with_the_mask():
+    """15 pixels at 224, 30 at 448."""
+    for side in (224, 448):
+        mask = np.zeros((side, side), bool)
+        mask[0, 0] = True
+        reach = 15 * side // 224
+        for col, hit in ((reach, 1), (reach + 1, 0)):
+            importance = jnp.zeros((side, side)).at[0, col].set(1.0)
+            assert float(metrics.pointing_game(importance, mask)) == hit
 
 
 @given(seed=st.integers(0, 200), tolerance=st.floats(0, 20))

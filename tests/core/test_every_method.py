@@ -1,4 +1,4 @@
-"""A score that does not change, whatever is tried, is never reported as explained."""
+"""What holds for every method of the registry: constant scores, small images."""
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,66 @@ def test_copies_without_noise_are_no_constant(name):
     score = jx.class_score(Flat(0.3, switch=5.0), 0)
     found = apply(METHODS[name], score, IMAGE, IMAGE * 0, key=jax.random.key(1), options=options)
     assert Status(int(found.status)) is Status.OK
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Defaults on small images
+
+
+def of_corner(images):
+    """Two logits: the brightness of the upper left quarter decides."""
+    side = images.shape[1] // 2
+    bright = 6 * images[:, :side, :side].mean((1, 2, 3))
+    return jnp.stack([bright, jnp.zeros_like(bright)], axis=1)
+
+
+class OfCorner:
+    """`of_corner`, cut into parts."""
+
+    def feature_maps(self, images):
+        return jax.nn.relu(images)
+
+    def pool(self, maps):
+        return maps.mean(3).reshape(len(maps), -1)
+
+    def head(self, features):
+        side = round(features.shape[1] ** 0.5)
+        near = jnp.arange(side) < side // 2
+        weights = (near[:, None] & near[None]).reshape(-1, 1) * 24 / side**2
+        return features @ (weights * jnp.array([[1.0, 0.0]]))
+
+    def __call__(self, images):
+        return self.head(self.pool(self.feature_maps(images)))
+
+
+PLAIN = [name for name in METHODS if not name.startswith("igos++-") and name != "random"]
+
+
+@pytest.mark.parametrize(
+    ("side", "channels"), [(20, 3), slow_if(True, 8, 3), slow_if(True, 28, 1), slow_if(True, 32, 3)]
+)
+def test_defaults_suit_small_images(side, channels):
+    image = jnp.zeros((side, side, channels)).at[: side // 3, : side // 3].set(1.0)
+    score = jx.class_score(OfCorner(), 0)
+    np.testing.assert_allclose(OfCorner()(image[None]), of_corner(image[None]), rtol=1e-5)
+    for name in PLAIN:
+        few = {"n_samples": 200} if name == "rise" else {}
+        found = METHODS[name].function(score, image, jnp.zeros_like(image), key=jax.random.key(0), **few)
+        assert Status(int(found.status)) is Status.OK, name
+        assert float(np.ptp(found.importance)) > 0, name
+        assert max(found.importance.shape) <= side, name
+    result = jx.sag.search(score, image, jnp.zeros_like(image), max_size=4)
+    assert result.grid == (min(7, side), min(7, side))
+
+
+def test_a_size_that_is_chosen_is_still_checked():
+    score, image = jx.class_score(OfCorner(), 0), jnp.ones((20, 20, 3))
+    for call in (jx.igos_pp, jx.masks.extremal_perturbation):
+        with pytest.raises(ValueError, match="a size of 21 x 21 is finer than the image of 20 x 20"):
+            call(score, image, size=21)
+
+
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_search_for_explanations_does_not_report_a_constant_as_explained():
