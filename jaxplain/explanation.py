@@ -198,7 +198,7 @@ def call_method(
         keywords["key"] = key
     result = method(score, image, baseline, **keywords)
     if not isinstance(result, Explanation):
-        result = finished(jnp.asarray(result), jnp.zeros(()), -1)
+        result = finished(jnp.asarray(result), jnp.zeros((), jnp.float32), -1)
     return result
 
 

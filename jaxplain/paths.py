@@ -82,11 +82,11 @@ def adaptive(scores: Array, steps: int) -> Path:
     power = jnp.where(rough == 0, 1.0, rough) ** (2 / 3)  # the derivative at 0 is infinite
     shares = jnp.where(rough == 0, 0.0, power) * widths
     total = jnp.sum(shares)
-    even = jnp.full(shares.shape, 1 / len(shares))
+    even = jnp.full(shares.shape, 1 / len(shares), jnp.float32)
     # Every interval gets some nodes, in case the scores miss something; without kinks, all get equally many.
     shares = jnp.where(total > 0, (1 - EVEN) * shares / jnp.where(total > 0, total, 1.0) + EVEN * even, even)
-    heights = jnp.concatenate([jnp.zeros(1), jnp.cumsum(shares)])
-    edges = jnp.interp(jnp.linspace(0, 1, steps + 1), heights / heights[-1], bounds)
+    heights = jnp.concatenate([jnp.zeros(1, jnp.float32), jnp.cumsum(shares)])
+    edges = jnp.interp(jnp.linspace(0, 1, steps + 1, dtype=jnp.float32), heights / heights[-1], bounds)
     return Path((edges[:-1] + edges[1:]) / 2, jnp.diff(edges))
 
 

@@ -166,7 +166,7 @@ def baseline(
     if normalize is None:
         raise ValueError(f"baseline {kind!r} is defined in pixel values: pass normalize=model.normalize.")
     channels = image.shape[-1]
-    black, white = normalize(jnp.zeros(channels)), normalize(jnp.full(channels, 255.0))
+    black, white = (normalize(jnp.full(channels, value, jnp.float32)) for value in (0.0, 255.0))
     if kind == "noise":
         if key is None:
             raise ValueError("baseline 'noise' is random: pass key=jax.random.key(...).")

@@ -42,8 +42,8 @@ def random_map(
       (4, 4)
     """
     as_image(image)
-    drawn = jax.random.uniform(as_key(key, "random_map"), as_pair(size, "size"))
-    return finished(drawn, jnp.zeros(()), 0)
+    drawn = jax.random.uniform(as_key(key, "random_map"), as_pair(size, "size"), jnp.float32)
+    return finished(drawn, jnp.zeros((), jnp.float32), 0)
 
 
 def edges(
@@ -87,4 +87,4 @@ def edges(
     along = padded[2:] - padded[:-2]
     across = across[:-2] + 2 * across[1:-1] + across[2:]
     along = along[:, :-2] + 2 * along[:, 1:-1] + along[:, 2:]
-    return finished(jnp.sum(jnp.sqrt(across**2 + along**2), axis=-1), jnp.zeros(()), 0)
+    return finished(jnp.sum(jnp.sqrt(across**2 + along**2), axis=-1), jnp.zeros((), jnp.float32), 0)

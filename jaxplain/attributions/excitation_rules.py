@@ -99,7 +99,7 @@ class Recording:
                     relevances[operand.slot] = (
                         part + relevances[operand.slot] if operand.slot in relevances else part
                     )
-        empty = jnp.zeros(self.input.value.shape)
+        empty = jnp.zeros(self.input.value.shape, jnp.float32)
         return empty if self.output.slot is None else relevances.get(self.input.slot, empty)
 
 

@@ -142,7 +142,7 @@ def input_x_gradient(
 
 @partial(jax.jit, static_argnames=("reduce", "times_input"))
 def _at_image(score: Any, image: Array, *, reduce: Reduce, times_input: bool) -> Explanation:
-    once = jnp.ones(1)
+    once = jnp.ones(1, jnp.float32)
     evaluated = funnel.value_and_grad(score, _shifted, jnp.zeros_like(image), image, once, once)
     attribution = image * evaluated.grads if times_input else evaluated.grads
     importance = reduce_channels(attribution, reduce)
@@ -319,10 +319,10 @@ def _mean_gradient(
     evaluated = funnel.value_and_grad(
         score,
         _render_noisy,
-        jnp.zeros((1, *image.shape)),
+        jnp.zeros((1, *image.shape), jnp.float32),
         _CleanImage(image, source.std),
         _NoisyCopy(jnp.zeros(count, jnp.int32), source.keys, source.samples),  # the same shift for all
-        jnp.full(count, 1 / count),
+        jnp.full(count, 1 / count, jnp.float32),
         batch_size=batch_size,
     )
     attribution = evaluated.grads[0]
@@ -353,7 +353,7 @@ def _gradient_variance(
     count = source.length()
     batches = _noisy_batches(source, batch_size)
     size = batches.weights.shape[1]
-    shifts, context = jnp.zeros((size, *image.shape)), _CleanImage(image, source.std)
+    shifts, context = jnp.zeros((size, *image.shape), jnp.float32), _CleanImage(image, source.std)
 
     def step(moments: _GradientMoments, batch: _NoisyBatch) -> tuple[_GradientMoments, Array]:
         evaluated = funnel.value_and_grad(

@@ -114,7 +114,7 @@ def _integrated(
 ) -> Explanation:
     """Integrate along a path; if `path` is None, use an adaptive path, whose nodes depend on the scores."""
     ends, shift = _PathEnds(image, baseline), jnp.zeros_like(image)
-    positions = paths.pilot(n_steps) if path is None else jnp.array([0.0, 1.0])
+    positions = paths.pilot(n_steps) if path is None else jnp.array([0.0, 1.0], jnp.float32)
     scored = funnel.evaluate(score, _point_on_path, shift, ends, positions, batch_size=batch_size)
     # Derivatives of the result treat the nodes as fixed: with few nodes, the derivative of the quadrature
     # error with respect to them can be several times that of the integral, and it costs a backward pass.

@@ -155,7 +155,7 @@ def _rise(
     def add(total: Array, drawn: tuple[Array, Array]) -> tuple[Array, None]:
         return total + weighted(*drawn), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros(shape), (keys, values))
+    total, _ = jax.lax.scan(add, jnp.zeros(shape, jnp.float32), (keys, values))
     importance = total / (n_samples * probability)
     details, status = AttributionDetails(importance), constant_unless(differ(values))
     return finished(importance, values, n_samples, details, status)
@@ -181,9 +181,11 @@ def _rise_mask(shape: tuple[int, int], grid: tuple[int, int], probability: Array
 def _shifted_interpolation(size: int, cells: int, key: Array) -> Array:
     """Return the matrix that interpolates one axis at a random shift: [size, cells]; rows sum to 1."""
     pixels = -(-size // cells)  # pixels per cell
-    shift = jax.random.randint(key, (), 0, pixels)
+    shift = jax.random.randint(key, (), 0, pixels, jnp.int32)
     # Pixel centers within the upsampled mask of (cells + 1) * pixels, in cells from the first cell's center.
-    places = (jnp.arange(size) + shift + 0.5) * (cells / ((cells + 1) * pixels)) - 0.5
+    places = ((jnp.arange(size, dtype=jnp.int32) + shift).astype(jnp.float32) + 0.5) * (
+        cells / ((cells + 1) * pixels)
+    ) - 0.5
     places = jnp.clip(places, 0.0, cells - 1.0)
     return jnp.maximum(0.0, 1.0 - jnp.abs(places[:, None] - jnp.arange(cells)[None]))
 

@@ -79,7 +79,7 @@ def _power(differences: Array, power: float) -> Array:
 
 def _sum_of_means(rows: Array, cols: Array) -> Array:
     """Return the sum of the two means; an axis of length 1 has no neighbors and contributes 0, not NaN."""
-    means = [jnp.mean(d) if d.size else jnp.zeros(()) for d in (rows, cols)]
+    means = [jnp.mean(d) if d.size else jnp.zeros((), jnp.float32) for d in (rows, cols)]
     return means[0] + means[1]
 
 
@@ -395,7 +395,7 @@ def _jittered(context: _PathContext, item: _PathItems) -> _PathContext:
     if context.jitter is None:
         return context
     most = jnp.where(item.is_plain, 0.0, context.jitter).astype(jnp.int32)
-    down, right = jax.random.randint(jax.random.fold_in(item.key, 1), (2,), -most, most + 1)
+    down, right = jax.random.randint(jax.random.fold_in(item.key, 1), (2,), -most, most + 1, jnp.int32)
     height, width = context.image.shape[:2]
     rows = jnp.clip(jnp.arange(height) - down, 0, height - 1)
     cols = jnp.clip(jnp.arange(width) - right, 0, width - 1)

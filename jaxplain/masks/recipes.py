@@ -568,7 +568,7 @@ def _checked_descent(descent: Any, search: str) -> Descent:
 
 def _initial_masks(objective: Objective, init: Array | None, shape: tuple[int, int]) -> Array:
     if init is None:
-        init = jnp.ones(shape)
+        init = jnp.ones(shape, jnp.float32)
     if getattr(init, "shape", None) != shape:
         raise ValueError(f"init must be a mask of shape {shape}, got {getattr(init, 'shape', init)!r}.")
     check_finite(init, "init")

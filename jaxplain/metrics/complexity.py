@@ -42,5 +42,5 @@ def _gini(importance: Array) -> Array:
     values = jnp.sort(jnp.abs(importance.astype(jnp.float32)).reshape(-1))
     values = values / values[-1]  # the largest becomes 1, so that no sum overflows
     count = values.size
-    weights = (2.0 * jnp.arange(1, count + 1) - count - 1) / count
+    weights = (2.0 * jnp.arange(1, count + 1, dtype=jnp.float32) - count - 1) / count
     return jnp.sum(weights * values) / jnp.sum(values)

@@ -165,7 +165,7 @@ def _displayed_ssim(first: Array, second: Array, image_size: tuple[int, int]) ->
     """Return the structural similarity of maps as displayed: at least at image resolution, scaled to 0..1."""
     shape = (max(first.shape[0], image_size[0]), max(first.shape[1], image_size[1]))
     if min(shape) < _WINDOW:
-        return jnp.full((), jnp.nan)
+        return jnp.full((), jnp.nan, jnp.float32)
     displayed = []
     for importance in (first, second):
         full = resize_map(jnp.asarray(importance, jnp.float32), shape)

@@ -331,9 +331,9 @@ def _probes(key: Array, shape: tuple[int, int], max_side: int, n_samples: int) -
     """Return a probe that leaves the image unchanged, followed by the samples: leading axis 1 + n_samples."""
     count = n_samples + 1
     for_side, for_row, for_col, for_noise = jax.random.split(key, 4)
-    side = jax.random.randint(for_side, (count,), 1, max_side + 1)
-    row = jax.random.randint(for_row, (count,), 0, shape[0] - side + 1)
-    col = jax.random.randint(for_col, (count,), 0, shape[1] - side + 1)
+    side = jax.random.randint(for_side, (count,), 1, max_side + 1, jnp.int32)
+    row = jax.random.randint(for_row, (count,), 0, shape[0] - side + 1, jnp.int32)
+    col = jax.random.randint(for_col, (count,), 0, shape[1] - side + 1, jnp.int32)
     amount = (jnp.arange(count) > 0).astype(jnp.float32)
     return _Probe(jax.random.split(for_noise, count), jnp.stack([row, col], axis=1), side, amount)
 

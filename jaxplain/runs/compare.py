@@ -422,7 +422,7 @@ def _other_maps(job: _Job, task: _Task, view: View, settings: CompareSettings) -
 
 def _other_class(view: View, classes: int) -> Array:
     """Pick one of the other classes at random."""
-    step = jax.random.randint(method_key(view.subject.key, "other class"), (), 1, classes)
+    step = jax.random.randint(method_key(view.subject.key, "other class"), (), 1, classes, jnp.int32)
     return ((view.subject.target + step) % classes).astype(jnp.int32)
 
 

@@ -98,8 +98,8 @@ def _find(memory: SetMemory, words: Array) -> Array:
         row = find_rows(words, rows, filled)
         return jnp.where(row < block, start + row, found_row)
 
-    blocks = jax.lax.div(memory.used + (block - 1), block)
-    return jax.lax.fori_loop(0, blocks, step, jnp.full(words.shape[0], -1, jnp.int32))
+    blocks = jax.lax.div(memory.used + (block - 1), jnp.int32(block))
+    return jax.lax.fori_loop(jnp.int32(0), blocks, step, jnp.full(words.shape[0], -1, jnp.int32))
 
 
 def _append(memory: SetMemory, words: Array, scores: Array, new: Array) -> SetMemory:

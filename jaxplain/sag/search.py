@@ -261,7 +261,7 @@ def search(
     problem = _SearchProblem(
         score=as_pytree(score),
         scene=Scene(image, as_baseline(baseline, image)),
-        proposal=jnp.zeros(patches) if priority is None else priority,
+        proposal=jnp.zeros(patches, jnp.float32) if priority is None else priority,
         threshold=as_share(threshold, "threshold"),
         min_score=as_number(min_score, "min_score"),
     )
@@ -605,7 +605,13 @@ def _integrated_patches(
     nodes, weights = paths.midpoint(n_steps)
     # `_scaled_patches` multiplies the patches, and so the gradient, by the node; the division reverses this.
     return funnel.value_and_grad(
-        score, _scaled_patches, jnp.ones(grid), scene, nodes, weights / nodes, batch_size=batch_size
+        score,
+        _scaled_patches,
+        jnp.ones(grid, jnp.float32),
+        scene,
+        nodes,
+        weights / nodes,
+        batch_size=batch_size,
     ).grads
 
 

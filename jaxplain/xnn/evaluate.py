@@ -144,7 +144,7 @@ def _correlation(contributions: Array) -> Array:
     """Return the mean squared correlation between different columns of [N, n]; 0 if a column is constant."""
     count = contributions.shape[1]
     if count < 2:
-        return jnp.zeros(())
+        return jnp.zeros((), jnp.float32)
     centered = contributions - contributions.mean(0, keepdims=True)
     norms = jnp.linalg.norm(centered, axis=0, keepdims=True)
     directions = centered / jnp.where(norms > 0, norms, 1)
@@ -186,7 +186,7 @@ def locality(importance: Array, cells: int = 7) -> Array:
         )
     height, width = importance.shape[1:]
     rows, cols = (jnp.arange(side) * cells // side for side in (height, width))
-    sums = jnp.zeros((len(importance), cells, cells))
+    sums = jnp.zeros((len(importance), cells, cells), jnp.float32)
     sums = sums.at[:, rows[:, None], cols[None, :]].add(jnp.maximum(importance, 0))
     shares = sums / sums.sum((1, 2), keepdims=True)
     return -jnp.sum(jax.scipy.special.xlogy(shares, shares), axis=(1, 2)) / jnp.log(cells**2)

@@ -287,5 +287,5 @@ def _standardized(srae: SRAE, raw: TrainingData) -> TrainingData:
 
 def _untrained(blank: SRAE, schedule: FitSchedule) -> TrainedRound:
     """Return a placeholder for the trained round before the first one."""
-    history = LossTerms(*(jnp.full(schedule.epochs, jnp.nan) for _ in LossTerms._fields))
+    history = LossTerms(*(jnp.full(schedule.epochs, jnp.nan, jnp.float32) for _ in LossTerms._fields))
     return TrainedRound(blank, history, history, jnp.int32(0))

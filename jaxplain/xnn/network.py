@@ -277,7 +277,7 @@ def _fit_probe(features: Array, labels: Array, classes: int, l2: Array | float, 
         updates, state = optimizer.update(grad, state, probe, value=value, grad=grad, value_fn=loss)
         return (optax.apply_updates(probe, updates), state), None
 
-    start = Probe(jnp.zeros((features.shape[1], classes)), jnp.zeros(classes))
+    start = Probe(*(jnp.zeros(shape, jnp.float32) for shape in ((features.shape[1], classes), (classes,))))
     (probe, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, length=iterations)
     kernel = probe.kernel / scale[:, None]
     return Probe(kernel, probe.bias - shift @ kernel)

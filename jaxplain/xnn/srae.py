@@ -101,10 +101,10 @@ class SRAE(nnx.Module):
         self.encoder = _layers(config.sizes, rngs)
         self.decoder = _layers(config.sizes[::-1], rngs)
         self.head = nnx.Linear(config.n_features, config.classes, rngs=rngs)
-        self.feature_shift = Constant(jnp.zeros(config.features))
-        self.feature_scale = Constant(jnp.ones(config.features))
-        self.logit_shift = Constant(jnp.zeros(config.classes))
-        self.logit_scale = Constant(jnp.ones(config.classes))
+        self.feature_shift = Constant(jnp.zeros(config.features, jnp.float32))
+        self.feature_scale = Constant(jnp.ones(config.features, jnp.float32))
+        self.logit_shift = Constant(jnp.zeros(config.classes, jnp.float32))
+        self.logit_scale = Constant(jnp.ones(config.classes, jnp.float32))
 
     def standardize(self, features: Array) -> Array:
         """Standardize raw features: [N, D] -> [N, D]."""

@@ -127,7 +127,7 @@ def pretrain(srae: SRAE, train: TrainingData, key: Array, schedule: FitSchedule)
         layer = _AutoEncoder(
             forward=jax.nn.relu if last else activation,
             backward=OUTPUTS[srae.config.output] if first else activation,
-            floor=srae.floor if first else jnp.zeros(()),
+            floor=srae.floor if first else jnp.zeros((), jnp.float32),
             dropout=srae.config.dropout if first and not last else 0.0,
         )
         start = (_read(up), _Affine(_read(down).kernel, _read(down).bias + layer.floor))
@@ -193,7 +193,10 @@ def _initial_x_features(srae: SRAE, train: TrainingData, key: Array) -> _Affine:
     centered = below - mean[None]
     count, classes = srae.config.n_features, train.logits.shape[1]
     directions = ridge(centered, train.logits - train.logits.mean(0)[None])  # [H, K]
-    noise = jax.random.normal(key, (below.shape[1], count)) / jnp.maximum(centered.std(0), _RIDGE)[:, None]
+    noise = (
+        jax.random.normal(key, (below.shape[1], count), jnp.float32)
+        / jnp.maximum(centered.std(0), _RIDGE)[:, None]
+    )
 
     def unit(kernel: Array) -> Array:
         return kernel / jnp.maximum((centered @ kernel).std(0), _RIDGE)[None]
@@ -251,7 +254,7 @@ def ridge(values: Array, targets: Array) -> Array:
     """Regress centered targets [N, K] on centered values [N, H] by regularized least squares: [H, K]."""
     gram = values.T @ values
     penalty = _RIDGE * (jnp.trace(gram) / len(gram) + jnp.finfo(gram.dtype).tiny)
-    return jnp.linalg.solve(gram + penalty * jnp.eye(len(gram)), values.T @ targets)
+    return jnp.linalg.solve(gram + penalty * jnp.eye(len(gram), dtype=jnp.float32), values.T @ targets)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -288,7 +291,7 @@ def descend(srae: SRAE, problem: TrainingProblem, key: Array) -> TrainedRound:
     optimizer = _adam(schedule, max(1, len(train.features) // schedule.batch_size))
     gradient = logit_gradient(train) if schedule.jitter else None
     fixed = _Descent(problem, graphdef, constants, gradient, optimizer)
-    moments, infinite = optimizer.init(params), jnp.full((), jnp.inf)
+    moments, infinite = optimizer.init(params), jnp.full((), jnp.inf, jnp.float32)
     start = _DescentState(params, moments, params, infinite, jnp.int32(0), jnp.int32(0))
     keys = jax.random.split(key, schedule.epochs)
     end, history = jax.lax.scan(partial(_patient_epoch, fixed), start, keys)
@@ -301,7 +304,7 @@ def _patient_epoch(
     """Run one epoch, unless `patience` is exhausted."""
 
     def idle(state: _DescentState, key: Array) -> tuple[_DescentState, tuple[LossTerms, LossTerms]]:
-        missing = LossTerms(*(jnp.full((), jnp.nan),) * len(LossTerms._fields))
+        missing = LossTerms(*(jnp.full((), jnp.nan, jnp.float32),) * len(LossTerms._fields))
         return state, (missing, missing)
 
     if fixed.problem.schedule.progress is not None:
@@ -318,7 +321,7 @@ def _epoch(
     keys = jax.random.split(step_key, len(rows))
     step = partial(_step, fixed)
     (params, moments), terms = jax.lax.scan(step, (state.params, state.moments), (rows, keys))
-    _, validated = _loss(fixed, params, fixed.problem.validation, None, jnp.zeros(()))
+    _, validated = _loss(fixed, params, fixed.problem.validation, None, jnp.zeros((), jnp.float32))
     state = _advance(state, params, moments, validated.total)
     state = state._replace(params=_without_dead(fixed, state, step_key))
     return state, (jax.tree_util.tree_map(jnp.mean, terms), validated)
@@ -332,10 +335,12 @@ def _step(
     rows, key = work
     batch = jax.tree_util.tree_map(lambda part: part[rows], fixed.problem.train)
     mix_key, key = jax.random.split(key)
-    batch, noise = mix(mix_key, batch, fixed.problem.schedule.mixing), jnp.zeros(())
+    batch, noise = mix(mix_key, batch, fixed.problem.schedule.mixing), jnp.zeros((), jnp.float32)
     if fixed.gradient is not None:
         noise_key, key = jax.random.split(key)
-        noise = fixed.problem.schedule.jitter * jax.random.normal(noise_key, batch.features.shape)
+        noise = fixed.problem.schedule.jitter * jax.random.normal(
+            noise_key, batch.features.shape, jnp.float32
+        )
         batch = batch._replace(logits=batch.logits + noise @ fixed.gradient)
     grad, terms = jax.grad(partial(_loss, fixed), has_aux=True)(params, batch, key, noise)
     updates, moments = fixed.optimizer.update(grad, moments, params)
@@ -388,7 +393,9 @@ def mix(key: Array, batch: TrainingData, reach: float) -> TrainingData:
     if not reach:
         return batch
     share_key, order_key = jax.random.split(key)
-    share = jax.random.uniform(share_key, (len(batch.features), 1), minval=-reach, maxval=1 + reach)
+    share = jax.random.uniform(
+        share_key, (len(batch.features), 1), jnp.float32, minval=-reach, maxval=1 + reach
+    )
     order = jax.random.permutation(order_key, len(batch.features))
     return jax.tree_util.tree_map(lambda part: share * part + (1 - share) * part[order], batch)
 

@@ -135,14 +135,14 @@ class ZooClassifier(nnx.Module):
     def normalize(self, rgb: np.ndarray | Array) -> Array:
         """Convert pixels 0..255 in RGB order [..., 3] to model space, float32."""
         pixels = jnp.asarray(rgb, jnp.float32)
-        mean, scale = (per_channel(jnp.array(values), pixels.ndim) for values in self.spec[1:3])
+        mean, scale = (per_channel(jnp.array(values, jnp.float32), pixels.ndim) for values in self.spec[1:3])
         scaled = (pixels - mean) / scale
         return scaled[..., ::-1] if self.spec.bgr else scaled
 
     def denormalize(self, images: Array) -> Array:
         """Convert model space [..., 3] to pixels 0..255 in RGB order, float32: the inverse of `normalize`."""
         scaled = images[..., ::-1] if self.spec.bgr else images
-        mean, scale = (per_channel(jnp.array(values), scaled.ndim) for values in self.spec[1:3])
+        mean, scale = (per_channel(jnp.array(values, jnp.float32), scaled.ndim) for values in self.spec[1:3])
         return scaled * scale + mean
 
 

@@ -24,7 +24,7 @@ class Conv(nnx.Module):
         self, inputs: int, outputs: int, side: int, *, stride: int = 1, padding: int | str = 0, rngs: nnx.Rngs
     ):
         self.kernel = _initial(rngs, (side, side, inputs, outputs), side * side * inputs)
-        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
         self.stride = stride
         self.padding = padding
 
@@ -39,7 +39,7 @@ class DepthwiseConv(nnx.Module):
 
     def __init__(self, channels: int, side: int, *, stride: int = 1, rngs: nnx.Rngs):
         self.kernel = _initial(rngs, (side, side, channels), side * side)
-        self.bias = nnx.Param(jnp.zeros(channels))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.stride = stride
 
     def __call__(self, images: Array) -> Array:
@@ -53,7 +53,7 @@ class Linear(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         self.kernel = _initial(rngs, (inputs, outputs), inputs)
-        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
     def __call__(self, features: Array) -> Array:
         """Apply the layer."""
