@@ -71,7 +71,7 @@ def adaptive(scores: Array, steps: int) -> Path:
       >>> int(((nodes > 0.1) & (nodes < 0.3)).sum()) > 12  # an even rule has six there
       True
     """
-    bounds = pilot(steps)
+    scores, bounds = jnp.asarray(scores, jnp.float32), pilot(steps)
     widths = jnp.diff(bounds)
     kinks = jnp.abs(jnp.diff(jnp.diff(scores) / widths))  # [P - 1], change in slope at the inner bounds
     # In a random walk, a kink grows with the square root of the length.

@@ -83,7 +83,7 @@ def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None =
     References:
       Qi, Khorram, Fuxin. Visualizing Deep Networks by Optimizing with Integrated Gradients. AAAI 2020.
     """
-    check_image(image)
+    image = as_image(image)
     taps = default_blur_kernel(image.shape) if kernel is None else kernel
     if check_positive_int(taps, "blur kernel") % 2 == 0:
         raise ValueError(f"blur kernel must be odd, got {taps}.")
@@ -114,13 +114,13 @@ def _blur_matrix(size: int, taps: int, sigma: float) -> np.ndarray:
 
 def mean_baseline(image: Array) -> Array:
     """Return an image [H, W, C] filled with the mean color of `image`."""
-    check_image(image)
+    image = as_image(image)
     return jnp.broadcast_to(jnp.mean(image, axis=(0, 1)), image.shape)
 
 
 def constant_baseline(image: Array, value: float | Array = 0.0) -> Array:
     """Return an image filled with `value` (model space), a scalar or one number per channel [C]."""
-    check_image(image)
+    image = as_image(image)
     return jnp.broadcast_to(jnp.asarray(value, image.dtype), image.shape)
 
 
@@ -129,7 +129,7 @@ def noise_baseline(image: Array, key: Array, low: float | Array = 0.0, high: flo
 
     The bounds are in model space, scalars or one number per channel [C]. Consumes the key.
     """
-    check_image(image)
+    image = as_image(image)
     low, high = (jnp.broadcast_to(jnp.asarray(bound, image.dtype), image.shape) for bound in (low, high))
     return low + (high - low) * jax.random.uniform(key, image.shape, image.dtype)
 
@@ -156,7 +156,7 @@ def baseline(
       TypeError: the image is not floating point.
     """
     check_choice(kind, BASELINES, "baseline")
-    check_image(image)
+    image = as_image(image)
     if kind == "blur":
         return blur_baseline(image)
     if kind == "mean":

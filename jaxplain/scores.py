@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxplain.checks import check_choice, check_target
+from jaxplain.checks import as_image, check_choice, check_target
 
 ScoreKind = Literal["probability", "logit", "log_probability", "margin", "sigmoid"]
 KINDS: tuple[str, ...] = get_args(ScoreKind)
@@ -105,8 +105,7 @@ def top_class(classifier: Classifier, image: Array) -> Array:
     Raises:
       ValueError, TypeError: `image` is not [H, W, C], or the classifier does not return logits [1, K].
     """
-    if image.ndim != 3:
-        raise ValueError(f"image must be [H, W, C], got shape {image.shape}; for a batch, use jax.vmap.")
+    image = as_image(image)
     logits = as_logits(classifier(image[None]), image[None])[0]
     if not isinstance(logits, jax.core.Tracer):
         warn_of_traps(classifier, image, logits)

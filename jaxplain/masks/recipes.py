@@ -468,7 +468,7 @@ def diverse_init(
     rows, cols = as_pair(size, "size")
     inside_row = jnp.arange(rows) * grid // rows == cell[0]
     inside_col = jnp.arange(cols) * grid // cols == cell[1]
-    return 1.0 - value * (inside_row[:, None] & inside_col[None, :])
+    return 1 - jnp.asarray(value, jnp.float32) * (inside_row[:, None] & inside_col[None, :])
 
 
 # ---------------------------------------------------------------------------------------------------------

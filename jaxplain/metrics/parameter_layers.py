@@ -159,7 +159,7 @@ def _first_uses(structure: LayerStructure, arrays: list[Array], image: Any) -> d
     def forward(arrays: list[Array], images: Array) -> Array:
         return structure.rebuild(arrays)(images)
 
-    batch = jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
+    batch = jax.ShapeDtypeStruct((1, *image.shape), jnp.float32)
     program = jax.make_jaxpr(forward)(arrays, batch).jaxpr
     first_use: dict[int, int] = {}
     origins = [_Origin(False, frozenset([index])) for index in range(len(arrays))]

@@ -59,7 +59,7 @@ def _rank_correlation(first: Array, second: Array) -> Array:
 def _centered_ranks(values: Array) -> Array:
     """Return average ranks, centered at 0 and divided by n so that their sums fit float32: [n]."""
     ranks = jax.scipy.stats.rankdata(values.reshape(-1), method="average")
-    return (ranks - (values.size + 1) / 2) / values.size
+    return (ranks.astype(jnp.float32) - (values.size + 1) / 2) / values.size
 
 
 def ssim(first: Array, second: Array, data_range: float | Array | None = None) -> Array:

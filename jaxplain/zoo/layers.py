@@ -14,7 +14,7 @@ from jaxplain.zoo.weights import check_fit, common_prefix
 
 
 def _initial(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:
-    return nnx.Param(rngs.params.normal(shape) * (2.0 / fan_in) ** 0.5)
+    return nnx.Param(rngs.params.normal(shape, jnp.float32) * (2.0 / fan_in) ** 0.5)
 
 
 class Conv(nnx.Module):

@@ -120,8 +120,11 @@ def test_maps_of_another_shape_are_refused():
 def cells_and_shifts(key, shape, grid, probability):
     cells_key, *shift_keys = jax.random.split(key, 3)
     sizes = [-(-side // cells) for side, cells in zip(shape, grid, strict=True)]
-    shifts = [int(jax.random.randint(k, (), 0, size)) for k, size in zip(shift_keys, sizes, strict=True)]
-    return jax.random.bernoulli(cells_key, probability, grid).astype(jnp.float32), sizes, shifts
+    shifts = [
+        int(jax.random.randint(k, (), 0, size, jnp.int32)) for k, size in zip(shift_keys, sizes, strict=True)
+    ]
+    visible = jax.random.bernoulli(cells_key, jnp.float32(probability), grid)
+    return visible.astype(jnp.float32), sizes, shifts
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_smooth_grad_and_var_grad_are_the_loop(batch_size):
 )
 def test_the_noise_is_drawn_from_the_key(method):
     keys = [jax.random.fold_in(KEY, sample) for sample in range(5)]
-    noise = jnp.stack([jax.random.normal(key, SHAPE) for key in keys])
+    noise = jnp.stack([jax.random.normal(key, SHAPE, jnp.float32) for key in keys])
     found = raw(method(SMOOTH, IMAGE, key=KEY, n_samples=5, noise=0.2))
     close(found, raw(method(SMOOTH, IMAGE, noise_samples=0.2 * noise)))
     other = method(SMOOTH, IMAGE, key=jax.random.key(4), n_samples=5, noise=0.2)

@@ -129,6 +129,71 @@ def test_a_size_that_is_chosen_is_still_checked():
 
 
 # ---------------------------------------------------------------------------------------------------------
+# 64-bit numbers switched on
+
+
+def assert_same_in_float32(found, expected):
+    for one, other in zip(*map(jax.tree_util.tree_leaves, (found, expected)), strict=True):
+        assert one.dtype == other.dtype
+        assert one.dtype in (jnp.float32, jnp.int32, jnp.bool_)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+EXACT = [
+    "random",
+    "gradient",
+    "integrated-gradients",
+    "smooth-grad",
+    "var-grad",
+    "grad-cam",
+    "rise",
+    "occlusion",
+]
+
+
+@pytest.mark.parametrize("name", [*EXACT, "igos", "igos++", "extremal-perturbation", "excitation-backprop"])
+def test_results_do_not_depend_on_64_bit_numbers(name):
+    """Not even of images, baselines and options in float64."""
+    score = jx.class_score(OfCorner(), 0)
+    image = np.random.default_rng(1).standard_normal((20, 20, 3)) * 0.3
+    image[:7, :7] += 1.5
+    options = {"iterations": 2, "n_samples": 10, "size": 5, "n_steps": 4}
+    spec, key, noisy = METHODS[name], jax.random.key(1), {"noise": np.float64(0.1), "probability": 0.5}
+
+    def explain():
+        array = jnp.asarray(image)
+        chosen = options | noisy
+        return apply(spec, score, array, jnp.zeros_like(array), key=key, options=chosen)._replace(details=())
+
+    expected = explain()
+    with jax.enable_x64(True):
+        assert jnp.asarray(image).dtype == jnp.float64
+        found = explain()
+    assert_same_in_float32(found, expected)
+
+
+def test_measures_and_searches_do_not_depend_on_64_bit_numbers():
+    score, image = jx.class_score(OfCorner(), 0), np.zeros((20, 20, 3))
+    image[:7, :7] = 1.5
+
+    def everything():
+        array = jnp.asarray(image)
+        return (
+            jx.insertion_deletion(score, array, None, array[..., 0], n_steps=5),
+            jx.sag.proposal_map(score, array, grid=3, n_steps=4),
+            jx.top_class(OfCorner(), array),
+            jx.noise_baseline(array, jax.random.key(0)),
+            jx.metrics.rank_correlation(array[..., 0], array[..., 1] ** 2),
+            jx.metrics.gini(array[..., 0]),
+        )
+
+    expected = everything()
+    with jax.enable_x64(True):
+        found = everything()
+    assert_same_in_float32(found, expected)
+
+
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_search_for_explanations_does_not_report_a_constant_as_explained():

@@ -118,7 +118,7 @@ def test_top_class(scene):
 
 
 def test_top_class_takes_one_image(scene):
-    with pytest.raises(ValueError, match=r"image must be \[H, W, C\], got shape \(1, 12, 12, 3\)"):
+    with pytest.raises(ValueError, match=r"one image \[H, W, C\], got shape \(1, 12, 12, 3\)"):
         top_class(scene.net, scene.image[None])
 
 

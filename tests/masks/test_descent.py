@@ -21,7 +21,7 @@ DESCENTS = [LineSearch(2.0), BestStep(2.0), FixedStep(0.05), Nesterov(0.01), ADA
 def bowl(candidates, needed=None):
     """Steep along one half of the cells: [A, M, h, w] -> [A]."""
     scale = jnp.where(jnp.arange(4) < 2, 30.0, 1.0)[None, None, None]
-    return jnp.sum(scale * (candidates - CENTRE[None]) ** 2, axis=(1, 2, 3))
+    return jnp.sum(scale * (candidates - CENTRE[None]) ** 2, axis=(1, 2, 3), dtype=jnp.float32)
 
 
 def start_at(masks, measure, iteration=0):
@@ -99,7 +99,7 @@ def test_line_search_stops_whatever_the_numbers():
     """A decay of 1 or a smallest step of 0 would search for ever."""
 
     def hopeless(candidates, needed):
-        return jnp.full(len(candidates), jnp.nan)
+        return jnp.full(len(candidates), jnp.nan, jnp.float32)
 
     start = start_at(random_masks(0), bowl)
     for search in (LineSearch(decay=1.0), LineSearch(min_step=0.0)):
@@ -108,11 +108,12 @@ def test_line_search_stops_whatever_the_numbers():
 
 def test_line_search_needs_a_decrease_in_proportion_to_the_step():
     """Falling by less than beta * step * |g|^2 is not enough."""
-    start = Start(jnp.full(SHAPE, 0.5), jnp.full(SHAPE, 0.1), jnp.float32(1.0), jnp.int32(0))
+    half, tenth = (jnp.full(SHAPE, value, jnp.float32) for value in (0.5, 0.1))
+    start = Start(half, tenth, jnp.float32(1.0), jnp.int32(0))
     slope = 0.01 * np.prod(SHAPE)
     search = LineSearch(first_step=1.0, beta=0.5, min_step=0.5)
     for drop, trials in ((0.51 * slope, 1), (0.49 * slope, 2)):
-        move = search.move(start, (), lambda m, needed, drop=drop: jnp.full(len(m), 1.0 - drop))
+        move = search.move(start, (), lambda m, needed, drop=drop: jnp.full(len(m), 1.0 - drop, jnp.float32))
         assert int(move.trials) == trials
 
 
@@ -278,7 +279,7 @@ def test_contract(descent):
 
         return jax.lax.scan(step, (masks, descent.init(masks)), jnp.arange(12))[1]
 
-    masks = jnp.ones(SHAPE)
+    masks = jnp.ones(SHAPE, jnp.float32)
     moves = run(descent, masks)
     assert moves.masks.dtype == moves.loss.dtype == moves.step.dtype == jnp.float32
     assert moves.trials.dtype == jnp.int32

@@ -276,6 +276,7 @@ def test_diverse_init_lowers_one_cell_of_a_grid(size):
         for col in range(3):
             mask = np.asarray(jx.diverse_init(size, 3, (row, col), 0.4))
             assert mask.shape == shape
+            assert mask.dtype == np.float32
             assert set(np.unique(mask)) == {np.float32(1), np.float32(0.6)}
             lowered = mask < 1
             covered += lowered

@@ -43,7 +43,7 @@ class Small(nnx.Module):
 
 def picture(seed, side=24):
     """Blurred noise, as unlike a photo's edges as can be made without one."""
-    noise = jax.random.normal(jax.random.key(seed), (side, side, 3))
+    noise = jax.random.normal(jax.random.key(seed), (side, side, 3), jnp.float32)
     return jx.blur_baseline(noise, kernel=5, sigma=1.5) * 4
 
 
