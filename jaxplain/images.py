@@ -11,6 +11,7 @@ import functools
 import io
 import operator
 import os
+import re
 import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -261,6 +262,11 @@ def check_rgb(image: Rgb) -> None:
         raise ValueError(f"expected an RGB image of shape [H, W, 3]; got {image.shape}")
 
 
+def is_web_address(path: Path) -> bool:
+    """Return whether a path that does not exist is a web address, such as https://example.com/cat.jpg."""
+    return re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE) is not None
+
+
 def _check_file(path: Path) -> None:
     """Check that a path is a non-empty regular file; Pillow's own errors are cryptic."""
     if os.path.isdir(path):
@@ -268,6 +274,8 @@ def _check_file(path: Path) -> None:
             f"{path}: this is a folder, not an image. Name the files in it, such as {path}/*.jpg."
         )
     if not os.path.lexists(path):
+        if is_web_address(path):
+            raise ImageError(f"{path}: this is a web address, not a file. Download it first.")
         raise ImageError(f"{path}: no such file. Check the spelling and the current folder.")
     if not os.path.isfile(path):
         raise ImageError(f"{path}: this is a broken link, a pipe or a device. Name a regular image file.")
@@ -291,7 +299,7 @@ def _check_header(kind: str | None, width: int, height: int, path: Path) -> None
         )
 
 
-_BOMB_ADVICE = "Scale the image down first, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
+_BOMB_ADVICE = "Scale the image down first. (In Python, PIL.Image.MAX_IMAGE_PIXELS is the limit.)"
 
 
 def _explain(error: Exception, data: bytes = b"") -> str:

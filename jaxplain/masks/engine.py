@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxplain.checks import refuse_derivatives
-from jaxplain.explanation import Explanation, Status, finished
+from jaxplain.explanation import Explanation, Status, differ, finished
 from jaxplain.masks import objective as obj
 from jaxplain.masks.descent import CandidateLosses, Descent, Start
 
@@ -227,7 +227,8 @@ def _result(
     image_score, baseline_score = references.image_score, references.baseline_score
     has_moved = jnp.any(end.best_masks != initial)
     status = jnp.where(has_moved, Status.OK, Status.NOT_MOVED)
-    status = jnp.where(image_score > baseline_score, status, Status.NOT_ABOVE_BASELINE)
+    is_above = (image_score > baseline_score) & differ(jnp.stack([image_score, baseline_score]))
+    status = jnp.where(is_above, status, Status.NOT_ABOVE_BASELINE)
     details = MaskDetails(mask, end.best_masks, end.best_loss, image_score, baseline_score, history)
     scores = jnp.stack([image_score, baseline_score, end.best_loss])
     return finished(1.0 - mask, scores, _evaluations(choices, problem, history), details, status)

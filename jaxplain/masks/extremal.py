@@ -26,7 +26,7 @@ from jaxplain.checks import (
     check_where,
     refuse_derivatives,
 )
-from jaxplain.explanation import Explanation, Status, finished
+from jaxplain.explanation import Explanation, Status, differ, finished
 from jaxplain.perturb import as_baseline, blend, upsample
 
 PUBLISHED_CELLS = 32 * 32  # one parameter every 7 pixels of 224
@@ -212,7 +212,7 @@ def _compiled_extremal(choices: _ExtremalChoices, problem: _ExtremalProblem) -> 
         baseline_score=ends[1],
         history=ExtremalHistory(steps.score.T, steps.miss.T),
     )
-    status = jnp.where(ends[0] > ends[1], Status.OK, Status.NOT_ABOVE_BASELINE)
+    status = jnp.where((ends[0] > ends[1]) & differ(ends), Status.OK, Status.NOT_ABOVE_BASELINE)
     evaluations = 2 + count * (choices.iterations + 1)
     return finished(jnp.mean(masks, axis=0), jnp.concatenate([ends, last]), evaluations, details, status)
 

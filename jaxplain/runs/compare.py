@@ -28,7 +28,7 @@ from jaxplain.runs.measures import DEFAULT_MEASURES, MEASURES, MeasuredMap
 from jaxplain.runs.photos import PhotoFile, read_file
 from jaxplain.runs.records import error_line, number, numbers, weights_digest
 from jaxplain.runs.sinks import FAILED, OK, MapFolder, Row, RowFile
-from jaxplain.runs.step import Engine, Outcome, Step, View, explain_step
+from jaxplain.runs.step import Engine, Outcome, Step, View, check_classifier, explain_step
 from jaxplain.runs.subject import method_key
 
 Method = MethodSpec | Callable[..., Any]
@@ -197,10 +197,11 @@ def choose_methods(methods: Iterable[str] | Mapping[str, Method] | None) -> dict
 
 
 def check_sizes(sizes: Sequence[int], classifiers: Sequence[Any]) -> None:
-    """Raise a ValueError unless there are sizes and classifiers and every size fits every classifier."""
+    """Raise a ValueError or TypeError unless there are sizes and classifiers that all fit each other."""
     if not sizes or not classifiers:
         raise ValueError("a comparison needs at least one size and one classifier.")
     for classifier in classifiers:
+        check_classifier(classifier)
         check_size(max(sizes), classifier)
 
 

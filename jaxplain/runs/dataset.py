@@ -5,10 +5,10 @@ Each image has an identity, which names its row in the results. Its random key i
 
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, count, islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -113,7 +113,11 @@ class ImageFormat(NamedTuple):
 
 
 def as_dataset(dataset: Any, model: Any) -> Dataset | Stream:
-    """Convert a folder, a list of paths or of `Example`, or an iterable of `Example` to a data set.
+    """Convert a folder, images in an array, a loader, or a list of paths or of `Example` to a data set.
+
+    Images [N, H, W, C] in an array, a list of images, or whatever a loader yields (images, batches of them,
+    pairs of a batch and its labels, dicts with "image" or "pixel_values") are numbered from 000000 in their
+    order. Labels are ignored: each image's top prediction is explained. To choose targets, pass `Example`.
 
     Raises:
       TypeError: `dataset` is something else, or consists of photos and the model has no `crop_and_resize`.
@@ -131,10 +135,12 @@ def as_dataset(dataset: Any, model: Any) -> Dataset | Stream:
         result = Photos(map(Path, dataset), _check_crops(model))
     elif isinstance(dataset, Sequence) and all(isinstance(item, Example) for item in dataset):
         result = _ExampleList(dataset)
-    elif isinstance(dataset, Iterable) and not isinstance(dataset, Sequence):
-        return Stream(dataset)
+    elif isinstance(dataset, Sequence) or getattr(dataset, "ndim", 0) == 4:
+        result = _ExampleList(list(_as_examples(dataset)))
+    elif isinstance(dataset, Iterable):
+        return Stream(_as_examples(dataset))
     else:
-        kinds = "a folder, a list of paths or of Example, an iterable of Example, or a Dataset"
+        kinds = "a folder, images [N, H, W, C], a list of paths or of Example, a loader, or a Dataset"
         raise TypeError(f"dataset must be {kinds}, got {type(dataset).__name__}.")
     if not len(result.identities):
         raise ValueError("there are no images to explain: the data set is empty.")
@@ -142,6 +148,32 @@ def as_dataset(dataset: Any, model: Any) -> Dataset | Stream:
     for identity in result.identities:
         _check_identity(identity, seen)
     return result
+
+
+def _as_examples(items: Iterable[Any]) -> Iterator[Example]:
+    """Yield the images of a loader as examples, numbered in their order; an `Example` is left as it is."""
+    numbers = count()
+    for item in items:
+        if isinstance(item, Example):
+            yield item
+            continue
+        images = np.asarray(_images_of(item))
+        if images.dtype.kind not in "fiu" or images.ndim not in (3, 4):
+            raise TypeError(
+                "a data set must yield Example, images [H, W, C] or batches [N, H, W, C], alone or before "
+                f"their labels; got {images.dtype} of shape {images.shape}."
+            )
+        for image in images if images.ndim == 4 else images[None]:
+            yield Example(f"{next(numbers):06d}", image)
+
+
+def _images_of(item: Any) -> Any:
+    """Return the images of an item of a loader, without its labels."""
+    if isinstance(item, tuple | list):
+        return item[0]
+    if isinstance(item, Mapping):
+        return next((item[name] for name in ("image", "pixel_values") if name in item), item)
+    return item
 
 
 def _check_crops(model: Any) -> Any:

@@ -144,6 +144,12 @@ def fit_networks(
             raise ValueError(f"there is no class {name!r}; the classes are {', '.join(data.names)}.")
     on_start("linear probe")
     train = ~data.held
+    # A tenth of the training photos, at least one, decides when a fit has converged.
+    if int(settings.options.get("validation", 0.1) * train.sum()) < 1:
+        raise ValueError(
+            f"{train.sum()} training photos are too few for an explanation network: at least 10 are needed, "
+            "and more are better. Add photos to the folders of the classes."
+        )
     features = jnp.asarray(data.features)
     probe = xnn.linear_probe(features[train], jnp.asarray(data.labels[train]), len(data.names))
     on_done()

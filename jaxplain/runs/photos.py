@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxplain.images import ImageError, decode_image, photo_suffixes, read_image_file, unread_advice
+from jaxplain.images import (
+    ImageError,
+    decode_image,
+    is_web_address,
+    photo_suffixes,
+    read_image_file,
+    unread_advice,
+)
 
 # Files and folders that operating systems and storage devices add, in lower case; names that begin with a dot
 # are hidden as well.
@@ -93,6 +100,8 @@ def read_photos(paths: Iterable[Path]) -> Readable:
 def check_folder(folder: Path) -> None:
     """Raise a ValueError if the path is a file or does not exist."""
     if not folder.is_dir():
+        if is_web_address(folder):
+            raise ValueError(f"{folder} is a web address, not a folder: download the photos first.")
         raise ValueError(
             f"{folder} is a file, not a folder: name the folder that contains the photos."
             if folder.exists()

@@ -105,10 +105,18 @@ def _named_parts(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
 
 
+_LONGEST_LINE = 300  # characters
+
+
 def error_line(error: Exception) -> str:
-    """Return an error's type and first line; any further lines are for developers."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """Return an error's type and its first sentence in one line; any further lines are for developers."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    for line in lines[1:]:
+        if not text.endswith((":", ",")) or len(text) > _LONGEST_LINE:  # JAX goes on after a colon
+            break
+        text = f"{text} {line}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def weights_digest(classifier: Any) -> str:

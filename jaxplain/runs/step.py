@@ -79,6 +79,20 @@ class _Pending(NamedTuple):
     compiled: Future[tuple[Callable[..., Any], float]]  # the program and its completion time
 
 
+def check_classifier(classifier: Any) -> None:
+    """Raise a TypeError unless a classifier has what runs over photos need besides being callable."""
+    missing = [
+        name for name in ("spec", "labels", "normalize", "crop_and_resize") if not hasattr(classifier, name)
+    ]
+    if missing:
+        raise TypeError(
+            "photos are explained with a classifier from jaxplain.zoo, or any with the attributes spec, "
+            "labels, normalize and crop_and_resize; "
+            f"{type(classifier).__name__} has no {', '.join(missing)}. For a bare model, call the methods "
+            "and measures on its images, or use explain_dataset."
+        )
+
+
 class Engine:
     """A classifier and the programs compiled for it; each program is compiled once.
 
@@ -91,6 +105,7 @@ class Engine:
 
     Raises:
       ValueError: the baseline is unknown (the message suggests the nearest) or the seed is out of range.
+      TypeError: the classifier lacks one of the attributes.
     """
 
     def __init__(
@@ -98,6 +113,7 @@ class Engine:
     ) -> None:
         check_choice(baseline, BASELINES, "baseline")
         check_seed(seed)
+        check_classifier(classifier)
         self.classifier, self.baseline, self.seed = classifier, baseline, seed
         self.batch_size = check_batch_size(batch_size)
         self.compile_seconds = 0.0  # time that callers have spent waiting for compilation

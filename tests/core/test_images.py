@@ -519,3 +519,11 @@ def test_center_crop_is_central_and_of_the_stated_side(height, width, fraction):
 def test_center_crop_refuses_other_fractions(fraction):
     with pytest.raises(ValueError, match="fraction"):
         center_crop(PHOTO, fraction)
+
+
+@pytest.mark.parametrize(
+    "path", ["https://example.com/cat.jpg", "gs://bucket/cat.jpg", "S3://bucket/cat.jpg"]
+)
+def test_a_web_address_is_no_path(path):
+    with pytest.raises(ImageError, match="is a web address, not a file"):
+        load_image(path)

@@ -335,6 +335,51 @@ def test_a_target_that_is_no_class_fails_for_that_reason(target, reason, tmp_pat
     assert open_store(tmp_path / "out").read("row_target").tolist()[0] == 2
 
 
+IMAGES = np.random.default_rng(0).standard_normal((5, 3, 3, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        IMAGES,
+        jnp.asarray(IMAGES),
+        list(IMAGES),
+        iter(IMAGES),
+        [IMAGES[:2], IMAGES[2:]],
+        [(IMAGES[:2], np.array([0, 1])), (IMAGES[2:], np.array([1, 2, 0]))],
+        iter([(IMAGES[:2], np.array([0, 1])), (IMAGES[2:], np.array([1, 2, 0]))]),
+        [{"image": image, "label": 1} for image in IMAGES],
+    ],
+    ids=["array", "jax", "list", "iterator", "batches", "pairs", "loader", "dicts"],
+)
+def test_arrays_and_loaders_are_data_sets(source, tmp_path):
+    model = jax.tree_util.Partial(lambda images: images.mean((1, 2)))
+    explain_dataset(lambda model, image, target, key: {"x": image}, model, source, out=tmp_path / "out")
+    store = open_store(tmp_path / "out")
+    assert store.identities()[:5] == [f"00000{index}" for index in range(5)]
+    np.testing.assert_array_equal(store.read("x")[:5], IMAGES)
+    np.testing.assert_array_equal(store.read("row_target")[:5], IMAGES.mean((1, 2)).argmax(1))
+
+
+@pytest.mark.parametrize(
+    "source", [3, ["a", np.ones((3, 3, 3))], [np.ones(3)], [{"pixels": 1}], np.ones((3, 3))]
+)
+def test_what_is_no_data_set_is_refused(source, tmp_path):
+    model = jax.tree_util.Partial(lambda images: images.mean((1, 2)))
+    with pytest.raises(TypeError, match=r"dataset must be a folder, images|a data set must yield Example"):
+        explain_dataset(colors, model, source, out=tmp_path / "out")
+
+
+def test_identities_and_reasons_are_read_like_the_other_columns(tmp_path):
+    model = jax.tree_util.Partial(lambda images: images.mean((1, 2)))
+    explain_dataset(
+        colors, model, [Example("a", IMAGES[0], 7), Example("b", IMAGES[1])], out=tmp_path / "out"
+    )
+    store = open_store(tmp_path / "out")
+    assert store.read("row_reason").tolist() == ["no class 7 of 3", ""]
+    assert store.read("row_identity", slice(1, 2)).tolist() == ["b"]
+
+
 def test_a_single_logit_is_explained_by_its_sigmoid(tmp_path):
     model = jax.tree_util.Partial(lambda images: images.mean((1, 2))[:, :1])
     image = np.full((3, 3, 3), 2.0, np.float32)

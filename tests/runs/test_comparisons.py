@@ -457,3 +457,9 @@ def test_every_measure_says_what_it_is():
     for measure in MEASURES.values():
         assert measure.better in ("low", "high")
         assert measure.about
+
+
+def test_a_bare_model_is_refused_with_what_it_lacks(tmp_path):
+    model = jax.tree_util.Partial(lambda images: images.mean((1, 2)))
+    with pytest.raises(TypeError, match=r"Partial has no spec, labels.*explain_dataset"):
+        compare([write_photo(tmp_path / "a.png")], [model], {"gradient": METHODS["gradient"]})

@@ -193,4 +193,8 @@ def test_a_digest_of_weights_changes_with_a_single_number():
 
 def test_an_error_is_one_line():
     assert error_line(RuntimeError("no such layer\nand more")) == "RuntimeError: no such layer"
+    cut = "the carry types differ:\n\n  one has float32,\n  the other has float64.\nRevise it"
+    whole = "TypeError: the carry types differ: one has float32, the other has float64."
+    assert error_line(TypeError(cut)) == whole
+    assert len(error_line(TypeError("a:\n" * 1000))) < 400
     assert error_line(RuntimeError()) == "RuntimeError"
