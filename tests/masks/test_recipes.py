@@ -363,7 +363,7 @@ def test_pictures_that_cannot_be_are_refused(image, baseline, error, message):
 
 def test_scores_that_cannot_be_are_refused(scene):
     with pytest.raises(
-        ValueError, match=r"one number per image, \[\d\] for images .*, got \(\d, 4\).*class_score"
+        ValueError, match=r"one number per image, \[\d+\] for images .*, got \(\d+, 4\).*class_score"
     ):
         jx.igos_pp(scene.net, scene.image, scene.baseline, size=SHAPE)
     with pytest.raises(TypeError, match="must be callable, got float"):
