@@ -8,35 +8,30 @@ import pytest
 import jaxplain as jx
 from jaxplain.methods import METHODS, apply
 
-torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow  # PyTorch is not among the packages that the fast tests need
 
 IMAGES = np.random.default_rng(0).standard_normal((3, 12, 12, 3)).astype(np.float32)
 
 
-class Module(torch.nn.Module):
-    """tanh(images @ first) @ second, with what is done to the logits as a function."""
-
-    def __init__(self, wrap=lambda logits: logits):
-        super().__init__()
-        random = np.random.default_rng(1)
-        self.first = torch.nn.Parameter(torch.from_numpy(random.standard_normal((432, 6)) / 12).float())
-        self.second = torch.nn.Parameter(torch.from_numpy(random.standard_normal((6, 4))).float())
-        self.wrap = wrap
-        self.eval()
-
-    def forward(self, images):
-        pixels = images.movedim(1, -1).reshape(len(images), -1)  # channels last, as in `same_in_jax`
-        return self.wrap(torch.tanh(pixels @ self.first) @ self.second)
+@pytest.fixture(autouse=True)
+def torch():
+    return pytest.importorskip("torch")
 
 
-def same_in_jax(module):
-    first, second = (jnp.asarray(weights.detach().numpy()) for weights in (module.first, module.second))
-    return lambda images: jnp.tanh(images.reshape(len(images), -1) @ first) @ second
+def torch_network(wrap=lambda logits: logits):
+    from support.torch_network import Network
+
+    return Network(wrap)
+
+
+def same_in_jax(network):
+    from support.torch_network import same_in_jax
+
+    return same_in_jax(network)
 
 
 def test_logits_and_gradients_are_those_of_the_same_network_in_jax():
-    module = Module()
+    module = torch_network()
 
     @jax.jit
     def both(images, model):
@@ -53,12 +48,11 @@ def test_logits_and_gradients_are_those_of_the_same_network_in_jax():
 def test_a_vmap_is_one_call_of_pytorch():
     calls = []
 
-    class Counted(Module):
-        def forward(self, images):
-            calls.append(len(images))
-            return super().forward(images)
+    def counted(logits):
+        calls.append(len(logits))
+        return logits
 
-    model = jx.from_torch(Counted())
+    model = jx.from_torch(torch_network(counted))
     stacks = jnp.stack([IMAGES, IMAGES + 1])
     values, gradients = jax.vmap(jax.value_and_grad(lambda images: model(images).max(1).sum()))(stacks)
     assert [count for count in calls if count > 1] == [6, 6]  # forward, and forward again for the backward
@@ -73,7 +67,7 @@ NEED_FEATURE_MAPS = {"grad-cam", "grad-cam++", "excitation-backprop", "contrasti
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in NEED_FEATURE_MAPS])
 def test_each_method_gives_the_map_of_the_same_network_in_jax(name):
-    module, image, key = Module(), jnp.asarray(IMAGES[0]), jax.random.key(0)
+    module, image, key = torch_network(), jnp.asarray(IMAGES[0]), jax.random.key(0)
     options = {"size": 6, "iterations": 5, "n_samples": 50, "steps": 20}
     ours, expected = (
         apply(METHODS[name], jx.class_score(model, 2), image, image * 0, key=key, options=options)
@@ -87,13 +81,13 @@ def test_each_method_gives_the_map_of_the_same_network_in_jax(name):
 
 @pytest.mark.parametrize("name", sorted(NEED_FEATURE_MAPS))
 def test_methods_that_need_feature_maps_refuse(name):
-    score = jx.class_score(jx.from_torch(Module()), 2)
+    score = jx.class_score(jx.from_torch(torch_network()), 2)
     with pytest.raises(TypeError, match="feature_maps"):
         METHODS[name].function(score, jnp.asarray(IMAGES[0]))
 
 
 def test_an_attention_graph_and_curves():
-    module, image = Module(), jnp.asarray(IMAGES[0])
+    module, image = torch_network(), jnp.asarray(IMAGES[0])
     ours, expected = (
         (
             jx.sag.search(jx.class_score(model, 2), image, image * 0, grid=3),
@@ -105,8 +99,8 @@ def test_an_attention_graph_and_curves():
     np.testing.assert_allclose(ours[1].deletion, expected[1].deletion, rtol=1e-4)
 
 
-def test_new_weights_are_used_at_once():
-    module = Module()
+def test_new_weights_are_used_at_once(torch):
+    module = torch_network()
     model = jax.jit(jx.from_torch(module))
     before = model(IMAGES)
     with torch.no_grad():
@@ -114,28 +108,26 @@ def test_new_weights_are_used_at_once():
     np.testing.assert_allclose(model(IMAGES), 2 * before, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda logits: {"logits": logits}, lambda logits: logits.to(torch.bfloat16)]
-)
+@pytest.mark.parametrize("wrap", [lambda logits: {"logits": logits}, lambda logits: logits.bfloat16()])
 def test_named_logits_and_low_precision_are_understood(wrap):
-    module = Module(wrap)
+    module = torch_network(wrap)
     logits = jx.from_torch(module)(IMAGES)
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, same_in_jax(module)(IMAGES), rtol=2e-2, atol=2e-2)
 
 
 def test_a_module_in_float64_takes_its_own_dtype():
-    module = Module().double()
+    module = torch_network().double()
     np.testing.assert_allclose(jx.from_torch(module)(IMAGES), same_in_jax(module)(IMAGES), rtol=1e-5)
 
 
 def test_an_output_that_ignores_the_images_has_a_gradient_of_zero():
-    model = jx.from_torch(Module(lambda logits: torch.ones(len(logits), 4, requires_grad=True) * 3))
+    model = jx.from_torch(torch_network(lambda logits: logits.new_ones(logits.shape, requires_grad=True) * 3))
     gradient = jax.grad(lambda images: model(images).sum())(IMAGES)
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_large_batches_do_not_hang():
+def test_large_batches_do_not_hang(torch):
     """JAX's callbacks once waited for themselves when they read large arrays on a CPU."""
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3, stride=4), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
@@ -159,11 +151,11 @@ def test_large_batches_do_not_hang():
 )
 def test_outputs_that_are_not_logits_are_refused(wrap, error, message):
     with pytest.raises(error, match=message):
-        jx.from_torch(Module(wrap))(IMAGES)
+        jx.from_torch(torch_network(wrap))(IMAGES)
 
 
-def test_a_module_in_training_mode_is_reported():
-    module = Module()
+def test_a_module_in_training_mode_is_reported(torch):
+    module = torch_network()
     module.dropout = torch.nn.Dropout()
     with pytest.warns(UserWarning, match=r"training mode \(part 'dropout'\).*module\.eval\(\)"):
         jx.from_torch(module)
@@ -173,8 +165,8 @@ def test_a_module_in_training_mode_is_reported():
 
 def test_a_bare_module_is_refused_with_the_remedy():
     for refuse in (
-        lambda: jx.class_score(Module(), 0),
-        lambda: jx.igos_pp(Module(), jnp.asarray(IMAGES[0]), size=3),
+        lambda: jx.class_score(torch_network(), 0),
+        lambda: jx.igos_pp(torch_network(), jnp.asarray(IMAGES[0]), size=3),
     ):
-        with pytest.raises(TypeError, match=r"Module is a PyTorch module.*from_torch\(module\.eval\(\)\)"):
+        with pytest.raises(TypeError, match=r"Network is a PyTorch module.*from_torch\(module\.eval\(\)\)"):
             refuse()
