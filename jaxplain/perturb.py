@@ -70,11 +70,11 @@ def blur_baseline(image: Array, kernel: int | None = None, sigma: float | None =
     """Return the image [H, W, C] blurred beyond recognition.
 
     The blur is Gaussian with `kernel` taps and standard deviation `sigma`; the borders are reflected without
-    repeating the edge pixel. The default kernel is 51 up to a longer side of 224 pixels, as published with
-    I-GOS, and grows with the side above, so that objects are blurred alike in larger images (the published
-    code has 51 taps below 500 pixels, 151 below 800, and 201 above); the default sigma is kernel - 1. The
-    image is blurred in model space, because blurring commutes with per-channel normalization; the published
-    code rounds to 8 bits in between.
+    repeating the edge pixel. The default kernel has 51 taps, as published with I-GOS, if the longer side is
+    at most 224 pixels. Beyond that, it grows with the longer side, so that objects are blurred equally in
+    larger images. (The published code uses 51 taps below 500 pixels, 151 below 800, and 201 otherwise.) The
+    default sigma is kernel - 1. The image can be blurred in model space because blurring commutes with
+    per-channel normalization. The published code blurs pixels and rounds them to 8 bits before normalizing.
 
     Raises:
       ValueError: the image is not [H, W, C], the kernel is not odd, or sigma is not above 0.

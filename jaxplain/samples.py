@@ -198,7 +198,7 @@ def parse_tiff(data: bytes) -> TiffFile | None:
 
 
 def check_tiff(tiff: TiffFile) -> None:
-    """Refuse files whose first image is not the photo, or that Pillow decodes as another picture.
+    """Refuse TIFF files whose first image is not the photo, or that Pillow decodes incorrectly.
 
     Raises:
       UnsupportedImageError: the file is such a file.

@@ -96,8 +96,8 @@ WhiteLevel = Annotated[
         "--white-level",
         metavar="VALUE",
         callback=_checked_white_level,
-        help="Sample value that becomes white, in photos with more than 8 bits per sample (4095 for 12-bit "
-        "data); default: as the file states, otherwise the largest 16-bit sample.",
+        help="Sample value shown as white in photos with more than 8 bits per sample (4095 for 12-bit data); "
+        "default: the value given in the file, otherwise 65535 (32767 for signed samples).",
     ),
 ]
 Out = Annotated[

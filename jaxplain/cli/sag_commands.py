@@ -65,8 +65,8 @@ Threshold = Annotated[
     float,
     typer.Option(
         metavar="SHARE",
-        help="Fraction of the class probability of the whole photo that a set must keep, above 0 and at "
-        "most 1.",
+        help="Fraction of the whole photo's class probability that a set of patches must retain, above 0 and "
+        "at most 1.",
     ),
 ]
 MaxSize = Annotated[int, typer.Option(metavar="N", help="Maximum number of patches in a set (at least 1).")]

@@ -80,7 +80,7 @@ class _Pending(NamedTuple):
 
 
 def check_classifier(classifier: Any) -> None:
-    """Raise a TypeError unless a classifier has what runs over photos need besides being callable."""
+    """Raise a TypeError unless a classifier has the attributes that runs over photos require."""
     missing = [
         name for name in ("spec", "labels", "normalize", "crop_and_resize") if not hasattr(classifier, name)
     ]

@@ -120,7 +120,7 @@ class ExplanationNetwork(nnx.Module):
             )
 
     def x_features(self, images: Array) -> Array:
-        """Return the x-features, at least 0: images [N, H, W, C] -> [N, n]."""
+        """Return the non-negative x-features: images [N, H, W, C] -> [N, n]."""
         return self.srae.x_features(self.trunk(images))
 
     def contributions(self, images: Array, target: int | None = None) -> Array:
