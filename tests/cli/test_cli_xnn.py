@@ -79,6 +79,7 @@ def lines(text):
     return " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_fit_explain_and_report(fitted):
     assert "auk" in fitted
     assert "Measured on held-out photos" in lines(fitted)
@@ -212,6 +213,7 @@ def test_missing_training_photos_are_skipped(fitted):
     assert run("report", "nets", "--out", "page").exit_code == 0
 
 
+@pytest.mark.slow
 def test_the_white_level_of_the_fit_is_kept(fitted):
     for path in Path("birds").glob("*/*.png"):
         deep = np.rint(np.asarray(Image.open(path)) * (4095 / 255))

@@ -207,7 +207,7 @@ def test_public_names_are_documented():
 
 
 # Their examples compile fits and whole programs.
-LONG_EXAMPLES = ("jaxplain.xnn.", "jaxplain.masks.recipes", "jaxplain.attributions.sampling")
+LONG_EXAMPLES = ("jaxplain.xnn.", "jaxplain.zoo", "jaxplain.masks.recipes", "jaxplain.attributions.sampling")
 
 
 def every_module():

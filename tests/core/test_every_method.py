@@ -104,9 +104,8 @@ class OfCorner:
 PLAIN = [name for name in METHODS if not name.startswith("igos++-") and name != "random"]
 
 
-@pytest.mark.parametrize(
-    ("side", "channels"), [(20, 3), slow_if(True, 8, 3), slow_if(True, 28, 1), slow_if(True, 32, 3)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "channels"), [(20, 3), (8, 3), (28, 1), (32, 3)])
 def test_defaults_suit_small_images(side, channels):
     image = jnp.zeros((side, side, channels)).at[: side // 3, : side // 3].set(1.0)
     score = jx.class_score(OfCorner(), 0)
@@ -151,6 +150,7 @@ EXACT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*EXACT, "igos", "igos++", "extremal-perturbation", "excitation-backprop"])
 def test_results_do_not_depend_on_64_bit_numbers(name):
     """Not even of images, baselines and options in float64."""
@@ -172,6 +172,7 @@ def test_results_do_not_depend_on_64_bit_numbers(name):
     assert_same_in_float32(found, expected)
 
 
+@pytest.mark.slow
 def test_measures_and_searches_do_not_depend_on_64_bit_numbers():
     score, image = jx.class_score(OfCorner(), 0), np.zeros((20, 20, 3))
     image[:7, :7] = 1.5

@@ -9,6 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 from support.memory import PICTURE, SCORE, pictures, temporary_bytes
 
@@ -24,6 +25,7 @@ def test_curves_need_one_call_and_a_few_pictures():
     assert needed <= 1.25 * forward + 6 * PICTURE
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_need_less_memory():
     """With the barriers between the two computations of a block kept. By itself XLA's CPU backend (not that
     of GPUs) takes them out and then merges equal computations, which undoes it."""

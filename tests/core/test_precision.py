@@ -106,6 +106,7 @@ def test_float32_is_the_model_itself(scene, images):
     np.testing.assert_array_equal(jax.jit(same)(images), jax.jit(scene.model)(images))
 
 
+@pytest.mark.slow
 def test_softmax_of_a_class_score_stays_float32(scene, images):
     low = lower_precision(scene.score)
     assert isinstance(low, jx.ClassScore)

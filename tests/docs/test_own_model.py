@@ -38,6 +38,7 @@ def run(until):
     raise AssertionError(f"no section {until!r}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "title", ["A binary classifier with one logit", "Embeddings: zero-shot classes and retrieval"]
 )

@@ -136,6 +136,7 @@ def fit_crow(**options):
     return runs.fit_networks(runs.FitSettings(("crow",), options=options), data), data
 
 
+@pytest.mark.slow
 def test_the_record_lists_training_photos(monkeypatch):
     monkeypatch.setattr(xnn, "fit", birds.quick_fit)
     fitted, data = fit_crow()

@@ -44,6 +44,7 @@ def test_settings_that_do_not_fit_the_classifier_are_refused():
         check_report(ReportSettings(target=1000), tiny.tiny_model())
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_other_commands(explained):
     program, photo, found = explained(methods=("gradient", "edges", "igos++"))
     measures = ("deletion", "insertion", "parameter_randomization")
@@ -66,6 +67,7 @@ def test_the_figures_are_those_of_the_other_commands(explained):
     assert program.specs.keys() == {"gradient", "edges", "igos++"}
 
 
+@pytest.mark.slow
 def test_maps_curves_and_graph_have_the_same_baseline(explained):
     """With noise the baseline is drawn from the photo's key, so two keys would give two baselines."""
     program, _, found = explained(methods=("gradient",), sanity=False, sag=True, baseline="noise")
