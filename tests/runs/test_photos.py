@@ -194,6 +194,7 @@ def forget_heif(monkeypatch):
     for function in (photo_suffixes, images._add_heif):
         function.cache_clear()
     yield
+    sys.modules.pop("pillow_heif", None)  # a module of a test; monkeypatch brings an installed one back
     for mapping in (Image.OPEN, Image.EXTENSION):
         for name in [name for name, value in mapping.items() if "HEIF" in (name, value)]:
             monkeypatch.delitem(mapping, name, raising=False)
