@@ -197,6 +197,7 @@ def test_measures_and_searches_do_not_depend_on_64_bit_numbers():
 # ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_search_for_explanations_does_not_report_a_constant_as_explained():
     for level in (0.3, 200.0, -200.0):
         found = jx.sag.search(jx.class_score(Flat(level), 0), IMAGE, IMAGE * 0, grid=3)

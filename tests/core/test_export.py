@@ -175,7 +175,7 @@ MORE = {
         lambda image: attributions.gradient(g.score, image).importance.sum()
     )(g.image),
 }  # fmt: skip
-QUICK = ("gradient", "igos++", "rise", "sag.search")
+QUICK = ("gradient", "igos++")
 
 
 def test_nothing_public_is_left_out():

@@ -79,7 +79,7 @@ def test_settings_that_do_not_fit_the_classifier_are_refused(changes, message):
         check_grid(GraphSettings(**changes), tiny.tiny_model())
 
 
-@pytest.mark.parametrize("candidates", [None, 4])
+@pytest.mark.parametrize("candidates", [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_it_is_the_library_s_own_search(candidates):
     _, found = explained(candidates=candidates)
     model = tiny.tiny_model()
